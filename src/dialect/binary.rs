@@ -1,0 +1,143 @@
+//! `binary`: a WebSocket that carries PCM16 and nothing else.
+//!
+//! Every binary message is signed 16-bit little-endian mono at the configured rate, of any length. There is no word
+//! for anything: no start, no clear, no mark. A call begins with the socket and ends with it.
+
+use crate::{
+    dialect::{
+        Audio, Carrier, Coding, Dialect, Event, Facts, Format, Full, Incoming, Malformed, MarksOnClear, Message, Say,
+        Stamp,
+    },
+    media::Rate,
+};
+
+/// Both sides of the grammar, which are the same.
+#[derive(Debug)]
+pub struct Binary {
+    rate: Rate,
+}
+
+impl Binary {
+    /// Bare PCM16 at this rate, both ways.
+    #[must_use]
+    pub const fn new(rate: Rate) -> Self {
+        Self { rate }
+    }
+}
+
+impl Dialect for Binary {
+    fn name(&self) -> &'static str {
+        "binary"
+    }
+
+    fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    fn chunk(&self) -> usize {
+        self.rate.frame()
+    }
+
+    fn lead_ms(&self) -> u64 {
+        60
+    }
+
+    fn expected(&self) -> Format {
+        Format { carrier: Carrier::Raw, coding: Coding::Pcm16Le, rate: self.rate }
+    }
+
+    fn carrier(&self, _key: &[u8], _depth: usize) -> Option<Carrier> {
+        None
+    }
+
+    fn binary_is_audio(&self) -> bool {
+        true
+    }
+
+    fn marks_on_clear(&self) -> MarksOnClear {
+        MarksOnClear::Forget
+    }
+
+    fn facts(&self) -> Option<&Facts> {
+        None
+    }
+
+    fn write_opening(&mut self, _: usize, _: &Facts, _: Stamp, _: &mut Message<'_>) -> Result<bool, Full> {
+        Ok(false)
+    }
+
+    fn write_audio(&mut self, samples: &[i16], _: &Facts, _: Stamp, out: &mut Message<'_>) -> Result<(), Full> {
+        out.set_binary();
+        out.raw_pcm16le(samples)
+    }
+
+    fn write(&mut self, _: Say<'_>, _: &Facts, _: Stamp, _: &mut Message<'_>) -> Result<bool, Full> {
+        Ok(false)
+    }
+
+    /// Text has no meaning here, whatever it is: it is counted and forgotten.
+    fn handle_text<'m>(&mut self, _: &'m [u8]) -> Result<Incoming<'m>, Malformed> {
+        Ok(Incoming { audio: Audio::None, event: Event::Unknown })
+    }
+
+    fn handle_binary<'m>(&mut self, payload: &'m [u8]) -> Result<Incoming<'m>, Malformed> {
+        Ok(Incoming { audio: Audio::Take { format: self.expected(), bytes: payload }, event: Event::None })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)]
+mod tests {
+    use super::*;
+    use crate::dialect::{
+        StopReason,
+        ozonetel::tests::{STAMP, facts, noise, opening, said, samples},
+    };
+
+    #[test]
+    fn samples_arrive_as_they_were_sent_at_every_length() {
+        for len in [0, 1, 2, 159, 160, 4_800] {
+            let sent = noise(len);
+            let mut space = [0; 9_600];
+            let mut out = Message::new(&mut space);
+            let mut dialect = Binary::new(Rate::Hz16000);
+            dialect.write_audio(&sent, &facts(), STAMP, &mut out).unwrap();
+            assert!(out.is_binary());
+            assert_eq!(out.len(), len * 2);
+            let incoming = dialect.handle_binary(out.bytes()).unwrap();
+            assert_eq!(incoming.event, Event::None);
+            assert_eq!(samples(incoming.audio).unwrap(), sent);
+        }
+    }
+
+    #[test]
+    fn the_least_significant_byte_comes_first_and_an_odd_one_is_dropped() {
+        let mut dialect = Binary::new(Rate::Hz8000);
+        // The first byte is a brace: this is still audio, never JSON.
+        let incoming = dialect.handle_binary(b"{\x01\xff\xff\x00\x80\x07").unwrap();
+        assert_eq!(samples(incoming.audio).unwrap(), [0x017b, -1, i16::MIN]);
+        assert!(dialect.binary_is_audio());
+    }
+
+    #[test]
+    fn text_is_counted_and_means_nothing() {
+        let mut dialect = Binary::new(Rate::Hz8000);
+        for text in [&b"{\"event\":\"clear\"}"[..], b"hello", b"", b"\xff\xfe"] {
+            let incoming = dialect.handle_text(text).unwrap();
+            assert_eq!(incoming, Incoming { audio: Audio::None, event: Event::Unknown });
+        }
+        assert_eq!(dialect.carrier(b"payload", 2), None);
+    }
+
+    #[test]
+    fn nothing_can_be_said() {
+        let mut dialect = Binary::new(Rate::Hz24000);
+        assert_eq!(opening(&mut dialect, 0), None);
+        for say in
+            [Say::Clear, Say::Mark("m"), Say::Heard("m"), Say::Dtmf(b'1'), Say::HangUp, Say::Stop(StopReason::Ended)]
+        {
+            assert_eq!(said(&mut dialect, say), None, "{say:?}");
+        }
+        assert_eq!(dialect.chunk(), 480);
+    }
+}

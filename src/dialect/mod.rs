@@ -1,0 +1,380 @@
+//! What is said over a WebSocket: one file a grammar, both roles, all pure.
+//!
+//! A dialect reads one message at a time and writes one message at a time, into storage that the caller lends. It
+//! never sees a socket, a clock or a frame header. Adding a dialect is adding one file and one line to [`NAMES`] and
+//! [`open`].
+//!
+//! ```text
+//!  a message that fits the leg's buffer          a longer one, or one in fragments
+//!        |                                              |
+//!        |                                        json::Splitter ---- bulk audio, piece by piece
+//!        |                                              |                     |
+//!        |                                        the text without it         |
+//!        v                                              v                     v
+//!   handle_text / handle_binary  <----------------------+              decode::Decoder -> staged in the ring
+//!        |
+//!   Incoming { audio, event } ----- audio bytes -----> decode::Decoder -> the ring
+//! ```
+
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros))]
+
+extern crate alloc;
+
+use alloc::boxed::Box;
+use core::fmt;
+
+use crate::media::Rate;
+
+pub mod binary;
+pub mod decode;
+pub mod detect;
+pub mod exotel;
+pub mod json;
+pub mod message;
+pub mod ozonetel;
+
+pub use self::message::Message;
+
+/// A short text of a call: an id, a number. Longer ones are cut, never refused.
+pub type Text = heapless::String<128>;
+
+/// The name of a mark, at most 64 bytes (the ring stores it with the samples).
+pub const MAX_MARK: usize = 64;
+
+/// Which side of the grammar we play.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The telephony platform: has the caller, plays the agent's audio.
+    Vendor,
+    /// The voice agent: hears the caller, returns speech.
+    Agent,
+}
+
+/// How one sample is spelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// Signed 16-bit integers as decimal text in a JSON array.
+    Decimal,
+    /// Signed 16-bit, least significant byte first.
+    Pcm16Le,
+    /// G.711 mu-law, one byte a sample.
+    Mulaw,
+    /// G.711 A-law, one byte a sample.
+    Alaw,
+}
+
+/// Where a message keeps its audio.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// A JSON array of numbers.
+    Array,
+    /// A JSON string of base64.
+    Base64,
+    /// The whole payload of a binary message.
+    Raw,
+}
+
+/// What one needs to know to turn bytes into samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// Where the samples stand.
+    pub carrier: Carrier,
+    /// How they are spelled.
+    pub coding: Coding,
+    /// How many of them make a second.
+    pub rate: Rate,
+}
+
+/// What a message holds by way of audio.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audio<'m> {
+    /// Nothing.
+    None,
+    /// Samples to be played or heard. The bytes stand between the array's brackets or the string's quotes (escapes
+    /// included), or are the whole payload; empty when the message was long and its audio went ahead piece by piece.
+    Take {
+        /// How they are coded.
+        format: Format,
+        /// Where they stand in the message.
+        bytes: &'m [u8],
+    },
+    /// Samples that the dialect says to ignore: a sacrificial first packet, the wrong track, an impossible rate.
+    Skip,
+}
+
+/// What a message says beside its audio. It takes effect after the audio of the same message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'m> {
+    /// Nothing that matters to a call: greetings, acknowledgements.
+    None,
+    /// An event we do not know. Counted, never fatal.
+    Unknown,
+    /// Agent role: the call begins; [`Dialect::facts`] holds what the vendor told.
+    Start,
+    /// Flush what you queued. (Vendor role: the agent's speech; agent role: what was heard so far.)
+    Clear,
+    /// Tell me when the audio up to here was heard (vendor role).
+    Mark(&'m str),
+    /// The audio up to that mark was heard (agent role).
+    Heard(&'m str),
+    /// A key was pressed: one of `0-9*#A-D`.
+    Dtmf(u8),
+    /// The agent asks to end the call (vendor role).
+    HangUp,
+    /// The call is over (agent role).
+    Stop,
+}
+
+/// One message, understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Incoming<'m> {
+    /// Its audio.
+    pub audio: Audio<'m>,
+    /// What it says beside that.
+    pub event: Event<'m>,
+}
+
+impl Incoming<'_> {
+    /// A message without meaning for a call.
+    pub const NOTHING: Self = Self { audio: Audio::None, event: Event::None };
+}
+
+/// Why a message was not understood. It is dropped and counted; the call goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// Not JSON, or cut short.
+    Json,
+    /// Nested deeper than any dialect needs.
+    TooDeep,
+    /// Samples that are not numbers.
+    Samples,
+    /// A payload that is not base64.
+    Base64,
+    /// A binary message where the dialect has none.
+    Binary,
+    /// The skeleton of a long message is larger than any control message.
+    TooLong,
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Json => "the message is not JSON",
+            Self::TooDeep => "the message is nested too deeply",
+            Self::Samples => "the samples are not numbers",
+            Self::Base64 => "the payload is not base64",
+            Self::Binary => "a binary message where the dialect has none",
+            Self::TooLong => "a control message beyond its limit",
+        })
+    }
+}
+
+/// A message that did not fit into the space lent for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// What one side tells the other beside audio. What a dialect cannot say is left unsaid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Say<'a> {
+    /// Agent role: flush what you queued.
+    Clear,
+    /// Agent role: tell me when the audio up to here was heard.
+    Mark(&'a str),
+    /// Vendor role: the audio up to that mark was heard (or dropped, where the dialect's rule says so).
+    Heard(&'a str),
+    /// Vendor role: the caller pressed a key.
+    Dtmf(u8),
+    /// Agent role: end the call.
+    HangUp,
+    /// Vendor role: the call is over.
+    Stop(StopReason),
+}
+
+/// Why a vendor stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// The caller hung up.
+    CallerHungUp,
+    /// We end it: drain, an agent's hang-up, a limit.
+    Ended,
+}
+
+/// When something is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// Milliseconds since the stream started.
+    pub stream_ms: u64,
+    /// Milliseconds since 1970, UTC.
+    pub epoch_ms: u64,
+}
+
+/// What happens to marks whose audio a clear flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarksOnClear {
+    /// They are told as heard at once.
+    Tell,
+    /// They are forgotten.
+    Forget,
+}
+
+/// Who and what a call is. Unknown ones are empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Our id: 12 characters of `a-z2-7`.
+    pub call_id: Text,
+    /// Ozonetel's id of the call: decimal digits.
+    pub ucid: Text,
+    /// The id of the stream.
+    pub stream_sid: Text,
+    /// The id of the call at the platform; on AudioSocket the UUID.
+    pub call_sid: Text,
+    /// Whose call it is: `account_sid`, `tenant_id`.
+    pub account: Text,
+    /// The caller's number.
+    pub from: Text,
+    /// The number called.
+    pub to: Text,
+    /// The number dialled in, where it differs from `to`.
+    pub did: Text,
+}
+
+/// The grammar of one call on one WebSocket, in one role.
+///
+/// Nothing here allocates once `open` has returned.
+pub trait Dialect: Send {
+    /// The dialect's name in config, logs and records.
+    fn name(&self) -> &'static str;
+
+    /// The rate of the audio that we send, and that we expect until the peer says otherwise.
+    fn rate(&self) -> Rate;
+
+    /// Samples in one message of audio that we send, at [`rate`](Self::rate).
+    fn chunk(&self) -> usize;
+
+    /// How far ahead of real time audio is sent at most when it is paced (ms).
+    fn lead_ms(&self) -> u64;
+
+    /// How the audio of the next message is most likely coded: how a long message is decoded before its end is known.
+    fn expected(&self) -> Format;
+
+    /// Whether the value of this key, at this depth (1 = a member of the top-level object), is audio.
+    fn carrier(&self, key: &[u8], depth: usize) -> Option<Carrier>;
+
+    /// Whether a binary message is audio. (If not, it is taken for JSON when it begins with `{`.)
+    fn binary_is_audio(&self) -> bool;
+
+    /// What becomes of marks whose audio was flushed.
+    fn marks_on_clear(&self) -> MarksOnClear;
+
+    /// What the vendor told at the start (agent role), once it did.
+    fn facts(&self) -> Option<&Facts>;
+
+    /// Writes the `step`-th message that opens the stream, from 0. `false`: there is no such step.
+    ///
+    /// # Errors
+    /// [`Full`] when the message does not fit.
+    fn write_opening(&mut self, step: usize, facts: &Facts, stamp: Stamp, out: &mut Message<'_>) -> Result<bool, Full>;
+
+    /// Writes one message of audio, of [`chunk`](Self::chunk) samples or fewer.
+    ///
+    /// # Errors
+    /// [`Full`] when the message does not fit.
+    fn write_audio(&mut self, samples: &[i16], facts: &Facts, stamp: Stamp, out: &mut Message<'_>) -> Result<(), Full>;
+
+    /// Writes one control message. `false`: this dialect cannot say it.
+    ///
+    /// # Errors
+    /// [`Full`] when the message does not fit.
+    fn write(&mut self, say: Say<'_>, facts: &Facts, stamp: Stamp, out: &mut Message<'_>) -> Result<bool, Full>;
+
+    /// Understands a text message, or a long one's text without its audio (`long`: then an audio member is empty).
+    ///
+    /// # Errors
+    /// [`Malformed`] when it is not JSON. Unknown events and members are not errors.
+    fn handle_text<'m>(&mut self, text: &'m [u8]) -> Result<Incoming<'m>, Malformed>;
+
+    /// Understands a binary message. Called only where [`binary_is_audio`](Self::binary_is_audio).
+    ///
+    /// # Errors
+    /// [`Malformed`] when it makes no sense.
+    fn handle_binary<'m>(&mut self, payload: &'m [u8]) -> Result<Incoming<'m>, Malformed>;
+}
+
+/// A value of a dialect's option, as the config file spells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionValue<'a> {
+    /// `true` or `false`.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// A word.
+    Str(&'a str),
+}
+
+/// What is wrong with a dialect's option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionError {
+    /// There is no such key in this dialect.
+    Unknown,
+    /// The value does not fit; says what would, e.g. `true or false`.
+    Expected(&'static str),
+}
+
+/// A dialect's option, for docs and near misses.
+#[derive(Clone, Copy, Debug)]
+pub struct OptionInfo {
+    /// The key in `[trunk.NAME.DIALECT]`, kebab-case.
+    pub key: &'static str,
+    /// What it takes and its default, e.g. `true`.
+    pub default: &'static str,
+    /// What it does, in one sentence.
+    pub help: &'static str,
+}
+
+/// The options of all dialects, each at its default until set.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Ozonetel's.
+    pub ozonetel: ozonetel::Options,
+    /// Exotel's.
+    pub exotel: exotel::Options,
+}
+
+impl Options {
+    /// The options that a dialect has.
+    #[must_use]
+    pub fn known(dialect: &str) -> &'static [OptionInfo] {
+        match dialect {
+            "ozonetel" => ozonetel::Options::KNOWN,
+            "exotel" => exotel::Options::KNOWN,
+            _ => &[],
+        }
+    }
+
+    /// Sets one.
+    ///
+    /// # Errors
+    /// [`OptionError`] says whether the key or the value is at fault.
+    pub fn set(&mut self, dialect: &str, key: &str, value: OptionValue<'_>) -> Result<(), OptionError> {
+        match dialect {
+            "ozonetel" => self.ozonetel.set(key, value),
+            "exotel" => self.exotel.set(key, value),
+            _ => Err(OptionError::Unknown),
+        }
+    }
+}
+
+/// The dialects by name, in the order that help shows them.
+pub const NAMES: &[&str] = &["binary", "ozonetel", "exotel"];
+
+/// A dialect for one call. `rate` is the configured one, else the dialect's own; `line` the rate of the line, which
+/// `binary` takes for its own. `None`: there is no dialect of that name.
+#[must_use]
+pub fn open(name: &str, role: Role, rate: Option<Rate>, line: Rate, options: &Options) -> Option<Box<dyn Dialect>> {
+    Some(match name {
+        "binary" => Box::new(binary::Binary::new(rate.unwrap_or(line))),
+        "ozonetel" => Box::new(ozonetel::Ozonetel::new(role, rate.unwrap_or(Rate::Hz8000), &options.ozonetel)),
+        "exotel" => Box::new(exotel::Exotel::new(role, rate.unwrap_or(Rate::Hz8000), &options.exotel)),
+        _ => return None,
+    })
+}
