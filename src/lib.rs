@@ -15,5 +15,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod dialect;
 pub mod media;

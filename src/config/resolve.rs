@@ -1,0 +1,1364 @@
+//! From what is written to what it means.
+//!
+//! A value that is wrong is reported and stands at its default while the rest is read; a [`Config`] comes out only where
+//! nothing was reported.
+
+use core::{net::IpAddr, net::Ipv4Addr, net::SocketAddr, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    config::{
+        Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Route, Secret,
+        Trunk, Url,
+        file::{File, Section, Value, near_miss, no_such},
+        highest_rate, is_loopback, second_bytes, secret,
+    },
+    dialect::{self, OptionError, OptionValue, Options},
+    media::Rate,
+};
+
+/// Reads the text of a config file.
+pub(super) fn resolve(path: &Path, text: &str, environment: &dyn Environment) -> Result<Config, Problems> {
+    let file = File::new(path, text);
+    let config = {
+        let table = file.parse();
+        let folder = path.parent().unwrap_or(Path::new(""));
+        table.as_ref().and_then(|table| Resolver { environment, folder }.config(file.root(table)))
+    };
+    match (file.into_problems(), config) {
+        (None, config) => Ok(config.expect("whatever could not be read was reported")),
+        (Some(problems), _) => Err(problems),
+    }
+}
+
+struct Resolver<'e> {
+    environment: &'e dyn Environment,
+    /// Where relative paths begin: the config file's own folder.
+    folder: &'e Path,
+}
+
+impl Resolver<'_> {
+    fn config(&self, mut root: Section<'_>) -> Option<Config> {
+        let account = root.get("account").and_then(|value| account(&value));
+        let mut media_section = root.table("media");
+        let mut control_section = root.table("control");
+        let mut lines = root.tables("line");
+        let mut trunks = root.tables("trunk");
+        let mut routes = root.array_of_tables("route");
+        root.finish();
+
+        let control = control(&mut control_section);
+        let line_names: Vec<_> = lines.iter().map(|(name, _)| *name).collect();
+        let trunk_names: Vec<_> = trunks.iter().map(|(name, _)| *name).collect();
+        let lines_read: Vec<_> = lines.iter_mut().map(|(name, section)| self.line(name, section)).collect();
+        let trunks_read: Vec<_> = trunks.iter_mut().map(|(name, section)| self.trunk(name, section)).collect();
+        let routes = routed(&mut routes, &lines, &line_names, &trunk_names);
+        clashes(&control, &lines, &lines_read);
+        let rate = highest_rate(lines_read.iter().flatten().map(|line| &line.kind));
+        let media = media(&mut media_section, rate);
+
+        Some(Config {
+            account: account.unwrap_or("trunkline").to_owned(),
+            media,
+            control,
+            lines: lines_read.into_iter().collect::<Option<_>>()?,
+            trunks: trunks_read.into_iter().collect::<Option<_>>()?,
+            routes,
+        })
+    }
+
+    fn line(&self, name: &str, section: &mut Section<'_>) -> Option<Line> {
+        let kind = section.require("kind", "wanted `audiosocket` or `pipe`");
+        let found = kind.as_ref().and_then(Value::as_str);
+        // A misspelt kind is read as what it was meant to be, for the sake of the other keys.
+        let meant = found.and_then(|kind| near_miss(kind, LINE_KINDS));
+        if let Some(value) = &kind
+            && (found.is_none() || found != meant)
+        {
+            value.problem(no_such("kind of line", found.unwrap_or_default(), LINE_KINDS));
+        }
+        let kind = match meant {
+            Some("audiosocket") => audiosocket(section),
+            Some("pipe") => self.pipe(section),
+            _ => {
+                // Which keys are right hangs on the kind; what is none of any kind is wrong all the same.
+                section.ignore(AUDIOSOCKET_KEYS);
+                section.ignore(PIPE_KEYS);
+                None
+            }
+        };
+        section.finish();
+        Some(Line { name: name.to_owned(), kind: kind? })
+    }
+
+    fn pipe(&self, section: &mut Section<'_>) -> Option<LineKind> {
+        let input = section.get("input").map_or(Some(PathOrDash::Dash), |value| {
+            let path = self.wav(&value)?;
+            if let PathOrDash::Path(path) = &path
+                && let Err(error) = readable(path)
+            {
+                value.problem(format!("cannot be read: {error}"));
+            }
+            Some(path)
+        });
+        let output = section.get("output").map_or(Some(PathOrDash::Dash), |value| {
+            let path = self.wav(&value)?;
+            if let PathOrDash::Path(path) = &path
+                && !folder_of(path).is_dir()
+            {
+                value.problem("its folder does not exist");
+            }
+            Some(path)
+        });
+        let sample_rate = section.rate("sample-rate").unwrap_or(Rate::Hz8000);
+        Some(LineKind::Pipe { input: input?, output: output?, sample_rate })
+    }
+
+    fn wav(&self, value: &Value<'_>) -> Option<PathOrDash> {
+        let text = value.as_str().unwrap_or_default();
+        if text == "-" {
+            return Some(PathOrDash::Dash);
+        }
+        let path = self.folder.join(text);
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("wav")) {
+            return Some(PathOrDash::Path(path));
+        }
+        value.problem("wanted a .wav file, or `-`");
+        None
+    }
+
+    fn trunk(&self, name: &str, section: &mut Section<'_>) -> Option<Trunk> {
+        let url = section.require("url", "wanted e.g. `wss://agent.example.com/ws`");
+        let dialect = section.require("dialect", &format!("wanted one of {}", dialect::NAMES.join(", ")));
+        let sample_rate = section.rate("sample-rate");
+        let connect_timeout = section.whole("connect-timeout-ms", 100..=60_000, 5000);
+        let headers = section.get("headers").map(|value| self.headers(&value)).unwrap_or_default();
+        let authorization = self.authorization(section, &headers);
+        let ca_file = section.get("ca-file").and_then(|value| {
+            let path = self.folder.join(value.str()?);
+            readable(&path).map_err(|error| value.problem(format!("cannot be read: {error}"))).ok().map(|()| path)
+        });
+        let insecure = section.flag("insecure");
+        let dialect = dialect.and_then(|value| {
+            let found = value.as_str().unwrap_or_default();
+            let meant = near_miss(found, dialect::NAMES);
+            if meant != Some(found) {
+                value.problem(no_such("dialect", found, dialect::NAMES));
+            }
+            meant
+        });
+        let options = options(name, section, dialect);
+        section.finish();
+        Some(Trunk {
+            name: name.to_owned(),
+            url: url.and_then(|value| agent_url(&value, insecure))?,
+            dialect: dialect?,
+            sample_rate,
+            connect_timeout: Duration::from_millis(connect_timeout.into()),
+            headers,
+            authorization,
+            ca_file,
+            insecure,
+            options,
+        })
+    }
+
+    fn headers(&self, value: &Value<'_>) -> Vec<(String, HeaderValue)> {
+        let Some(section) = value.section_in_line() else {
+            value.problem_hidden(r#"wanted a table, e.g. { X-Site = "depot" }"#);
+            return Vec::new();
+        };
+        let mut headers: Vec<(String, HeaderValue)> = Vec::new();
+        for (name, value) in section.entries() {
+            if let Some(wanted) = refused_header(name) {
+                value.problem_hidden(wanted);
+                continue;
+            }
+            if headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name)) {
+                value.problem_hidden("this header is there already; upper and lower case are the same");
+                continue;
+            }
+            let header = match value.as_str() {
+                Some(_) if name.eq_ignore_ascii_case("authorization") => {
+                    value.problem_hidden("use `bearer` or `basic`, or a secret for another scheme");
+                    None
+                }
+                Some(text) => Some(HeaderValue::Plain(text.to_owned())),
+                None if value.as_table().is_none() => {
+                    value.problem_hidden(r#"wanted a text in quotes, or a secret: { credential = "NAME" }"#);
+                    None
+                }
+                None => secret::read(&value, self.environment, self.folder).map(HeaderValue::Secret),
+            };
+            let Some(header) = header else { continue };
+            if header.reveal().bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t')) {
+                headers.push((name.to_owned(), header));
+            } else {
+                value.problem_hidden("a header's value is ASCII without line breaks");
+            }
+        }
+        headers
+    }
+
+    /// The value of the header `Authorization` (RFC 7617 2, RFC 6750 2.1).
+    fn authorization(&self, section: &mut Section<'_>, headers: &[(String, HeaderValue)]) -> Option<Secret> {
+        let bearer = section.get("bearer");
+        let basic = section.get("basic");
+        if let Some(later) = basic.as_ref().filter(|_| bearer.is_some()) {
+            later.problem_hidden("beside `bearer`; a request has one authorization, leave out one of the two");
+        } else if let Some(either) = bearer.as_ref().or(basic.as_ref())
+            && headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"))
+        {
+            either.problem_hidden("beside `headers.Authorization`; a request has one, leave out one of the two");
+        }
+        let bearer = bearer.and_then(|value| {
+            let token = secret::read(&value, self.environment, self.folder)?;
+            if !token.reveal().bytes().all(|byte| byte.is_ascii_graphic()) {
+                value.problem_hidden("a bearer token is visible ASCII without blanks");
+            }
+            Some(Secret::new(format!("Bearer {}", token.reveal())))
+        });
+        let basic = basic.and_then(|value| self.basic(&value));
+        bearer.or(basic)
+    }
+
+    fn basic(&self, value: &Value<'_>) -> Option<Secret> {
+        let Some(mut section) = value.section_in_line() else {
+            value.problem_hidden(r#"wanted { user = "NAME", password = { credential = "NAME" } }"#);
+            return None;
+        };
+        let user = section.require("user", "wanted a text in quotes").and_then(|value| {
+            let user = value.str()?;
+            if user.contains(':') || user.contains(char::is_control) {
+                value.problem("a user's name has no colon and no control character");
+            }
+            Some(user)
+        });
+        let password = section.require("password", r#"wanted e.g. { credential = "NAME" }"#);
+        let password = password.and_then(|value| secret::read(&value, self.environment, self.folder));
+        section.finish();
+        let pair = format!("{}:{}", user?, password?.reveal());
+        Some(Secret::new(format!("Basic {}", base64_simd::STANDARD.encode_to_string(pair))))
+    }
+}
+
+fn account<'f>(value: &Value<'f>) -> Option<&'f str> {
+    let account = value.str()?;
+    if account.len() > MAX_ACCOUNT || account.contains(char::is_control) {
+        value.problem(format!("wanted at most {MAX_ACCOUNT} bytes without control characters"));
+    }
+    Some(account)
+}
+
+fn media(section: &mut Section<'_>, rate: Rate) -> Media {
+    let mut media = Media {
+        max_calls: section.whole("max-calls", 1..=2000, 8) as usize,
+        threads: section.whole("threads", 1..=64, 1) as usize,
+        downlink_seconds: section.whole("downlink-seconds", 2..=7200, 600),
+        downlink_pool_mib: None,
+        uplink_max_ms: section.whole("uplink-max-ms", 100..=5000, 2000),
+        cushion_ms: section.whole("cushion-ms", 0..=60, 10),
+    };
+    if let Some(value) = section.get("downlink-pool-mib")
+        && let Some(mib) = value.whole(1..=MAX_POOL_MIB)
+    {
+        media.downlink_pool_mib = Some(mib);
+        let least = media.reserve_bytes(rate).div_ceil(1 << 20);
+        if (mib as usize) < least {
+            let (calls, kilobytes) = (media.max_calls, second_bytes(rate) / 1000);
+            value.problem(format!("{calls} calls x 2 s x {kilobytes} kB/s are reserved; wanted at least {least}"));
+        }
+    }
+    section.finish();
+    media
+}
+
+fn control(section: &mut Section<'_>) -> Control {
+    let http = section.get("http");
+    let anywhere = section.flag("http-anywhere");
+    section.finish();
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, HTTP_PORT));
+    let http = match http {
+        None => Some(default),
+        Some(value) if value.as_str() == Some("off") => None,
+        Some(value) => address(&value, HTTP_PORT, "; or \"off\"").inspect(|http| {
+            if !anywhere && !is_loopback(http.ip()) {
+                value.problem(
+                    "others could reach it, and it asks nobody for a password; listen on 127.0.0.1, or set \
+                     http-anywhere = true",
+                );
+            }
+        }),
+    };
+    Control { http }
+}
+
+fn audiosocket(section: &mut Section<'_>) -> Option<LineKind> {
+    let listen = section.get("listen");
+    let allow = section.get("allow");
+    let anywhere = section.flag("listen-anywhere");
+    let is_limited = allow.is_some();
+    let allow = allow.map(|value| ranges(&value)).unwrap_or_default();
+    let Some(value) = listen else {
+        return Some(LineKind::Audiosocket { listen: (Ipv4Addr::LOCALHOST, AUDIOSOCKET_PORT).into(), allow });
+    };
+    let listen = address(&value, AUDIOSOCKET_PORT, "")?;
+    if !anywhere && !is_limited && !is_loopback(listen.ip()) {
+        value.problem(
+            "others could reach it, and AudioSocket knows no password; listen on 127.0.0.1, or name the PBX: allow = \
+             [\"192.0.2.10\"], or set listen-anywhere = true",
+        );
+    }
+    Some(LineKind::Audiosocket { listen, allow })
+}
+
+fn ranges(value: &Value<'_>) -> Vec<Cidr> {
+    let range = |(text, value): (&str, Value<'_>)| Cidr::parse(text).map_err(|wanted| value.problem(wanted)).ok();
+    value.texts("wanted at least one range, e.g. [\"10.0.0.0/8\"]").into_iter().filter_map(range).collect()
+}
+
+/// An address to listen on; `or` is what else would do.
+fn address(value: &Value<'_>, default_port: u16, or: &str) -> Option<SocketAddr> {
+    let text = value.as_str().unwrap_or_default();
+    let alone = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, default_port));
+    let address = text.parse().or_else(|_| alone()).ok();
+    if address.is_none() {
+        value.problem(format!("wanted an IP address and a port, e.g. \"127.0.0.1:{default_port}\"{or}"));
+    }
+    address
+}
+
+/// Two that listen in the same place, or share stdin or stdout, would stop each other at the start.
+fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<Line>]) {
+    let mut listening = Vec::from_iter(control.http.map(|http| ("[control] http".to_owned(), http)));
+    let mut pipes: Vec<(&str, &str)> = Vec::new();
+    for ((name, section), line) in sections.iter().zip(lines) {
+        match line.as_ref().map(|line| &line.kind) {
+            Some(LineKind::Audiosocket { listen, .. }) => {
+                if let Some((other, _)) = listening.iter().find(|(_, other)| is_same_place(*other, *listen)) {
+                    section.problem("listen", format!("{listen} is taken by {other}; wanted another port"));
+                }
+                listening.push((format!("[line.{name}] listen"), *listen));
+            }
+            Some(LineKind::Pipe { input, output, .. }) => {
+                for (key, end) in [("input", input), ("output", output)] {
+                    if *end != PathOrDash::Dash {
+                        continue;
+                    }
+                    if let Some((_, other)) = pipes.iter().find(|(other_key, _)| *other_key == key) {
+                        section.problem(key, format!("`-` is taken by [line.{other}]; wanted a .wav file"));
+                    }
+                    pipes.push((key, name));
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+fn is_same_place(one: SocketAddr, other: SocketAddr) -> bool {
+    let overlaps = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && overlaps
+}
+
+fn agent_url(value: &Value<'_>, insecure: bool) -> Option<Url> {
+    let text = value.str()?;
+    // Neither a password in front of the host nor a token in the query is repeated.
+    let shown = match (text.split_once("://"), text.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://***@{rest}"),
+        (None, Some((_, rest))) => format!("***@{rest}"),
+        (_, None) => text.to_owned(),
+    };
+    let shown = match shown.split_once('?') {
+        Some((before, _)) => format!("{before}?..."),
+        None => shown,
+    };
+    match Url::parse(text) {
+        Ok(url) if url.secure || insecure || url.is_loopback() => Some(url),
+        Ok(_) => {
+            value.problem_as(
+                format!("{shown:?}"),
+                "ws:// is for an agent on this machine; use wss://, or set insecure = true to send calls in the clear",
+            );
+            None
+        }
+        Err(wanted) => {
+            value.problem_as(format!("{shown:?}"), wanted);
+            None
+        }
+    }
+}
+
+/// The tables `[trunk.NAME.DIALECT]`, of which only the trunk's own dialect's may be there.
+fn options(trunk: &str, section: &mut Section<'_>, dialect: Option<&'static str>) -> Options {
+    let mut options = Options::default();
+    for &name in dialect::NAMES {
+        let Some(value) = section.get(name) else { continue };
+        let Some(own) = dialect else { continue };
+        if name != own {
+            value.problem_as(String::new(), format!("options of another dialect; this trunk speaks `{own}`"));
+            continue;
+        }
+        let Some(table) = value.section(format!("[trunk.{trunk}.{name}] ")) else {
+            value.problem(format!("wanted a table: [trunk.{trunk}.{name}]"));
+            continue;
+        };
+        let known: Vec<_> = Options::known(name).iter().map(|info| info.key).collect();
+        for (key, value) in table.entries() {
+            let option = match (value.as_bool(), value.integer(), value.as_str()) {
+                (Some(flag), _, _) => OptionValue::Bool(flag),
+                (_, Some(number), _) => OptionValue::Int(number),
+                (_, _, Some(text)) => OptionValue::Str(text),
+                (None, None, None) => {
+                    let example = Options::known(name).iter().find(|info| info.key == key).map(|info| info.default);
+                    value.problem(example.map_or_else(
+                        || no_such("option", key, &known),
+                        |example| format!("wanted a value such as `{example}`"),
+                    ));
+                    continue;
+                }
+            };
+            match options.set(name, key, option) {
+                Ok(()) => {}
+                Err(OptionError::Unknown) => value.problem(no_such("option", key, &known)),
+                Err(OptionError::Expected(wanted)) => value.problem(format!("wanted {wanted}")),
+            }
+        }
+    }
+    options
+}
+
+fn routed(
+    routes: &mut [Section<'_>],
+    lines: &[(&str, Section<'_>)],
+    line_names: &[&str],
+    trunk_names: &[&str],
+) -> Vec<Route> {
+    // By line: where its route stands.
+    let mut route_at: Vec<Option<usize>> = vec![None; lines.len()];
+    let mut read = Vec::new();
+    for section in routes {
+        let line = section.require("line", "wanted the name of a line");
+        let trunks = section.require("trunks", "wanted the names of trunks, e.g. [\"agent\"]");
+        section.finish();
+        let line = line.and_then(|value| {
+            let name = value.str()?;
+            let index = line_names.iter().position(|line| *line == name);
+            if index.is_none() {
+                value.problem(no_such("line", name, line_names));
+            }
+            // A misspelt name is one mistake, not also a line without a route.
+            let meant = index.or_else(|| {
+                let near = near_miss(name, line_names)?;
+                line_names.iter().position(|line| *line == near)
+            });
+            if let Some(at) = meant.and_then(|meant| route_at.get_mut(meant)) {
+                match at {
+                    Some(first) if index.is_some() => value.problem(format!(
+                        "this line has its route at line {first} of the file; put all its trunks there"
+                    )),
+                    Some(_) => {}
+                    None => *at = Some(section.line()),
+                }
+            }
+            index
+        });
+        let trunks = trunks.map(|value| {
+            let names = value.texts("wanted at least one name of a trunk, e.g. [\"agent\"]");
+            let index = |(name, value): (&str, Value<'_>)| {
+                let index = trunk_names.iter().position(|trunk| *trunk == name);
+                if index.is_none() {
+                    value.problem(no_such("trunk", name, trunk_names));
+                }
+                index
+            };
+            names.into_iter().filter_map(index).collect()
+        });
+        read.extend(line.zip(trunks).map(|(line, trunks)| Route { line, trunks }));
+    }
+    for ((_, section), at) in lines.iter().zip(route_at) {
+        if at.is_none() {
+            section.problem("", "no [[route]] names this line; its calls would have nowhere to go");
+        }
+    }
+    read
+}
+
+/// Why a header may not be set, if so. RFC 9110 5.1 says what a name is; those of the handshake are ours (RFC 6455 4.1).
+fn refused_header(name: &str) -> Option<&'static str> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let lower = name.to_ascii_lowercase();
+    match lower.as_str() {
+        _ if name.is_empty() || !name.bytes().all(is_token) => Some("not the name of a header"),
+        "host" | "upgrade" | "connection" => Some("this header is the handshake's own"),
+        "content-length" | "transfer-encoding" => Some("a WebSocket request has no body"),
+        _ if lower.starts_with("sec-websocket-") => Some("this header is the handshake's own"),
+        _ => None,
+    }
+}
+
+fn readable(path: &Path) -> io::Result<()> {
+    // Asked before it is opened: opening a named pipe waits for its writer.
+    if fs::metadata(path)?.is_dir() {
+        return Err(io::Error::other("it is a folder"));
+    }
+    if fs::metadata(path)?.is_file() {
+        fs::File::open(path)?;
+    }
+    Ok(())
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+const LINE_KINDS: &[&str] = &["audiosocket", "pipe"];
+const AUDIOSOCKET_KEYS: &[&str] = &["listen", "allow", "listen-anywhere"];
+const PIPE_KEYS: &[&str] = &["input", "output", "sample-rate"];
+
+/// The port of Asterisk's own AudioSocket examples.
+const AUDIOSOCKET_PORT: u16 = 9092;
+const HTTP_PORT: u16 = 9464;
+
+/// What the dialects have room for (bytes).
+const MAX_ACCOUNT: usize = 128;
+
+/// Half of what a 32-bit process can address.
+const MAX_POOL_MIB: u32 = 2048;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{collections::HashMap, os::unix::fs::PermissionsExt};
+
+    use super::*;
+    use crate::config::load;
+
+    const GOOD: &str = r#"[media]
+[control]
+[line.pbx]
+kind = "audiosocket"
+[trunk.agent]
+url = "wss://agent.example.com/ws"
+dialect = "ozonetel"
+[[route]]
+line = "pbx"
+trunks = ["agent"]
+"#;
+
+    #[derive(Default)]
+    struct Given {
+        variables: HashMap<&'static str, &'static str>,
+        credentials: Option<PathBuf>,
+    }
+
+    impl Environment for Given {
+        fn var(&self, name: &str) -> Option<String> {
+            self.variables.get(name).map(|value| (*value).to_owned())
+        }
+
+        fn credentials_dir(&self) -> Option<PathBuf> {
+            self.credentials.clone()
+        }
+    }
+
+    /// Reads the good file with one piece of it replaced.
+    fn read(from: &str, to: &str) -> Result<Config, Problems> {
+        assert!(GOOD.contains(from), "{from} is not in the good file");
+        resolve(Path::new("t.toml"), &GOOD.replacen(from, to, 1), &Given::default())
+    }
+
+    #[test]
+    fn every_way_to_break_a_file_is_told_with_its_place_and_its_remedy() {
+        for (from, to, wanted) in BROKEN {
+            let said = read(from, to).unwrap_err().to_string();
+            assert_eq!(said.lines().collect::<Vec<_>>(), *wanted, "with\n{to}");
+        }
+    }
+
+    #[test]
+    fn many_mistakes_in_one_file_are_told_at_once_in_its_order() {
+        let text = r#"acount = "depot"
+[media]
+max-calls = 0
+cushion = 10
+[control]
+http = "0.0.0.0:9464"
+[line.pbx]
+kind = "audiosocket"
+listen = "0.0.0.0:9092"
+[line.lab]
+kind = "pip"
+sample-rate = 44100
+[trunk.agent]
+url = "http://me:hush@agent.example.com"
+dialect = "exotell"
+bearer = "hush"
+[trunk.agent.exotel]
+chunk-byte = 3200
+[[route]]
+line = "pbx"
+trunks = ["agnet"]
+"#;
+        let said = resolve(Path::new("/etc/trunkline/trunkline.toml"), text, &Given::default()).unwrap_err();
+        let lines: Vec<_> = said.0.iter().map(|problem| problem.line).collect();
+        assert_eq!(lines, [1, 3, 4, 6, 9, 10, 11, 12, 14, 15, 16, 18, 21]);
+        let said = said.to_string();
+        assert!(!said.contains("hush"), "{said}");
+        assert!(said.contains(
+            "\n/etc/trunkline/trunkline.toml:15: [trunk.agent] dialect = \"exotell\": no such dialect; did you mean \
+             `exotel`? (binary, ozonetel, exotel)\n"
+        ));
+    }
+
+    #[test]
+    fn nothing_that_is_not_said_is_needed() {
+        let config = read("[media]", "[media]").unwrap();
+        assert_eq!(config.account, "trunkline");
+        let Media { max_calls, threads, downlink_seconds, downlink_pool_mib, uplink_max_ms, cushion_ms } = config.media;
+        assert_eq!((max_calls, threads, downlink_seconds, downlink_pool_mib), (8, 1, 600, None));
+        assert_eq!((uplink_max_ms, cushion_ms), (2000, 10));
+        assert_eq!(config.control.http, Some("127.0.0.1:9464".parse().unwrap()));
+        let LineKind::Audiosocket { listen, allow } = &config.lines[0].kind else { unreachable!() };
+        assert_eq!((listen.to_string(), allow.len()), ("127.0.0.1:9092".to_owned(), 0));
+        let trunk = &config.trunks[0];
+        assert_eq!((trunk.name.as_str(), trunk.dialect, trunk.sample_rate), ("agent", "ozonetel", None));
+        assert_eq!(trunk.connect_timeout, Duration::from_secs(5));
+        assert_eq!((trunk.headers.len(), trunk.insecure, trunk.ca_file.as_ref()), (0, false, None));
+        assert!(trunk.authorization.is_none());
+        assert_eq!(config.routes, [Route { line: 0, trunks: vec![0] }]);
+        assert_eq!(config.warnings(), [""; 0]);
+    }
+
+    #[test]
+    fn the_file_that_the_readme_shows_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("extra-ca.pem"), "-----BEGIN CERTIFICATE-----").unwrap();
+        let path = folder.path().join("trunkline.toml");
+        fs::write(
+            &path,
+            r#"[media]
+max-calls = 8
+[control]
+http = "127.0.0.1:9464"
+[line.pbx]
+kind = "audiosocket"
+listen = "127.0.0.1:9092"
+[trunk.agent]
+url = "wss://agent.example.com/ws"
+dialect = "ozonetel"
+ca-file = "extra-ca.pem"
+[[route]]
+line = "pbx"
+trunks = ["agent"]
+"#,
+        )
+        .unwrap();
+        let config = load(&path, &Given::default()).unwrap();
+        assert_eq!(config.trunks[0].ca_file, Some(folder.path().join("extra-ca.pem")));
+    }
+
+    #[test]
+    fn every_file_in_configs_is_good_on_any_machine() {
+        let mut names = Vec::new();
+        for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/configs")).unwrap() {
+            let path = file.unwrap().path();
+            let config = load(&path, &Given::default()).unwrap_or_else(|problems| panic!("{problems}"));
+            assert_eq!(config.warnings(), [""; 0], "{}", path.display());
+            names.push(path.file_name().unwrap().to_owned());
+        }
+        assert!(names.len() >= 3, "{names:?}");
+    }
+
+    #[test]
+    fn a_named_file_that_is_missing_is_an_error_and_never_the_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("none.toml");
+        let said = load(&path, &Given::default()).unwrap_err().to_string();
+        assert_eq!(said, format!("{}: cannot be read: No such file or directory (os error 2)", path.display()));
+        assert!(load(folder.path(), &Given::default()).is_err());
+        fs::write(&path, b"[media]\n# caf\xe9\n").unwrap();
+        let said = load(&path, &Given::default()).unwrap_err().to_string();
+        assert_eq!(said, format!("{}:2: not UTF-8 text", path.display()));
+    }
+
+    #[test]
+    fn a_secret_comes_from_each_of_its_sources_and_loses_one_line_end() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("secrets_pass"), "s3cret\r\n").unwrap();
+        let token = folder.path().join("token");
+        fs::write(&token, "abc\n").unwrap();
+        fs::set_permissions(&token, fs::Permissions::from_mode(0o400)).unwrap();
+        let given = Given {
+            variables: HashMap::from([("KEY", "k3y"), ("BAD", "a\r\nX-Evil: 1"), ("EMPTY", "\n"), ("BLANK", "a b")]),
+            credentials: Some(folder.path().to_owned()),
+        };
+        let path = folder.path().join("trunkline.toml");
+        let read = |keys: &str| {
+            let dialect = "dialect = \"ozonetel\"\n";
+            let text = GOOD.replace(dialect, &format!("{dialect}{keys}\n"));
+            resolve(&path, &text, &given).map(|config| config.trunks[0].clone()).map_err(|problems| problems.0)
+        };
+
+        // RFC 7617 2 has this form; printf depot:s3cret | base64.
+        let trunk = read(r#"basic = { user = "depot", password = { credential = "pass" } }"#).unwrap();
+        assert_eq!(trunk.authorization.as_ref().unwrap().reveal(), "Basic ZGVwb3Q6czNjcmV0");
+        let trunk = read(r#"bearer = { file = "token" }"#).unwrap();
+        assert_eq!(trunk.authorization.as_ref().unwrap().reveal(), "Bearer abc");
+        assert!(!format!("{trunk:?}").contains("abc"));
+        let trunk = read(r#"headers = { X-Site = "depot", X-Key = { env = "KEY" } }"#).unwrap();
+        let headers: Vec<_> = trunk.headers.iter().map(|(name, value)| (name.as_str(), value.reveal())).collect();
+        assert_eq!(headers, [("X-Site", "depot"), ("X-Key", "k3y")]);
+        assert!(!format!("{trunk:?}").contains("k3y"));
+
+        for (keys, wanted) in [
+            (r#"bearer = { env = "BAD" }"#, "the secret has a line break or control character"),
+            (r#"bearer = { env = "EMPTY" }"#, "the secret is empty"),
+            (r#"bearer = { env = "BLANK" }"#, "a bearer token is visible ASCII without blanks"),
+            (r#"bearer = { credential = "../token" }"#, "wanted the name of a credential, not a path"),
+            (
+                r#"bearer = { env = "KEY" }
+                headers = { authorization = { env = "KEY" } }"#,
+                "beside `headers.Authorization`; a request has one, leave out one of the two",
+            ),
+        ] {
+            let problems = read(keys).unwrap_err();
+            assert_eq!(problems.iter().map(|problem| problem.wanted.as_str()).collect::<Vec<_>>(), [wanted]);
+        }
+
+        fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(
+            read(r#"bearer = { file = "token" }"#).unwrap_err()[0].to_string(),
+            format!(
+                "{}:8: [trunk.agent] bearer.file = \"token\": mode 0644 lets others at it; run: chmod 600 {}",
+                path.display(),
+                token.display()
+            )
+        );
+    }
+
+    #[test]
+    fn several_lines_and_trunks_keep_the_files_order() {
+        let config = read(
+            "[line.pbx]",
+            r#"[line.zulu]
+kind = "pipe"
+input = "-"
+output = "out.WAV"
+sample-rate = 16_000
+[line.alpha]
+kind = "audiosocket"
+listen = "[::1]:0"
+[trunk.zulu]
+url = "ws://localhost:8080"
+dialect = "exotel"
+sample-rate = 8000
+[[route]]
+line = "alpha"
+trunks = ["zulu", "agent"]
+[[route]]
+line = "zulu"
+trunks = ["agent"]
+[line.pbx]"#,
+        )
+        .unwrap();
+        assert_eq!(config.lines.iter().map(|line| line.name.as_str()).collect::<Vec<_>>(), ["zulu", "alpha", "pbx"]);
+        assert_eq!(config.trunks.iter().map(|trunk| trunk.name.as_str()).collect::<Vec<_>>(), ["zulu", "agent"]);
+        let route = |line, trunks: &[usize]| Route { line, trunks: trunks.to_vec() };
+        assert_eq!(config.routes, [route(1, &[0, 1]), route(0, &[1]), route(2, &[1])]);
+        assert_eq!(config.line_rate(), Rate::Hz16000);
+        let LineKind::Pipe { input, output, .. } = &config.lines[0].kind else { unreachable!() };
+        assert_eq!((input, output), (&PathOrDash::Dash, &PathOrDash::Path("out.WAV".into())));
+    }
+
+    #[test]
+    fn what_is_allowed_but_unwise_is_said_at_every_start() {
+        let listening = "kind = \"audiosocket\"\nlisten = \"0.0.0.0\"\n";
+        let said = |from: &str, to: &str| read(from, to).unwrap().warnings();
+        assert_eq!(
+            said("wss://agent.example.com/ws\"", "ws://agent.example.com/ws?key=hush\"\ninsecure = true"),
+            ["[trunk.agent] insecure: speech and headers go to agent.example.com in the clear"]
+        );
+        assert_eq!(
+            said("[control]", "[control]\nhttp = \"0.0.0.0\"\nhttp-anywhere = true"),
+            ["[control] http-anywhere: whoever reaches 0.0.0.0:9464 can read the metrics"]
+        );
+        assert_eq!(
+            said("kind = \"audiosocket\"\n", &format!("{listening}listen-anywhere = true\n")),
+            ["[line.pbx] listen-anywhere: whoever reaches 0.0.0.0:9092 can place calls"]
+        );
+        assert_eq!(said("kind = \"audiosocket\"\n", &format!("{listening}allow = [\"10.0.0.0/8\"]\n")), [""; 0]);
+        assert_eq!(
+            said("[[route]]", "[trunk.spare]\nurl = \"wss://b.example\"\ndialect = \"binary\"\n[[route]]"),
+            ["[trunk.spare] is named by no route"]
+        );
+    }
+
+    #[test]
+    fn the_arithmetic_of_the_pool_is_told() {
+        let config = read("[media]", "[media]").unwrap();
+        assert_eq!(config.media.pool_bytes(Rate::Hz8000), 8 * 32_000 + (16 << 20));
+        assert_eq!(
+            config.arithmetic(),
+            "the downlink pool is 16.2 MiB: 8 calls x 2 s x 16 kB/s = 0.2 MiB reserved, and 16 MiB shared; it holds \
+             1064 s of speech at 8000 Hz, one call at most 600 s"
+        );
+        let config = read("[media]", "[media]\nmax-calls = 200\ndownlink-pool-mib = 64").unwrap();
+        assert_eq!(config.media.pool_bytes(config.line_rate()), 64 << 20);
+        assert_eq!(
+            config.arithmetic(),
+            "the downlink pool is 64 MiB (downlink-pool-mib), of which 200 calls x 2 s x 16 kB/s = 6.1 MiB are \
+             reserved; it holds 4194 s of speech at 8000 Hz, one call at most 600 s"
+        );
+    }
+
+    #[test]
+    fn a_dialects_options_reach_it() {
+        let table = "dialect = \"ozonetel\"\n[trunk.agent.ozonetel]\nomit-event = true";
+        let config = read("dialect = \"ozonetel\"", table).unwrap();
+        assert_ne!(format!("{:?}", config.trunks[0].options), format!("{:?}", Options::default()));
+    }
+
+    #[test]
+    fn the_docs_name_every_key() {
+        let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.md")).unwrap();
+        let mut keys = Vec::new();
+        for (from, to) in [
+            ("[media]", "zz = 1\n[media]\nzz = 1"),
+            ("[control]", "[control]\nzz = 1"),
+            ("[line.pbx]", "[line.pbx]\nzz = 1"),
+            ("[line.pbx]\nkind = \"audiosocket\"", "[line.pbx]\nkind = \"pipe\"\nzz = 1"),
+            ("[trunk.agent]", "[trunk.agent]\nzz = 1\nbasic = { zz = 1 }\nbearer = { zz = 1 }"),
+            ("[[route]]", "[[route]]\nzz = 1"),
+        ] {
+            for problem in read(from, to).unwrap_err().0 {
+                let known = problem.wanted.strip_prefix("no such key; there are: ");
+                keys.extend(known.iter().flat_map(|keys| keys.split(", ")).map(str::to_owned));
+            }
+        }
+        let options = dialect::NAMES.iter().flat_map(|name| Options::known(name));
+        keys.extend(options.map(|option| option.key.to_owned()));
+        assert!(keys.len() > 40, "{keys:?}");
+        for key in keys {
+            assert!(docs.contains(&format!("`{key}`")), "{key} is not in docs/config.md");
+        }
+    }
+
+    const BROKEN: &[(&str, &str, &[&str])] = &[
+        ("[media]", "[media", &["t.toml:1: not TOML: unclosed table, expected `]`"]),
+        (
+            "[media]",
+            r#"[media]
+[media]"#,
+            &["t.toml:2: not TOML: duplicate key"],
+        ),
+        (
+            "[media]",
+            r#"[media]
+max-calls = 1
+max-calls = 2"#,
+            &["t.toml:3: not TOML: duplicate key"],
+        ),
+        (
+            "[media]",
+            r#"account = 7
+[media]"#,
+            &["t.toml:1: account = 7: wanted a text in quotes"],
+        ),
+        (
+            "[media]",
+            r#"acount = "x"
+[medja]"#,
+            &[
+                "t.toml:1: acount: no such key; did you mean `account`? (account, media, control, line, trunk, route)",
+                "t.toml:2: medja: no such table; did you mean `media`? (account, media, control, line, trunk, route)",
+            ],
+        ),
+        (
+            "[media]",
+            r#"[media]
+max_calls = 3
+max-calls = 0
+threads = "2"
+cushion-ms = 10.5
+uplink-max-ms = 99999999999999999999"#,
+            &[
+                "t.toml:2: [media] max_calls: no such key; did you mean `max-calls`? (max-calls, threads, downlink-seconds, uplink-max-ms, cushion-ms, downlink-pool-mib)",
+                "t.toml:3: [media] max-calls = 0: wanted a whole number from 1 to 2000",
+                r#"t.toml:4: [media] threads = "2": wanted a whole number from 1 to 64"#,
+                "t.toml:5: [media] cushion-ms = 10.5: wanted a whole number from 0 to 60",
+                "t.toml:6: [media] uplink-max-ms = 99999999999999999999: wanted a whole number from 100 to 5000",
+            ],
+        ),
+        (
+            "[media]",
+            r#"[media]
+max-calls = 2000
+downlink-pool-mib = 20"#,
+            &["t.toml:3: [media] downlink-pool-mib = 20: 2000 calls x 2 s x 16 kB/s are reserved; wanted at least 62"],
+        ),
+        ("[media]", "media = 3", &["t.toml:1: media = 3: wanted a table: [media]"]),
+        (
+            "[control]",
+            r#"[control]
+http = "0.0.0.0""#,
+            &[
+                r#"t.toml:3: [control] http = "0.0.0.0": others could reach it, and it asks nobody for a password; listen on 127.0.0.1, or set http-anywhere = true"#,
+            ],
+        ),
+        (
+            "[control]",
+            r#"[control]
+http = "no""#,
+            &[r#"t.toml:3: [control] http = "no": wanted an IP address and a port, e.g. "127.0.0.1:9464"; or "off""#],
+        ),
+        (
+            "[control]",
+            r#"[control]
+http = "0.0.0.0:9464"
+http-anywhere = 1"#,
+            &[
+                r#"t.toml:3: [control] http = "0.0.0.0:9464": others could reach it, and it asks nobody for a password; listen on 127.0.0.1, or set http-anywhere = true"#,
+                "t.toml:4: [control] http-anywhere = 1: wanted true or false",
+            ],
+        ),
+        (
+            "[control]",
+            r#"[control]
+http = "127.0.0.1:9092""#,
+            &["t.toml:4: [line.pbx] listen: 127.0.0.1:9092 is taken by [control] http; wanted another port"],
+        ),
+        (
+            r#"kind = "audiosocket""#,
+            r#"kind = "AudioSock"
+lisen = 5
+input = 7"#,
+            &[
+                r#"t.toml:4: [line.pbx] kind = "AudioSock": no such kind of line; did you mean `audiosocket`? (audiosocket, pipe)"#,
+                "t.toml:5: [line.pbx] lisen: no such key; did you mean `listen`? (kind, listen, allow, listen-anywhere)",
+                "t.toml:6: [line.pbx] input: no such key; there are: kind, listen, allow, listen-anywhere",
+            ],
+        ),
+        (
+            r#"kind = "audiosocket""#,
+            r#"listen = "pbx.local:9092""#,
+            &["t.toml:3: [line.pbx] kind: missing; wanted `audiosocket` or `pipe`"],
+        ),
+        (
+            r#"kind = "audiosocket""#,
+            r#"kind = "audiosocket"
+listen = "0.0.0.0:9092""#,
+            &[
+                r#"t.toml:5: [line.pbx] listen = "0.0.0.0:9092": others could reach it, and AudioSocket knows no password; listen on 127.0.0.1, or name the PBX: allow = ["192.0.2.10"], or set listen-anywhere = true"#,
+            ],
+        ),
+        (
+            r#"kind = "audiosocket""#,
+            r#"kind = "audiosocket"
+listen = "[::]"
+allow = []"#,
+            &[
+                r#"t.toml:5: [line.pbx] listen = "[::]": wanted an IP address and a port, e.g. "127.0.0.1:9092""#,
+                r#"t.toml:6: [line.pbx] allow = [...]: wanted at least one range, e.g. ["10.0.0.0/8"]"#,
+            ],
+        ),
+        (
+            r#"kind = "audiosocket""#,
+            r#"kind = "audiosocket"
+listen = "10.0.0.1"
+allow = [
+"10.0.0.1/8",
+7,
+"any", "10.0.0.0/40"]"#,
+            &[
+                r#"t.toml:7: [line.pbx] allow = "10.0.0.1/8": not the first address of its range; did you mean `10.0.0.0/8` or `10.0.0.1`?"#,
+                "t.toml:8: [line.pbx] allow = 7: wanted a text in quotes",
+                r#"t.toml:9: [line.pbx] allow = "any": wanted a range such as `10.0.0.0/8`, or an address"#,
+                r#"t.toml:9: [line.pbx] allow = "10.0.0.0/40": wanted a prefix from 0 to 32"#,
+            ],
+        ),
+        (
+            r#"kind = "audiosocket""#,
+            r#"kind = "audiosocket"
+bind = 1
+input = "-""#,
+            &[
+                "t.toml:5: [line.pbx] bind: no such key; did you mean `kind`? (kind, listen, allow, listen-anywhere)",
+                "t.toml:6: [line.pbx] input: no such key; there are: kind, listen, allow, listen-anywhere",
+            ],
+        ),
+        (
+            r#"kind = "audiosocket""#,
+            r#"kind = "pipe"
+input = "no.wav"
+output = "no/where.wav"
+sample-rate = 44100"#,
+            &[
+                r#"t.toml:5: [line.pbx] input = "no.wav": cannot be read: No such file or directory (os error 2)"#,
+                r#"t.toml:6: [line.pbx] output = "no/where.wav": its folder does not exist"#,
+                "t.toml:7: [line.pbx] sample-rate = 44100: wanted 8000, 16000, 24000 or 48000",
+            ],
+        ),
+        (
+            r#"kind = "audiosocket""#,
+            r#"kind = "pipe"
+input = "a.mp3"
+output = 3"#,
+            &[
+                r#"t.toml:5: [line.pbx] input = "a.mp3": wanted a .wav file, or `-`"#,
+                "t.toml:6: [line.pbx] output = 3: wanted a .wav file, or `-`",
+            ],
+        ),
+        (
+            "[line.pbx]",
+            r#"[line."a b"]
+kind = "pipe"
+[line.pbx]"#,
+            &[
+                "t.toml:3: [line.a b]: a name is 1 to 64 of a-z, A-Z, 0-9, `-` and `_`",
+                "t.toml:3: [line.a b]: no [[route]] names this line; its calls would have nowhere to go",
+            ],
+        ),
+        (
+            "[line.pbx]",
+            r#"[line]
+kind = "pipe"
+[line.pbx]"#,
+            &[r#"t.toml:4: [line] kind = "pipe": wanted a table: [line.NAME]"#],
+        ),
+        (
+            "[line.pbx]",
+            "[[line]]",
+            &[
+                "t.toml:3: line = [...]: wanted tables: [line.NAME]",
+                r#"t.toml:9: [[route]] line = "pbx": no such line; there is none"#,
+            ],
+        ),
+        (
+            r#"[line.pbx]
+kind = "audiosocket""#,
+            "",
+            &[
+                "t.toml:1: line: missing; wanted at least one table [line.NAME]",
+                r#"t.toml:8: [[route]] line = "pbx": no such line; there is none"#,
+            ],
+        ),
+        (
+            r#"[line.pbx]
+kind = "audiosocket""#,
+            "[line]",
+            &[
+                "t.toml:3: [line]: empty; wanted at least one table [line.NAME]",
+                r#"t.toml:8: [[route]] line = "pbx": no such line; there is none"#,
+            ],
+        ),
+        (
+            "[line.pbx]",
+            r#"[line.a]
+kind = "pipe"
+[line.b]
+kind = "pipe"
+[line.c]
+kind = "audiosocket"
+[line.pbx]"#,
+            &[
+                "t.toml:3: [line.a]: no [[route]] names this line; its calls would have nowhere to go",
+                "t.toml:5: [line.b]: no [[route]] names this line; its calls would have nowhere to go",
+                "t.toml:5: [line.b] input: `-` is taken by [line.a]; wanted a .wav file",
+                "t.toml:5: [line.b] output: `-` is taken by [line.a]; wanted a .wav file",
+                "t.toml:7: [line.c]: no [[route]] names this line; its calls would have nowhere to go",
+                "t.toml:9: [line.pbx] listen: 127.0.0.1:9092 is taken by [line.c] listen; wanted another port",
+            ],
+        ),
+        (
+            "wss://agent.example.com/ws",
+            "https://agent.example.com/ws?token=hush",
+            &[
+                r#"t.toml:6: [trunk.agent] url = "https://agent.example.com/ws?...": wanted a WebSocket URL such as `wss://agent.example.com/ws`"#,
+            ],
+        ),
+        (
+            "wss://agent.example.com/ws",
+            "wss://me:hu/sh@agent.example.com/ws?token=hush",
+            &[
+                r#"t.toml:6: [trunk.agent] url = "wss://***@agent.example.com/ws?...": wanted a port from 1 to 65535, or none"#,
+            ],
+        ),
+        (
+            "wss://agent.example.com/ws",
+            "me:hush@agent.example.com",
+            &[
+                r#"t.toml:6: [trunk.agent] url = "***@agent.example.com": wanted a WebSocket URL such as `wss://agent.example.com/ws`"#,
+            ],
+        ),
+        (
+            "wss://agent.example.com/ws",
+            "ws://agent.example.com/ws?token=hush",
+            &[
+                r#"t.toml:6: [trunk.agent] url = "ws://agent.example.com/ws?...": ws:// is for an agent on this machine; use wss://, or set insecure = true to send calls in the clear"#,
+            ],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozontel""#,
+            &[
+                r#"t.toml:7: [trunk.agent] dialect = "ozontel": no such dialect; did you mean `ozonetel`? (binary, ozonetel, exotel)"#,
+            ],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "sip"
+[trunk.agent.ozonetel]
+x = 1"#,
+            &[r#"t.toml:7: [trunk.agent] dialect = "sip": no such dialect; there are: binary, ozonetel, exotel"#],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            "dialect = 5",
+            &["t.toml:7: [trunk.agent] dialect = 5: no such dialect; there are: binary, ozonetel, exotel"],
+        ),
+        (
+            r#"url = "wss://agent.example.com/ws"
+dialect = "ozonetel""#,
+            "",
+            &[
+                "t.toml:5: [trunk.agent] url: missing; wanted e.g. `wss://agent.example.com/ws`",
+                "t.toml:5: [trunk.agent] dialect: missing; wanted one of binary, ozonetel, exotel",
+            ],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+sample-rate = 44100
+connect-timeout-ms = 1
+insecure = "yes"
+ca-file = "no.pem"
+berer = "hush""#,
+            &[
+                "t.toml:8: [trunk.agent] sample-rate = 44100: wanted 8000, 16000, 24000 or 48000",
+                "t.toml:9: [trunk.agent] connect-timeout-ms = 1: wanted a whole number from 100 to 60000",
+                r#"t.toml:10: [trunk.agent] insecure = "yes": wanted true or false"#,
+                r#"t.toml:11: [trunk.agent] ca-file = "no.pem": cannot be read: No such file or directory (os error 2)"#,
+                "t.toml:12: [trunk.agent] berer: no such key; did you mean `bearer`? (url, dialect, sample-rate, connect-timeout-ms, headers, bearer, basic, ca-file, insecure, binary, ozonetel, exotel)",
+            ],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+ca-file = "/tmp"
+bearer = "hush"
+basic = "hush""#,
+            &[
+                r#"t.toml:8: [trunk.agent] ca-file = "/tmp": cannot be read: it is a folder"#,
+                r#"t.toml:9: [trunk.agent] bearer = ***: a secret is never written down here; wanted { credential = "NAME" }, { file = "PATH" } or { env = "NAME" }"#,
+                "t.toml:10: [trunk.agent] basic = ***: beside `bearer`; a request has one authorization, leave out one of the two",
+                r#"t.toml:10: [trunk.agent] basic = ***: wanted { user = "NAME", password = { credential = "NAME" } }"#,
+            ],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+bearer = {}"#,
+            &[
+                r#"t.toml:8: [trunk.agent] bearer = ***: wanted one source: { credential = "NAME" }, { file = "PATH" } or { env = "NAME" }"#,
+            ],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+bearer = { credental = "x" }"#,
+            &[
+                "t.toml:8: [trunk.agent] bearer.credental: no such key; did you mean `credential`? (credential, file, env)",
+            ],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+bearer = { credential = "x" }"#,
+            &[
+                r#"t.toml:8: [trunk.agent] bearer.credential = "x": there are no credentials: $CREDENTIALS_DIRECTORY is not set (systemd: LoadCredential=)"#,
+            ],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+bearer = { credential = "x", env = "Y" }"#,
+            &[
+                r#"t.toml:8: [trunk.agent] bearer = ***: wanted one source: { credential = "NAME" }, { file = "PATH" } or { env = "NAME" }"#,
+            ],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+bearer = { env = "hush hush" }"#,
+            &["t.toml:8: [trunk.agent] bearer.env = ***: wanted the name of an environment variable"],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+bearer = { env = "NOT_SET" }"#,
+            &[r#"t.toml:8: [trunk.agent] bearer.env = "NOT_SET": this environment variable is not set"#],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+bearer = { file = "no" }"#,
+            &[r#"t.toml:8: [trunk.agent] bearer.file = "no": cannot be read: No such file or directory (os error 2)"#],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+bearer = { file = 7 }"#,
+            &["t.toml:8: [trunk.agent] bearer.file = 7: wanted a text in quotes"],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+basic = { user = "a:b", password = "hush" }"#,
+            &[
+                r#"t.toml:8: [trunk.agent] basic.user = "a:b": a user's name has no colon and no control character"#,
+                r#"t.toml:8: [trunk.agent] basic.password = ***: a secret is never written down here; wanted { credential = "NAME" }, { file = "PATH" } or { env = "NAME" }"#,
+            ],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+basic = { usr = "a" }"#,
+            &[
+                "t.toml:8: [trunk.agent] basic.user: missing; wanted a text in quotes",
+                r#"t.toml:8: [trunk.agent] basic.password: missing; wanted e.g. { credential = "NAME" }"#,
+                "t.toml:8: [trunk.agent] basic.usr: no such key; did you mean `user`? (user, password)",
+            ],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+headers = { Host = "a", "X Y" = "b", sec-websocket-key = "c", X-A = 5, x-b = "1", X-B = "2", X-C = "a\r\nb", Authorization = "hush" }"#,
+            &[
+                "t.toml:8: [trunk.agent] headers.Host = ***: this header is the handshake's own",
+                "t.toml:8: [trunk.agent] headers.X Y = ***: not the name of a header",
+                "t.toml:8: [trunk.agent] headers.sec-websocket-key = ***: this header is the handshake's own",
+                r#"t.toml:8: [trunk.agent] headers.X-A = ***: wanted a text in quotes, or a secret: { credential = "NAME" }"#,
+                "t.toml:8: [trunk.agent] headers.X-B = ***: this header is there already; upper and lower case are the same",
+                "t.toml:8: [trunk.agent] headers.X-C = ***: a header's value is ASCII without line breaks",
+                "t.toml:8: [trunk.agent] headers.Authorization = ***: use `bearer` or `basic`, or a secret for another scheme",
+            ],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+headers = 5"#,
+            &[r#"t.toml:8: [trunk.agent] headers = ***: wanted a table, e.g. { X-Site = "depot" }"#],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+[trunk.agent.ozonetel]
+omit_event = true
+seqid = "yes"
+chunk-samples = []
+[trunk.agent.exotel]
+"#,
+            &[
+                "t.toml:9: [trunk.agent.ozonetel] omit_event = true: no such option; did you mean `omit-event`? (first-packet-16k, omit-event, seqid, chunk-samples)",
+                r#"t.toml:10: [trunk.agent.ozonetel] seqid = "yes": wanted true or false"#,
+                "t.toml:11: [trunk.agent.ozonetel] chunk-samples = [...]: wanted a value such as `80`",
+                "t.toml:12: [trunk.agent] exotel: options of another dialect; this trunk speaks `ozonetel`",
+            ],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "binary"
+[trunk.agent.binary]
+x = 1"#,
+            &["t.toml:9: [trunk.agent.binary] x = 1: no such option; there is none"],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+ozonetel = true
+[trunk.agent.ozontel]
+"#,
+            &[
+                "t.toml:8: [trunk.agent] ozonetel = true: wanted a table: [trunk.agent.ozonetel]",
+                "t.toml:9: [trunk.agent] ozontel: no such table; did you mean `ozonetel`? (url, dialect, sample-rate, connect-timeout-ms, headers, bearer, basic, ca-file, insecure, binary, ozonetel, exotel)",
+            ],
+        ),
+        (
+            r#"trunks = ["agent"]"#,
+            r#"trunks = ["agnt", "zzz", 4]
+sinks = []"#,
+            &[
+                "t.toml:10: [[route]] trunks = 4: wanted a text in quotes",
+                r#"t.toml:10: [[route]] trunks = "agnt": no such trunk; did you mean `agent`? (agent)"#,
+                r#"t.toml:10: [[route]] trunks = "zzz": no such trunk; there are: agent"#,
+                "t.toml:11: [[route]] sinks: no such key; there are: line, trunks",
+            ],
+        ),
+        (
+            r#"trunks = ["agent"]"#,
+            r#"trunks = "agent""#,
+            &[r#"t.toml:10: [[route]] trunks = "agent": wanted at least one name of a trunk, e.g. ["agent"]"#],
+        ),
+        (
+            r#"trunks = ["agent"]"#,
+            "trunks = []",
+            &[r#"t.toml:10: [[route]] trunks = [...]: wanted at least one name of a trunk, e.g. ["agent"]"#],
+        ),
+        (
+            r#"line = "pbx"
+trunks = ["agent"]"#,
+            "",
+            &[
+                "t.toml:3: [line.pbx]: no [[route]] names this line; its calls would have nowhere to go",
+                "t.toml:8: [[route]] line: missing; wanted the name of a line",
+                r#"t.toml:8: [[route]] trunks: missing; wanted the names of trunks, e.g. ["agent"]"#,
+            ],
+        ),
+        (
+            r#"line = "pbx""#,
+            r#"line = "pxb""#,
+            &[r#"t.toml:9: [[route]] line = "pxb": no such line; did you mean `pbx`? (pbx)"#],
+        ),
+        (
+            r#"line = "pbx""#,
+            r#"line = "zz""#,
+            &[
+                "t.toml:3: [line.pbx]: no [[route]] names this line; its calls would have nowhere to go",
+                r#"t.toml:9: [[route]] line = "zz": no such line; there are: pbx"#,
+            ],
+        ),
+        (
+            "[[route]]",
+            r#"[[route]]
+line = "pbx"
+trunks = ["agent"]
+[[route]]"#,
+            &[
+                r#"t.toml:12: [[route]] line = "pbx": this line has its route at line 8 of the file; put all its trunks there"#,
+            ],
+        ),
+        (
+            "[[route]]",
+            "[route]",
+            &[
+                "t.toml:3: [line.pbx]: no [[route]] names this line; its calls would have nowhere to go",
+                "t.toml:8: route = {...}: wanted tables, each under its own [[route]]",
+            ],
+        ),
+        (
+            "[[route]]",
+            "[[routes]]",
+            &[
+                "t.toml:3: [line.pbx]: no [[route]] names this line; its calls would have nowhere to go",
+                "t.toml:8: routes: no such table; did you mean `route`? (account, media, control, line, trunk, route)",
+            ],
+        ),
+    ];
+}
