@@ -12,9 +12,26 @@
 //!
 //! A call is two legs, two rings, one state machine. The map:
 //!
+//! - [`media`]: samples and time. Frames, rings and their pool, playout, delay given back, resampling, G.711. Pure: no
+//!   heap, no clock, no log.
+//! - [`dialect`]: what is said over a WebSocket, one file a grammar, both roles. Pure.
+//! - [`leg`]: one side of a call: AudioSocket, pipe, WebSocket.
+//! - [`call`]: the only place that knows both legs. [`call::bridge`] is pure and runs in tests in virtual time;
+//!   [`call::shard`] is the media thread around it.
+//! - [`config`]: read once, checked once, never re-checked.
+//! - [`control`]: watching, never in the way of audio.
+//! - [`daemon`]: the control thread. [`cli`]: the commands, with the stand-ins `agent` and `call`.
 
 #![forbid(unsafe_code)]
 
+pub mod call;
+pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod dialect;
+pub mod exit;
+pub mod leg;
 pub mod media;
+pub mod ticker;

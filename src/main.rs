@@ -1,5 +1,56 @@
-//! The binary.
+//! The binary: reads the command line, starts the logger, and says how it ended.
 
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::{io::Write, process::ExitCode};
+
+use clap::Parser;
+use trunkline::{
+    cli::{Cli, Command, agent, call},
+    config::{self, ProcessEnvironment},
+    daemon, exit,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .format_timestamp_millis()
+        .format_target(false)
+        .init();
+    let code = match cli.command {
+        Command::Run { config } => daemon::run(&config),
+        Command::Check { config } => check(&config),
+        Command::Agent(args) => match agent::run(&args) {
+            Ok(()) => exit::OK,
+            Err(error) => failed(&error),
+        },
+        Command::Call(args) => match call::run(&args) {
+            Ok(summary) => summary.exit_code(),
+            Err(error) => failed(&error),
+        },
+    };
+    ExitCode::from(code)
+}
+
+fn check(path: &std::path::Path) -> u8 {
+    match config::load(path, &ProcessEnvironment) {
+        Ok(config) => {
+            let mut out = std::io::stdout().lock();
+            // A closed pipe is the reader's choice.
+            for warning in config.warnings() {
+                let _ = writeln!(out, "warning: {warning}");
+            }
+            let _ = writeln!(out, "{}\n{} is good", config.arithmetic(), path.display());
+            exit::OK
+        }
+        Err(problems) => {
+            eprintln!("{problems}");
+            exit::CONFIG
+        }
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> u8 {
+    eprintln!("trunkline: {error}");
+    exit::FAILED
+}

@@ -12,7 +12,11 @@
 use core::{fmt, net::IpAddr, net::Ipv4Addr, net::Ipv6Addr, net::SocketAddr, time::Duration};
 use std::{env, fs, path::Path, path::PathBuf};
 
-use crate::{dialect, media::Rate};
+use crate::{
+    call::bridge::Limits,
+    dialect,
+    media::{Rate, pool::BLOCK},
+};
 
 mod file;
 mod resolve;
@@ -102,8 +106,8 @@ impl Config {
         let pool = self.media.pool_bytes(rate);
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         let reserved = format!(
-            "{max_calls} calls x {RESERVE_SECONDS} s x {} kB/s = {:.1} MiB",
-            second_bytes(rate) / 1000,
+            "{max_calls} calls x {} KiB = {:.1} MiB",
+            (self.media.reserve_bytes(rate) / max_calls) >> 10,
             mib(self.media.reserve_bytes(rate))
         );
         let sum = match downlink_pool_mib {
@@ -144,10 +148,11 @@ impl Media {
         }
     }
 
-    /// What of the pool is kept for calls that have nothing yet.
+    /// What of the pool is kept for calls that have nothing yet: two seconds of audio for each, in whole blocks, and a
+    /// block to begin each of its queues in.
     #[must_use]
     pub fn reserve_bytes(&self, rate: Rate) -> usize {
-        self.max_calls.saturating_mul(RESERVE_SECONDS * second_bytes(rate))
+        self.max_calls.saturating_mul(Limits::reserve(rate) * BLOCK * size_of::<i16>())
     }
 }
 
@@ -500,9 +505,6 @@ fn mask_v6(prefix: u8) -> u128 {
 }
 
 const WANTED_URL: &str = "wanted a WebSocket URL such as `wss://agent.example.com/ws`";
-
-/// Every call can store this much of the agent's speech whatever the others do (s).
-const RESERVE_SECONDS: usize = 2;
 
 /// What the default pool has beside the reserve: a burst of 17 minutes at 8 kHz, however many calls share it.
 const POOL_SHARED_BYTES: usize = 16 << 20;

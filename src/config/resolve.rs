@@ -14,7 +14,7 @@ use crate::{
         Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Route, Secret,
         Trunk, Url,
         file::{File, Section, Value, near_miss, no_such},
-        highest_rate, is_loopback, second_bytes, secret,
+        highest_rate, is_loopback, secret,
     },
     dialect::{self, OptionError, OptionValue, Options},
     media::Rate,
@@ -268,8 +268,8 @@ fn media(section: &mut Section<'_>, rate: Rate) -> Media {
         media.downlink_pool_mib = Some(mib);
         let least = media.reserve_bytes(rate).div_ceil(1 << 20);
         if (mib as usize) < least {
-            let (calls, kilobytes) = (media.max_calls, second_bytes(rate) / 1000);
-            value.problem(format!("{calls} calls x 2 s x {kilobytes} kB/s are reserved; wanted at least {least}"));
+            let (calls, each) = (media.max_calls, (media.reserve_bytes(rate) / media.max_calls) >> 10);
+            value.problem(format!("{calls} calls x {each} KiB are reserved; wanted at least {least}"));
         }
     }
     section.finish();
@@ -803,17 +803,17 @@ trunks = ["agent"]
     #[test]
     fn the_arithmetic_of_the_pool_is_told() {
         let config = read("[media]", "[media]").unwrap();
-        assert_eq!(config.media.pool_bytes(Rate::Hz8000), 8 * 32_000 + (16 << 20));
+        assert_eq!(config.media.pool_bytes(Rate::Hz8000), 8 * (56 << 10) + (16 << 20));
         assert_eq!(
             config.arithmetic(),
-            "the downlink pool is 16.2 MiB: 8 calls x 2 s x 16 kB/s = 0.2 MiB reserved, and 16 MiB shared; it holds \
-             1064 s of speech at 8000 Hz, one call at most 600 s"
+            "the downlink pool is 16.4 MiB: 8 calls x 56 KiB = 0.4 MiB reserved, and 16 MiB shared; it holds \
+             1077 s of speech at 8000 Hz, one call at most 600 s"
         );
         let config = read("[media]", "[media]\nmax-calls = 200\ndownlink-pool-mib = 64").unwrap();
         assert_eq!(config.media.pool_bytes(config.line_rate()), 64 << 20);
         assert_eq!(
             config.arithmetic(),
-            "the downlink pool is 64 MiB (downlink-pool-mib), of which 200 calls x 2 s x 16 kB/s = 6.1 MiB are \
+            "the downlink pool is 64 MiB (downlink-pool-mib), of which 200 calls x 56 KiB = 10.9 MiB are \
              reserved; it holds 4194 s of speech at 8000 Hz, one call at most 600 s"
         );
     }
@@ -901,7 +901,7 @@ uplink-max-ms = 99999999999999999999"#,
             r#"[media]
 max-calls = 2000
 downlink-pool-mib = 20"#,
-            &["t.toml:3: [media] downlink-pool-mib = 20: 2000 calls x 2 s x 16 kB/s are reserved; wanted at least 62"],
+            &["t.toml:3: [media] downlink-pool-mib = 20: 2000 calls x 56 KiB are reserved; wanted at least 110"],
         ),
         ("[media]", "media = 3", &["t.toml:1: media = 3: wanted a table: [media]"]),
         (

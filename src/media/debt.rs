@@ -80,7 +80,8 @@ impl Debt {
         self.buckets[self.bucket].arrived += samples;
         if let Some((then, before)) = self.last_arrival {
             // What lies between two arrivals should be as long as the first of them.
-            let gap = (now.saturating_sub(then).as_micros() as usize).saturating_mul(self.rate.hz() as usize) / 1_000_000;
+            let gap =
+                (now.saturating_sub(then).as_micros() as usize).saturating_mul(self.rate.hz() as usize) / 1_000_000;
             let deviation = gap.abs_diff(before).min(self.rate.hz() as usize);
             self.jitter_x16 = self.jitter_x16 + deviation - self.jitter_x16 / 16;
         }
@@ -139,8 +140,7 @@ impl Debt {
         if least == usize::MAX || least <= cushion.max(self.base) + self.rate.frame() {
             return 0;
         }
-        least - cushion.max(self.base).max(2 * self.jitter())
-            .min(least)
+        least - cushion.max(self.base).max(2 * self.jitter()).min(least)
     }
 
     fn turn(&mut self, now: Now) {

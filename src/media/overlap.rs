@@ -79,7 +79,9 @@ mod tests {
     use super::*;
 
     fn tone(hz: f64, rate: Rate, n: usize) -> Vec<i16> {
-        (0..n).map(|i| (f64::sin(i as f64 * hz * core::f64::consts::TAU / f64::from(rate.hz())) * 12_000.0) as i16).collect()
+        (0..n)
+            .map(|i| (f64::sin(i as f64 * hz * core::f64::consts::TAU / f64::from(rate.hz())) * 12_000.0) as i16)
+            .collect()
     }
 
     fn largest_step(samples: &[i16]) -> i32 {

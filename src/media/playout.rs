@@ -350,21 +350,13 @@ mod tests {
         }
 
         fn clear(&mut self) -> usize {
-            self.playout.clear(&mut Queue {
-                ring: &mut self.ring,
-                pool: &mut self.pool,
-                account: &mut self.account,
-            })
+            self.playout.clear(&mut Queue { ring: &mut self.ring, pool: &mut self.pool, account: &mut self.account })
         }
 
         /// One tick, after so many missed ones; gives the number of the agent's samples in the frame.
         fn tick(&mut self, missed: usize) -> usize {
             self.now_ms += 20 * (missed as u64 + 1);
-            let tick = Tick {
-                now: Now::from_millis(self.now_ms),
-                late: Now::from_millis(20 * missed as u64),
-                missed,
-            };
+            let tick = Tick { now: Now::from_millis(self.now_ms), late: Now::from_millis(20 * missed as u64), missed };
             let mut out = [7; 160];
             let mut queue = Queue { ring: &mut self.ring, pool: &mut self.pool, account: &mut self.account };
             let n = self.playout.frame(tick, &mut queue, &mut out);
@@ -486,9 +478,8 @@ mod tests {
     #[test]
     fn repaying_does_not_click() {
         let (bench, _) = stalled_echo(music);
-        let step = |samples: &[i16]| {
-            samples.windows(2).map(|w| (i32::from(w[1]) - i32::from(w[0])).abs()).max().unwrap_or(0)
-        };
+        let step =
+            |samples: &[i16]| samples.windows(2).map(|w| (i32::from(w[1]) - i32::from(w[0])).abs()).max().unwrap_or(0);
         let played = &bench.line[160 * 110..160 * 300];
         assert!(step(played) <= step(&music(0, 8000)) * 3, "{} {}", step(played), step(&music(0, 8000)));
     }

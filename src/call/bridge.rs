@@ -1,0 +1,561 @@
+//! The bridge of one call: what one leg hears, the other says. Pure: samples, messages and `now` in, frames and messages
+//! out. The shell owns the sockets and the clock, and tells what became of them.
+
+use crate::{
+    call::{
+        EndReason,
+        state::{Event, State},
+    },
+    dialect::{self, MarksOnClear, Say, StopReason},
+    leg::websocket::leg::{Flow, Leg, Over, Sink, Tally},
+    media::{
+        Now, Rate,
+        frame::MAX_SAMPLES,
+        level::level_dbov,
+        marks::Marks,
+        playout::{Playout, Queue, Tick, Weather},
+        pool::{Account, BLOCK, Full, Pool},
+        resample::Resampler,
+        ring::Ring,
+    },
+};
+
+/// What the config says about every call.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The longest that agent's speech may wait (s).
+    pub downlink_seconds: usize,
+    /// Beyond this much backlog the oldest of the caller's speech is skipped, once bridged (ms).
+    pub uplink_max_ms: usize,
+    /// The least cushion.
+    pub cushion: Now,
+}
+
+impl Limits {
+    /// Blocks that a call at this rate always has: two seconds, and one to begin each of its three queues in.
+    #[must_use]
+    pub const fn reserve(rate: Rate) -> usize {
+        rate.samples(RESERVED_MS).div_ceil(BLOCK) + 3
+    }
+
+    /// Blocks that a call at this rate may have at most.
+    #[must_use]
+    pub const fn most(&self, rate: Rate) -> usize {
+        let audio = rate.samples(self.downlink_seconds * 1000).div_ceil(BLOCK);
+        // 100 marks a second, of 23 words with a UUID for a name, are 0.3 times the samples of 8 kHz.
+        audio + audio.div_ceil(3) + rate.samples(UPLINK_MS).div_ceil(BLOCK) + Self::reserve(rate)
+    }
+}
+
+/// What the uplink met, in samples at the line's rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UplinkTally {
+    /// Frames that the line sent.
+    pub frames: u64,
+    /// Samples that the line sent.
+    pub samples: u64,
+    /// Samples handed to the trunk.
+    pub sent: u64,
+    /// Samples skipped because the trunk is slow.
+    pub dropped: u64,
+    /// Digits.
+    pub digits: u64,
+}
+
+/// The bridge.
+pub struct Bridge {
+    state: State,
+    limits: Limits,
+    account: Account,
+    uplink: Uplink,
+    downlink: Downlink,
+    line_rate: Rate,
+    trunk: Option<Leg>,
+    /// Its connection is of no more use.
+    trunk_gone: bool,
+    times: Times,
+    /// Ticks on which the line took no frame.
+    blocked: usize,
+}
+
+/// When things happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// The line came up.
+    pub started: Now,
+    /// A trunk took the call.
+    pub bridged: Option<Now>,
+    /// The agent was first heard.
+    pub first_heard: Option<Now>,
+    /// The line was over.
+    pub ended: Option<Now>,
+}
+
+struct Uplink {
+    ring: Ring,
+    rate: Rate,
+    /// From the line's rate to the ring's, while they differ.
+    resampler: Option<Resampler>,
+    level_dbov: i8,
+    tally: UplinkTally,
+}
+
+struct Downlink {
+    ring: Ring,
+    marks: Marks,
+    playout: Playout,
+    /// From the ring's rate to the line's, while they differ.
+    resampler: Option<Resampler>,
+    level_dbov: i8,
+    clears: u64,
+    marks_heard: u64,
+    agent_done: bool,
+}
+
+impl Bridge {
+    /// A call whose line is up and whose trunk is being dialled until `give_up_at` at the latest.
+    ///
+    /// # Errors
+    /// [`Full`] when the pool cannot promise the call its two seconds.
+    pub fn new(now: Now, give_up_at: Now, rate: Rate, limits: Limits, pool: &mut Pool) -> Result<Self, Full> {
+        let account = pool.open(Limits::reserve(rate), limits.most(rate))?;
+        Ok(Self {
+            state: State::Dialing { give_up_at },
+            limits,
+            account,
+            uplink: Uplink {
+                ring: Ring::new(rate.samples(UPLINK_MS)),
+                rate,
+                resampler: None,
+                level_dbov: SILENT_DBOV,
+                tally: UplinkTally::default(),
+            },
+            downlink: Downlink {
+                ring: Ring::new(rate.samples(limits.downlink_seconds * 1000)),
+                marks: Marks::default(),
+                playout: Playout::new(rate, limits.cushion),
+                resampler: None,
+                level_dbov: SILENT_DBOV,
+                clears: 0,
+                marks_heard: 0,
+                agent_done: false,
+            },
+            line_rate: rate,
+            trunk: None,
+            trunk_gone: false,
+            times: Times { started: now, ..Times::default() },
+            blocked: 0,
+        })
+    }
+
+    /// Where the call stands.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// The rate of the uplink and of new samples for the line's ring.
+    #[must_use]
+    pub const fn rate(&self) -> Rate {
+        self.uplink.rate
+    }
+
+    /// The rate of the frames that the line wants.
+    #[must_use]
+    pub const fn line_rate(&self) -> Rate {
+        self.line_rate
+    }
+
+    /// Something happened to a leg or was ordered.
+    pub fn handle_event(&mut self, now: Now, event: Event, pool: &mut Pool) {
+        let had_line = self.state.has_line();
+        self.state = self.state.handle_event(now, event);
+        self.trunk_gone |= matches!(event, Event::TrunkEnded(_) | Event::TrunkClosed);
+        if had_line && !self.state.has_line() {
+            self.times.ended = Some(now);
+            self.say_goodbye(now, pool);
+        }
+        let over = self.trunk.as_ref().is_none_or(Leg::is_closed);
+        if matches!(self.state, State::Closing { .. }) && (over || self.trunk_gone) {
+            self.state = self.state.handle_event(now, Event::TrunkClosed);
+        }
+    }
+
+    /// A fault of ours: the call ends as it stands.
+    pub const fn handle_bug(&mut self) {
+        self.state = State::Ended(EndReason::Bug);
+    }
+
+    /// A trunk took the call. What the caller said meanwhile goes out first.
+    pub fn handle_trunk_answered(&mut self, now: Now, mut leg: Leg, pool: &mut Pool) {
+        self.handle_event(now, Event::TrunkAnswered, pool);
+        if self.state != State::Bridged {
+            return;
+        }
+        leg.set_rate(self.uplink.rate);
+        leg.open(now);
+        self.times.bridged = Some(now);
+        self.trunk = Some(leg);
+    }
+
+    /// The line sent samples at this rate. Call [`pump`](Self::pump) afterwards.
+    pub fn handle_line_audio(&mut self, rate: Rate, samples: &[i16], pool: &mut Pool) {
+        if rate != self.line_rate {
+            self.on_line_rate(rate);
+        }
+        self.retune_uplink();
+        let up = &mut self.uplink;
+        up.tally.frames += 1;
+        up.tally.samples += samples.len() as u64;
+        up.level_dbov = level_dbov(samples);
+        match &mut up.resampler {
+            None => up.tally.dropped += push_dropping(&mut up.ring, pool, &mut self.account, samples),
+            Some(resampler) => {
+                let mut rest = samples;
+                let mut converted = [0; MAX_SAMPLES];
+                loop {
+                    let progress = resampler.process(rest, &mut converted);
+                    let made = &converted[..progress.produced];
+                    up.tally.dropped += push_dropping(&mut up.ring, pool, &mut self.account, made);
+                    rest = &rest[progress.consumed..];
+                    if rest.is_empty() && progress.produced < converted.len() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The caller pressed a key.
+    pub fn handle_digit(&mut self, now: Now, digit: u8) {
+        self.uplink.tally.digits += 1;
+        if let Some(trunk) = &mut self.trunk {
+            trunk.say(now, Say::Dtmf(digit));
+        }
+    }
+
+    /// Where the trunk's bytes go; `None` when there is no trunk.
+    pub fn trunk_mut(&mut self) -> Option<&mut Leg> {
+        self.trunk.as_mut()
+    }
+
+    /// Makes audio and events of what was read from the trunk. [`Flow::Paused`]: do not read on before a frame was
+    /// played.
+    pub fn handle_trunk(&mut self, now: Now, pool: &mut Pool) -> Flow {
+        let Some(trunk) = &mut self.trunk else { return Flow::Hungry };
+        let mut ear = Ear { downlink: &mut self.downlink, account: &mut self.account, pool };
+        let rule = trunk.dialect().marks_on_clear();
+        let heard = loop {
+            let clears = ear.downlink.clears;
+            let flow = trunk.handle(now, &mut ear);
+            if ear.downlink.clears > clears && rule == MarksOnClear::Forget {
+                ear.downlink.marks.clear(ear.pool, ear.account);
+            }
+            // One message alone fills the ring: its head has to be heard before its end can be read.
+            let low = ear.downlink.ring.len() < ear.downlink.playout.rate().samples(LOW_MS);
+            if flow == Ok(Flow::Paused) && low && ear.downlink.ring.staged() > 0 {
+                ear.publish(now);
+                continue;
+            }
+            break flow;
+        };
+        if let Some(round_trip) = trunk.round_trip() {
+            self.downlink.playout.set_round_trip(round_trip);
+        }
+        if core::mem::take(&mut self.downlink.agent_done) {
+            self.handle_event(now, Event::AgentDone(EndReason::TrunkHungUp), pool);
+        }
+        match heard {
+            Ok(flow) => flow,
+            Err(over) => {
+                let event = match over {
+                    // 1000 normal, 1001 going away, none given: an orderly end (RFC 6455 7.4.1).
+                    Over::Closed(None | Some(1000 | 1001)) => Event::AgentDone(EndReason::TrunkHungUp),
+                    Over::Closed(Some(_)) => Event::TrunkEnded(EndReason::TrunkLost),
+                    Over::Violation(_) => Event::TrunkEnded(EndReason::Protocol),
+                };
+                let closing = matches!(self.state, State::Closing { .. });
+                self.handle_event(now, if closing { Event::TrunkClosed } else { event }, pool);
+                Flow::Hungry
+            }
+        }
+    }
+
+    /// Writes what the caller said to the trunk's [`Leg::out`], as far as there is room.
+    pub fn pump(&mut self, now: Now, pool: &mut Pool) {
+        self.retune_uplink();
+        let Some(trunk) = &mut self.trunk else { return };
+        let up = &mut self.uplink;
+        if !trunk.out().is_empty() {
+            up.shed(&self.limits, pool, &mut self.account);
+            return;
+        }
+        let chunk = trunk.chunk();
+        let mut samples = [0; MAX_CHUNK];
+        let samples = &mut samples[..chunk.min(MAX_CHUNK)];
+        while up.ring.len() >= samples.len() && trunk.has_room() {
+            up.ring.pop(pool, &mut self.account, samples);
+            if trunk.write_audio(now, samples) {
+                up.tally.sent += samples.len() as u64;
+            } else {
+                up.tally.dropped += samples.len() as u64;
+            }
+        }
+    }
+
+    /// Whether a whole message of the caller's speech waits to be sent.
+    #[must_use]
+    pub fn has_uplink(&self) -> bool {
+        self.trunk.as_ref().is_some_and(|trunk| self.uplink.ring.len() >= trunk.chunk())
+    }
+
+    /// Fills `out`, one frame at the line's rate, and says how many of its samples are the agent's. When it was
+    /// written to the line, tell so by [`handle_frame_written`](Self::handle_frame_written).
+    pub fn poll_frame(&mut self, mut tick: Tick, pool: &mut Pool, out: &mut [i16]) -> usize {
+        tick.missed += core::mem::take(&mut self.blocked);
+        let down = &mut self.downlink;
+        if down.resampler.is_some() && down.ring.is_empty() && down.ring.staged() == 0 && down.playout.is_dry() {
+            // Nothing is left at the old rate.
+            down.playout.set_rate(self.line_rate);
+            down.resampler = None;
+        }
+        let mut queue = Queue { ring: &mut down.ring, pool, account: &mut self.account };
+        let heard = match &mut down.resampler {
+            None => down.playout.frame(tick, &mut queue, out),
+            Some(resampler) => {
+                let mut frame = [0; MAX_SAMPLES];
+                let frame = &mut frame[..resampler.from().frame()];
+                let heard = down.playout.frame(tick, &mut queue, frame);
+                let made = resampler.process(frame, out).produced;
+                out[made..].fill(0);
+                heard
+            }
+        };
+        down.level_dbov = level_dbov(out);
+        heard
+    }
+
+    /// The frame of [`poll_frame`](Self::poll_frame) is on the line: marks up to it are heard.
+    pub fn handle_frame_written(&mut self, now: Now, heard: usize, pool: &mut Pool) {
+        if heard > 0 {
+            self.times.first_heard.get_or_insert(now);
+        }
+        let down = &mut self.downlink;
+        while let Some(trunk) = &mut self.trunk
+            && down.marks.next().is_some_and(|position| position <= down.ring.popped())
+            && trunk.has_room()
+            && let Some(name) = down.marks.pop(pool, &mut self.account)
+        {
+            trunk.say(now, Say::Heard(&name));
+            down.marks_heard += 1;
+        }
+        if let State::Finishing { .. } = self.state {
+            let dry = heard == 0 && self.downlink.ring.is_empty() && self.downlink.ring.staged() == 0;
+            self.handle_event(now, if dry { Event::Dry } else { Event::Heard }, pool);
+        }
+    }
+
+    /// The line did not take the last frame's bytes in time: this tick goes by without one.
+    pub const fn handle_line_blocked(&mut self) {
+        self.blocked += 1;
+    }
+
+    /// Time passes: deadlines, and the trunk's life.
+    pub fn handle_tick(&mut self, now: Now, pool: &mut Pool) {
+        self.handle_event(now, Event::Tick, pool);
+        if let Some(trunk) = &mut self.trunk
+            && !trunk.beat(now)
+        {
+            self.handle_event(now, Event::TrunkEnded(EndReason::TrunkLost), pool);
+        }
+    }
+
+    /// The line is over: everything goes back to the pool. The bridge can only be asked for its outcome then.
+    pub fn release(&mut self, pool: &mut Pool) {
+        self.downlink.count_rest();
+        pool.close(&mut self.account);
+    }
+
+    /// What the uplink met.
+    #[must_use]
+    pub const fn uplink(&self) -> UplinkTally {
+        self.uplink.tally
+    }
+
+    /// What the downlink met.
+    #[must_use]
+    pub const fn weather(&self) -> Weather {
+        self.downlink.playout.weather()
+    }
+
+    /// What the trunk's leg met.
+    #[must_use]
+    pub fn trunk_tally(&self) -> Tally {
+        self.trunk.as_ref().map(Leg::tally).unwrap_or_default()
+    }
+
+    /// Clears obeyed and marks told as heard.
+    #[must_use]
+    pub const fn clears_and_marks(&self) -> (u64, u64) {
+        (self.downlink.clears, self.downlink.marks_heard)
+    }
+
+    /// When things happened.
+    #[must_use]
+    pub const fn times(&self) -> Times {
+        self.times
+    }
+
+    /// Levels now, caller and agent (dBov).
+    #[must_use]
+    pub const fn levels_dbov(&self) -> (i8, i8) {
+        (self.uplink.level_dbov, self.downlink.level_dbov)
+    }
+
+    /// How long the agent's speech waits now.
+    #[must_use]
+    pub fn downlink_fill(&self) -> Now {
+        self.downlink.playout.rate().duration(self.downlink.ring.len())
+    }
+
+    /// The last of the caller's speech, our stop and the WebSocket's goodbye.
+    fn say_goodbye(&mut self, now: Now, pool: &mut Pool) {
+        let mut queue = Queue { ring: &mut self.downlink.ring, pool: &mut *pool, account: &mut self.account };
+        self.downlink.playout.clear(&mut queue);
+        self.pump(now, pool);
+        let Some(trunk) = &mut self.trunk else { return };
+        let up = &mut self.uplink;
+        let mut rest = [0; MAX_CHUNK];
+        if up.ring.len() < trunk.chunk().min(MAX_CHUNK) {
+            let n = up.ring.pop(pool, &mut self.account, &mut rest);
+            if n > 0 && trunk.write_audio(now, &rest[..n]) {
+                up.tally.sent += n as u64;
+            }
+        }
+        let reason = match self.state.reason() {
+            Some(EndReason::LineHungUp | EndReason::LineLost) => StopReason::CallerHungUp,
+            _ => StopReason::Ended,
+        };
+        trunk.say(now, Say::Stop(reason));
+        trunk.close(1000, "");
+    }
+
+    fn on_line_rate(&mut self, rate: Rate) {
+        self.line_rate = rate;
+        self.uplink.resampler = Some(Resampler::new(rate, self.uplink.rate));
+        self.downlink.resampler = Some(Resampler::new(self.downlink.playout.rate(), rate));
+    }
+
+    /// Once nothing waits at the old rate, the uplink goes over to the line's.
+    fn retune_uplink(&mut self) {
+        let up = &mut self.uplink;
+        if up.rate != self.line_rate && up.ring.is_empty() {
+            up.rate = self.line_rate;
+            up.resampler = None;
+            up.ring.set_limit(self.line_rate.samples(UPLINK_MS));
+            if let Some(trunk) = &mut self.trunk {
+                trunk.set_rate(self.line_rate);
+            }
+        }
+    }
+}
+
+impl Uplink {
+    /// The trunk does not take what we have: beyond the limit the oldest is skipped.
+    fn shed(&mut self, limits: &Limits, pool: &mut Pool, account: &mut Account) {
+        let excess = self.ring.len().saturating_sub(self.rate.samples(limits.uplink_max_ms));
+        self.tally.dropped += self.ring.skip(pool, account, excess) as u64;
+    }
+}
+
+/// Pushes samples and drops the oldest where there is no room; says how many were dropped.
+fn push_dropping(ring: &mut Ring, pool: &mut Pool, account: &mut Account, samples: &[i16]) -> u64 {
+    let missing = samples.len().saturating_sub(ring.room(pool, account));
+    let mut dropped = ring.skip(pool, account, missing);
+    if ring.push(pool, account, samples).is_err() {
+        // Skipping freed no whole block: the pool has none left for us.
+        dropped += samples.len();
+    }
+    dropped as u64
+}
+
+impl Downlink {
+    /// What is left when the call ends was never heard.
+    fn count_rest(&mut self) {
+        self.playout.count_flushed(self.ring.len() + self.ring.staged());
+    }
+}
+
+/// The downlink as the trunk's leg sees it.
+struct Ear<'e> {
+    downlink: &'e mut Downlink,
+    account: &'e mut Account,
+    pool: &'e mut Pool,
+}
+
+impl Sink for Ear<'_> {
+    fn rate(&self) -> Rate {
+        self.downlink.playout.rate()
+    }
+
+    fn room(&self) -> usize {
+        let seconds = (self.downlink.ring.len() / self.downlink.playout.rate().hz() as usize) + 1;
+        if self.downlink.marks.count() >= seconds * MARKS_A_SECOND + MARKS_SPARE {
+            return 0;
+        }
+        // Two blocks stay for the caller and the marks, or a burst of the agent would make the caller inaudible.
+        self.downlink.ring.room(self.pool, self.account).saturating_sub(SPARE_BLOCKS * BLOCK)
+    }
+
+    fn stage(&mut self, samples: &[i16]) {
+        let taken = self.downlink.ring.stage(self.pool, self.account, samples);
+        debug_assert_eq!(taken, samples.len(), "room() was asked before");
+    }
+
+    fn publish(&mut self, now: Now) {
+        let published = self.downlink.ring.publish();
+        self.downlink.playout.on_arrival(now, published);
+    }
+
+    fn rollback(&mut self) {
+        self.downlink.ring.rollback(self.pool, self.account);
+    }
+
+    fn event(&mut self, _now: Now, event: dialect::Event<'_>) {
+        match event {
+            dialect::Event::Clear => {
+                self.downlink.clears += 1;
+                let mut queue = Queue { ring: &mut self.downlink.ring, pool: self.pool, account: self.account };
+                self.downlink.playout.clear(&mut queue);
+            }
+            dialect::Event::Mark(name) => {
+                let position = self.downlink.ring.pushed();
+                // room() promised a place for it.
+                self.downlink.marks.push(self.pool, self.account, position, name);
+            }
+            dialect::Event::HangUp | dialect::Event::Stop => self.downlink.agent_done = true,
+            // A vendor hears nothing else from an agent.
+            dialect::Event::None
+            | dialect::Event::Unknown
+            | dialect::Event::Start
+            | dialect::Event::Heard(_)
+            | dialect::Event::Dtmf(_) => {}
+        }
+    }
+}
+
+/// Reserved for each call, in ms of audio.
+const RESERVED_MS: usize = 2000;
+/// What the caller said is kept for so long while a trunk is dialled (ms).
+const UPLINK_MS: usize = 5000;
+/// The largest chunk of audio on our side: 300 ms at 8 kHz, 100 ms at 24 kHz.
+const MAX_CHUNK: usize = 5 * MAX_SAMPLES;
+/// Marks that may wait for each second of audio, and beside that.
+const MARKS_A_SECOND: usize = 100;
+const MARKS_SPARE: usize = 400;
+/// Blocks of the account that the downlink's samples leave alone.
+const SPARE_BLOCKS: usize = 2;
+/// With less than this the head of a message that fills the ring is published before its end is known (ms).
+const LOW_MS: usize = 100;
+/// The level of nothing.
+const SILENT_DBOV: i8 = -127;

@@ -1,0 +1,912 @@
+//! A media thread: one current-thread runtime, one tick, and the calls that are its own.
+//!
+//! Uplink is forwarded by whichever task read it; playout happens on the tick. Nothing here resolves a name, shakes a
+//! hand, touches a disk, logs, or waits for another thread. What is to be told goes into a bounded queue; full is counted.
+//!
+//! ```text
+//!   mailbox (control, dial) --+
+//!   line sockets  ------------+--> Shard { pool, calls } --> trunk sockets
+//!   trunk sockets ------------+                          --> line sockets (on the tick)
+//!   timerfd, 10 ms -----------+
+//! ```
+
+use std::{
+    cell::RefCell,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::{
+    io::{AsyncRead, ReadBuf, unix::AsyncFd},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{mpsc, oneshot},
+    task::{AbortHandle, LocalSet, spawn_local},
+};
+
+use crate::{
+    call::{
+        Bridge, EndReason,
+        bridge::Limits,
+        outcome::{Figures, Outcome},
+        state::{Event, State},
+    },
+    clock,
+    control::metrics::{Counter, Metrics},
+    dialect::{Dialect, Facts},
+    leg::{
+        audiosocket::line::{self, Input},
+        pipe,
+        websocket::{
+            leg::{Flow, Leg, Setup},
+            link::{Link, LinkError},
+            tls,
+            wire::Side,
+        },
+    },
+    media::{
+        Now,
+        clock::TICK,
+        frame::MAX_SAMPLES,
+        playout::Tick,
+        pool::{BLOCK, Link as BlockLink, Pool},
+    },
+    ticker::Ticker,
+};
+
+/// What a media thread is told.
+pub enum Order {
+    /// A line is up: take the call.
+    Call(Box<NewCall>),
+    /// The dial thread is done with this call.
+    Trunk {
+        /// Which call.
+        seq: u64,
+        /// The trunk, or why there is none.
+        result: Result<Box<Answered>, EndReason>,
+    },
+    /// End every call for this reason.
+    EndAll(EndReason),
+}
+
+/// A call whose line is up.
+pub struct NewCall {
+    /// Its number in this process.
+    pub seq: u64,
+    /// Who and what it is.
+    pub facts: Facts,
+    /// Its line.
+    pub line: NewLine,
+    /// How long the trunks may take to answer, all together.
+    pub give_up_after: Now,
+    /// Dropped when the call ends before a trunk has answered.
+    pub dialing: oneshot::Sender<()>,
+}
+
+/// A line that is up.
+pub enum NewLine {
+    /// A PBX.
+    Audiosocket {
+        /// Its connection.
+        stream: std::net::TcpStream,
+        /// Its messages, the first of which was read.
+        line: Box<line::Line>,
+    },
+    /// A pipe or file.
+    Pipe(pipe::Ends),
+}
+
+/// A trunk that took the call.
+pub struct Answered {
+    /// Its connection, nonblocking.
+    pub stream: std::net::TcpStream,
+    /// Its TLS session, and what was read ahead.
+    pub link: Link,
+    /// Its grammar.
+    pub dialect: Box<dyn Dialect>,
+}
+
+/// What a media thread tells.
+#[derive(Debug)]
+pub enum Report {
+    /// Audio flows both ways since now.
+    Bridged(u64),
+    /// A call is over.
+    Ended(Box<Outcome>),
+}
+
+/// What a media thread is made of.
+pub struct ShardSetup {
+    /// Blocks of its pool.
+    pub blocks: usize,
+    /// What the config says about every call.
+    pub limits: Limits,
+    /// Where it is told things.
+    pub orders: mpsc::Receiver<Order>,
+    /// Where it tells things.
+    pub reports: mpsc::Sender<Report>,
+    /// Where it counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Runs a media thread until its mailbox closes and its last call is over.
+///
+/// # Errors
+/// When the runtime or the timer cannot be made.
+pub fn run(setup: ShardSetup) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let local = LocalSet::new();
+    let metrics = Arc::clone(&setup.metrics);
+    let main = local.run_until(async move {
+        #[expect(deprecated, reason = "its successor is unsafe; a Ticker owns its descriptor for as long as it lives")]
+        let ticker = AsyncFd::new(Ticker::new()?)?;
+        let pool = Pool::new(vec![0; setup.blocks * BLOCK].leak(), vec![BlockLink::FREE; setup.blocks].leak());
+        let shard = Rc::new(RefCell::new(Shard {
+            pool,
+            limits: setup.limits,
+            calls: Vec::new(),
+            ticks: 0,
+            ticker,
+            scratch: vec![0; SCRATCH].into(),
+            reports: setup.reports,
+            metrics: setup.metrics,
+            pool_told: 0,
+            waker: None,
+        }));
+        let playout = spawn_local(play(Rc::clone(&shard)));
+        let mut orders = setup.orders;
+        while let Some(order) = orders.recv().await {
+            counting::apart(|| handle_order(&shard, order));
+        }
+        core::future::poll_fn(|context| {
+            let mut shard = shard.borrow_mut();
+            shard.waker = Some(context.waker().clone());
+            if shard.calls.iter().all(Option::is_none) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        playout.abort();
+        Ok(())
+    });
+    runtime.block_on(counting::Counted::new(main, metrics))
+}
+
+struct Shard {
+    pool: Pool,
+    limits: Limits,
+    calls: Vec<Option<Call>>,
+    /// Ticks since the timer was armed.
+    ticks: u64,
+    ticker: AsyncFd<Ticker>,
+    /// Where bytes are read to before they go to a leg; shared by all calls.
+    scratch: Box<[u8]>,
+    reports: mpsc::Sender<Report>,
+    metrics: Arc<Metrics>,
+    pool_told: usize,
+    /// Waits for the last call to end.
+    waker: Option<Waker>,
+}
+
+struct Call {
+    seq: u64,
+    bridge: Bridge,
+    line: LineIo,
+    trunk: Option<TrunkIo>,
+    facts: Facts,
+    dialing: Option<oneshot::Sender<()>>,
+    tasks: heapless::Vec<AbortHandle, 2>,
+    /// The figures that the metrics know.
+    told: Figures,
+    words: Option<String>,
+    frames: u32,
+}
+
+enum LineIo {
+    Audiosocket {
+        socket: OwnedWriteHalf,
+        line: Box<line::Line>,
+        /// The rest of a message that the socket did not take.
+        pending: Box<heapless::Vec<u8, { line::MAX_MESSAGE }>>,
+    },
+    Pipe(pipe::Output),
+    /// The line is over.
+    Gone,
+}
+
+struct TrunkIo {
+    socket: OwnedWriteHalf,
+    link: Link,
+    /// The reading task, while it waits for room.
+    paused: Option<Waker>,
+}
+
+/// Plays one frame of every call on every second tick.
+async fn play(shard: Rc<RefCell<Shard>>) {
+    core::future::poll_fn(|context| -> Poll<()> {
+        loop {
+            let mut shard = shard.borrow_mut();
+            let expired = match shard.ticker.poll_read_ready(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(mut guard)) => match guard.try_io(|ticker| ticker.get_ref().expirations()) {
+                    Ok(Ok(expired)) => expired,
+                    // Nothing to read after all; the guard has noted it.
+                    Ok(Err(_)) | Err(_) => continue,
+                },
+            };
+            shard.tick(expired);
+        }
+    })
+    .await;
+}
+
+impl Shard {
+    fn tick(&mut self, expired: u64) {
+        let now = clock::now();
+        let before = self.ticks;
+        self.ticks += expired;
+        let armed = self.ticker.get_ref().armed_at();
+        for slot in 0..self.calls.len() {
+            // Calls take turns: this one's ticks are those of its slot's parity.
+            let parity = slot as u64 % 2;
+            let own = |ticks: u64| (ticks + parity) / 2;
+            let due = own(self.ticks) - own(before);
+            if due == 0 {
+                continue;
+            }
+            let first = (own(before) + 1) * 2 - parity;
+            let late = now.saturating_sub(armed + TICK * u32::try_from(first).unwrap_or(u32::MAX));
+            let tick = Tick { now, late, missed: due as usize - 1 };
+            self.with_slot(slot, |call, pool, _| call.on_tick(tick, pool));
+            self.settle(slot, now);
+        }
+        if self.ticks / TICKS_A_SECOND != before / TICKS_A_SECOND {
+            self.tell_metrics();
+        }
+    }
+
+    /// Runs something of one call; a panic ends that call and no other.
+    fn with_slot(&mut self, slot: usize, work: impl FnOnce(&mut Call, &mut Pool, &mut [u8])) {
+        let Some(Some(call)) = self.calls.get_mut(slot) else { return };
+        let (pool, scratch) = (&mut self.pool, &mut self.scratch);
+        if catch_unwind(AssertUnwindSafe(|| work(&mut *call, pool, scratch))).is_err() {
+            call.bridge.handle_bug();
+        }
+    }
+
+    fn slot_of(&self, seq: u64) -> Option<usize> {
+        self.calls.iter().position(|call| call.as_ref().is_some_and(|call| call.seq == seq))
+    }
+
+    /// Carries out what a call's state asks for: gives the line back, removes the call when it is over.
+    fn settle(&mut self, slot: usize, now: Now) {
+        let Some(Some(call)) = self.calls.get_mut(slot) else { return };
+        let state = call.bridge.state();
+        if !state.has_line() {
+            call.give_line_back();
+        }
+        let State::Ended(reason) = state else { return };
+        counting::apart(|| {
+            let Some(mut call) = self.calls[slot].take() else { return };
+            call.flush_trunk(now, &mut self.pool);
+            if let Some(trunk) = &mut call.trunk {
+                trunk.link.close();
+                // The last word; a socket that does not take it is closed all the same.
+                let _ = trunk.link.flush(&mut TryWrite(&trunk.socket));
+            }
+            for task in &call.tasks {
+                task.abort();
+            }
+            call.bridge.release(&mut self.pool);
+            let figures = Figures::of(&call.bridge);
+            self.metrics.add_growth(&call.told, &figures);
+            let outcome = Outcome { seq: call.seq, reason, ended: now, figures, words: call.words.take() };
+            self.report(Report::Ended(Box::new(outcome)));
+            if self.calls.iter().all(Option::is_none) {
+                self.ticker.get_ref().disarm();
+                if let Some(waker) = self.waker.take() {
+                    waker.wake();
+                }
+            }
+        });
+    }
+
+    fn report(&self, report: Report) {
+        if self.reports.try_send(report).is_err() {
+            self.metrics.add(Counter::ReportsLost, 1);
+        }
+    }
+
+    fn tell_metrics(&mut self) {
+        for call in self.calls.iter_mut().flatten() {
+            let figures = Figures::of(&call.bridge);
+            self.metrics.add_growth(&call.told, &figures);
+            call.told = figures;
+        }
+        let high = self.pool.high_water();
+        self.metrics.add_pool(((high - self.pool_told) * BLOCK * 2) as u64);
+        self.pool_told = high;
+    }
+}
+
+fn handle_order(shard: &Rc<RefCell<Shard>>, order: Order) {
+    let now = clock::now();
+    match order {
+        Order::Call(new) => take_call(shard, *new, now),
+        Order::Trunk { seq, result } => {
+            let Some(slot) = shard.borrow().slot_of(seq) else { return };
+            let answered = match result {
+                Ok(answered) => answered,
+                Err(reason) => {
+                    let mut shard = shard.borrow_mut();
+                    shard.with_slot(slot, |call, pool, _| {
+                        call.bridge.handle_event(now, Event::TrunkEnded(reason), pool);
+                    });
+                    return shard.settle(slot, now);
+                }
+            };
+            if let Err(error) = take_trunk(shard, slot, *answered, now) {
+                let mut shard = shard.borrow_mut();
+                shard.with_slot(slot, |call, pool, _| call.on_trunk_error(now, &error, pool));
+                shard.settle(slot, now);
+            }
+        }
+        Order::EndAll(reason) => {
+            let mut shard = shard.borrow_mut();
+            for slot in 0..shard.calls.len() {
+                shard.with_slot(slot, |call, pool, _| {
+                    call.bridge.handle_event(now, Event::Ordered(reason), pool);
+                    call.flush_trunk(now, pool);
+                });
+                shard.settle(slot, now);
+            }
+        }
+    }
+}
+
+fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
+    let NewCall { seq, facts, line, give_up_after, dialing } = new;
+    let rate = match &line {
+        NewLine::Audiosocket { line, .. } => line.rate(),
+        NewLine::Pipe(ends) => ends.rate,
+    };
+    let mut this = shard.borrow_mut();
+    let limits = this.limits;
+    let bridge = Bridge::new(now, now + give_up_after, rate, limits, &mut this.pool);
+    let opened = bridge.map_err(|_| EndReason::Overload).and_then(|bridge| {
+        let (io, input) = open_line(line).map_err(|_| EndReason::LineLost)?;
+        Ok((bridge, io, input))
+    });
+    let (bridge, io, input) = match opened {
+        Ok(opened) => opened,
+        Err(reason) => {
+            let outcome = Outcome { seq, reason, ended: now, figures: Figures::default(), words: None };
+            return this.report(Report::Ended(Box::new(outcome)));
+        }
+    };
+    if this.calls.iter().all(Option::is_none) {
+        this.ticks = 0;
+        this.ticker.get_ref().arm(now);
+    }
+    let call = Call {
+        seq,
+        bridge,
+        line: io,
+        trunk: None,
+        facts,
+        dialing: Some(dialing),
+        tasks: heapless::Vec::new(),
+        told: Figures::default(),
+        words: None,
+        frames: 0,
+    };
+    let slot = match this.calls.iter().position(Option::is_none) {
+        Some(slot) => slot,
+        None => {
+            this.calls.push(None);
+            this.calls.len() - 1
+        }
+    };
+    this.calls[slot] = Some(call);
+    // What came with the first message is there already.
+    this.with_slot(slot, |call, pool, _| call.on_line_bytes(now, &[], pool));
+    this.settle(slot, now);
+    let task = match input {
+        LineInput::Socket(socket) => spawn_local(read_line(Rc::clone(shard), slot, seq, socket)),
+        LineInput::Pipe(input) => spawn_local(read_pipe(Rc::clone(shard), slot, seq, input)),
+    };
+    if let Some(Some(call)) = this.calls.get_mut(slot) {
+        // Two places, two tasks.
+        let _ = call.tasks.push(task.abort_handle());
+    }
+}
+
+enum LineInput {
+    Socket(OwnedReadHalf),
+    Pipe(pipe::Input),
+}
+
+fn open_line(line: NewLine) -> io::Result<(LineIo, LineInput)> {
+    Ok(match line {
+        NewLine::Audiosocket { stream, line } => {
+            let (input, socket) = TcpStream::from_std(stream)?.into_split();
+            (LineIo::Audiosocket { socket, line, pending: Box::default() }, LineInput::Socket(input))
+        }
+        NewLine::Pipe(ends) => (LineIo::Pipe(ends.output), LineInput::Pipe(ends.input)),
+    })
+}
+
+fn take_trunk(shard: &Rc<RefCell<Shard>>, slot: usize, answered: Answered, now: Now) -> io::Result<()> {
+    let Answered { stream, link, dialect } = answered;
+    let (input, socket) = TcpStream::from_std(stream)?.into_split();
+    let mut this = shard.borrow_mut();
+    let mut seq = 0;
+    this.with_slot(slot, |call, pool, _| {
+        seq = call.seq;
+        call.dialing = None;
+        let leg = Leg::new(Setup {
+            side: Side::Client,
+            dialect,
+            facts: call.facts.clone(),
+            rate: call.bridge.rate(),
+            now,
+            epoch_ms: clock::epoch_ms(),
+            max_message: MAX_MESSAGE,
+            ping_every: PING_EVERY,
+        });
+        call.trunk = Some(TrunkIo { socket, link, paused: None });
+        call.bridge.handle_trunk_answered(now, leg, pool);
+        call.flush_trunk(now, pool);
+    });
+    this.report(Report::Bridged(seq));
+    this.settle(slot, now);
+    let task = spawn_local(read_trunk(Rc::clone(shard), slot, seq, input));
+    if let Some(Some(call)) = this.calls.get_mut(slot) {
+        // Two places, two tasks.
+        let _ = call.tasks.push(task.abort_handle());
+    }
+    Ok(())
+}
+
+/// Reads the line's socket until the call is over.
+async fn read_line(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut socket: OwnedReadHalf) {
+    core::future::poll_fn(|context| {
+        loop {
+            let mut shard = shard.borrow_mut();
+            if !shard.is_here(slot, seq) {
+                return Poll::Ready(());
+            }
+            let n = match read(&mut socket, context, &mut shard.scratch) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(read) => read,
+            };
+            let now = clock::now();
+            let over = !matches!(n, Ok(1..));
+            shard.with_slot(slot, |call, pool, scratch| match n {
+                Ok(0) => call.on_line_closed(now, pool),
+                Ok(n) => call.on_line_bytes(now, &scratch[..n], pool),
+                Err(error) => {
+                    call.words = Some(error.to_string());
+                    call.bridge.handle_event(now, Event::LineEnded(EndReason::LineLost), pool);
+                    call.flush_trunk(now, pool);
+                }
+            });
+            shard.settle(slot, now);
+            if over {
+                return Poll::Ready(());
+            }
+        }
+    })
+    .await;
+}
+
+/// Takes what a pipe gives until it ends.
+async fn read_pipe(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut input: pipe::Input) {
+    loop {
+        let frame = input.recv().await;
+        let now = clock::now();
+        let mut shard = shard.borrow_mut();
+        if !shard.is_here(slot, seq) {
+            return;
+        }
+        let over = frame.is_none();
+        shard.with_slot(slot, |call, pool, _| match frame {
+            Some(frame) => {
+                call.bridge.handle_line_audio(call.bridge.line_rate(), frame.samples(), pool);
+                call.flush_trunk(now, pool);
+            }
+            None => {
+                call.bridge.handle_event(now, Event::LineDone, pool);
+                call.flush_trunk(now, pool);
+            }
+        });
+        shard.settle(slot, now);
+        if over {
+            return;
+        }
+    }
+}
+
+/// Reads the trunk's socket until the call is over; waits while the downlink has no room.
+async fn read_trunk(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut socket: OwnedReadHalf) {
+    core::future::poll_fn(|context| {
+        loop {
+            let mut shard = shard.borrow_mut();
+            if !shard.is_here(slot, seq) {
+                return Poll::Ready(());
+            }
+            let now = clock::now();
+            // What is there already comes first: read ahead, decrypted, or left over from a pause.
+            let mut flow = Flow::Hungry;
+            shard.with_slot(slot, |call, pool, _| flow = call.on_trunk_plaintext(now, pool));
+            shard.settle(slot, now);
+            if flow == Flow::Paused {
+                if let Some(Some(Call { trunk: Some(trunk), .. })) = shard.calls.get_mut(slot) {
+                    trunk.paused = Some(context.waker().clone());
+                    return Poll::Pending;
+                }
+                return Poll::Ready(());
+            }
+            let mut over = Poll::Ready(true);
+            shard.with_slot(slot, |call, pool, scratch| {
+                over = call.read_trunk(now, &mut socket, context, scratch, pool);
+            });
+            shard.settle(slot, now);
+            match over {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(true) => return Poll::Ready(()),
+                Poll::Ready(false) => {}
+            }
+        }
+    })
+    .await;
+}
+
+/// One read; a short one tells tokio that the socket is empty, and saves the next system call.
+fn read(socket: &mut OwnedReadHalf, context: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
+    let mut buffer = ReadBuf::new(space);
+    match Pin::new(socket).poll_read(context, &mut buffer) {
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(Ok(())) => Poll::Ready(Ok(buffer.filled().len())),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+    }
+}
+
+impl Shard {
+    fn is_here(&self, slot: usize, seq: u64) -> bool {
+        matches!(self.calls.get(slot), Some(Some(call)) if call.seq == seq)
+    }
+}
+
+impl Call {
+    fn on_tick(&mut self, tick: Tick, pool: &mut Pool) {
+        self.frames = self.frames.wrapping_add(1);
+        self.play(tick, pool);
+        if let Some(waker) = self.trunk.as_mut().and_then(|trunk| trunk.paused.take()) {
+            waker.wake();
+        }
+        self.bridge.handle_tick(tick.now, pool);
+        self.flush_trunk(tick.now, pool);
+    }
+
+    fn play(&mut self, tick: Tick, pool: &mut Pool) {
+        if !self.bridge.state().has_line() || !self.line.is_ready() {
+            if self.bridge.state().has_line() {
+                self.bridge.handle_line_blocked();
+            }
+            return;
+        }
+        let mut frame = [0; MAX_SAMPLES];
+        let frame = &mut frame[..self.bridge.line_rate().frame()];
+        let heard = self.bridge.poll_frame(tick, pool, frame);
+        match self.line.write(frame) {
+            Ok(()) => self.bridge.handle_frame_written(tick.now, heard, pool),
+            Err(error) => {
+                self.words = Some(error.to_string());
+                self.bridge.handle_event(tick.now, Event::LineEnded(EndReason::LineLost), pool);
+            }
+        }
+    }
+
+    fn on_line_bytes(&mut self, now: Now, mut bytes: &[u8], pool: &mut Pool) {
+        let LineIo::Audiosocket { line, .. } = &mut self.line else { return };
+        let mut end = None;
+        while end.is_none() {
+            let fed = line.feed(bytes);
+            bytes = &bytes[fed..];
+            let input = match line.poll(now) {
+                Ok(Some(input)) => input,
+                Ok(None) if bytes.is_empty() => break,
+                Ok(None) if fed > 0 => continue,
+                // A full buffer without a message cannot be; say so rather than spin.
+                Ok(None) => {
+                    end = Some(EndReason::Protocol);
+                    break;
+                }
+                Err(violation) => {
+                    self.words = Some(violation.to_string());
+                    end = Some(EndReason::Protocol);
+                    break;
+                }
+            };
+            match input {
+                Input::Audio(rate, samples) => self.bridge.handle_line_audio(rate, samples, pool),
+                Input::Digit(digit) => self.bridge.handle_digit(now, digit),
+                Input::Hangup => end = Some(EndReason::LineHungUp),
+                Input::Failed(code) => {
+                    self.words = Some(match code {
+                        Some(code) => format!("the PBX says that it failed, with code {code}"),
+                        None => "the PBX says that it failed".to_owned(),
+                    });
+                    end = Some(EndReason::LineLost);
+                }
+                Input::WrongRate(rate) => {
+                    self.words = Some(rate.to_string());
+                    end = Some(EndReason::BadCodec);
+                }
+                Input::Unreadable => {
+                    self.words = Some(UNREADABLE.to_owned());
+                    end = Some(EndReason::BadCodec);
+                }
+            }
+        }
+        if let Some(reason) = end {
+            self.bridge.handle_event(now, Event::LineEnded(reason), pool);
+        }
+        self.flush_trunk(now, pool);
+    }
+
+    /// The PBX closed its connection: that is how its channel ends when the caller hangs up.
+    fn on_line_closed(&mut self, now: Now, pool: &mut Pool) {
+        self.bridge.handle_event(now, Event::LineEnded(EndReason::LineHungUp), pool);
+        self.flush_trunk(now, pool);
+    }
+
+    /// Reads the trunk's socket once; whether it is over.
+    fn read_trunk(
+        &mut self,
+        now: Now,
+        socket: &mut OwnedReadHalf,
+        context: &mut Context<'_>,
+        scratch: &mut [u8],
+        pool: &mut Pool,
+    ) -> Poll<bool> {
+        let (Some(trunk), Some(leg)) = (&mut self.trunk, self.bridge.trunk_mut()) else { return Poll::Ready(true) };
+        let plain = trunk.link.is_plain();
+        let space = if plain { leg.spare() } else { &mut *scratch };
+        match read(socket, context, space) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(0)) => {
+                self.bridge.handle_event(now, Event::TrunkClosed, pool);
+                return Poll::Ready(true);
+            }
+            Poll::Ready(Ok(n)) if plain => leg.filled(n),
+            Poll::Ready(Ok(n)) => {
+                if let Err(error) = trunk.link.open(&scratch[..n]) {
+                    self.on_link_error(now, &error, pool);
+                    return Poll::Ready(true);
+                }
+            }
+            Poll::Ready(Err(error)) => {
+                self.on_trunk_error(now, &error, pool);
+                return Poll::Ready(true);
+            }
+        }
+        Poll::Ready(false)
+    }
+
+    /// Gives the leg what the link has, until there is no more or the leg has no room.
+    fn on_trunk_plaintext(&mut self, now: Now, pool: &mut Pool) -> Flow {
+        let mut flow = self.bridge.handle_trunk(now, pool);
+        while flow == Flow::Hungry {
+            let (Some(trunk), Some(leg)) = (&mut self.trunk, self.bridge.trunk_mut()) else { break };
+            match trunk.link.plaintext(leg.spare()) {
+                Ok(0) => break,
+                Ok(n) => leg.filled(n),
+                Err(error) => {
+                    self.on_link_error(now, &error, pool);
+                    break;
+                }
+            }
+            flow = self.bridge.handle_trunk(now, pool);
+        }
+        self.flush_trunk(now, pool);
+        flow
+    }
+
+    fn on_link_error(&mut self, now: Now, error: &LinkError, pool: &mut Pool) {
+        match error {
+            LinkError::Closed => self.bridge.handle_event(now, Event::TrunkClosed, pool),
+            LinkError::Tls(error) => {
+                self.words = Some(tls::explain_tls(error));
+                self.flush_trunk(now, pool);
+                self.bridge.handle_event(now, Event::TrunkEnded(EndReason::TrunkLost), pool);
+            }
+        }
+    }
+
+    fn on_trunk_error(&mut self, now: Now, error: &io::Error, pool: &mut Pool) {
+        if self.words.is_none() {
+            self.words = Some(error.to_string());
+        }
+        self.bridge.handle_event(now, Event::TrunkEnded(EndReason::TrunkLost), pool);
+    }
+
+    /// Sends what is due to the trunk, as much as its socket takes.
+    fn flush_trunk(&mut self, now: Now, pool: &mut Pool) {
+        loop {
+            self.bridge.pump(now, pool);
+            let (Some(trunk), Some(leg)) = (&mut self.trunk, self.bridge.trunk_mut()) else { return };
+            match trunk.send(leg) {
+                Ok(true) if self.bridge.has_uplink() => {}
+                Ok(_) => return,
+                Err(error) => return self.on_trunk_error(now, &error, pool),
+            }
+        }
+    }
+
+    /// The caller goes on in the dialplan.
+    fn give_line_back(&mut self) {
+        if let LineIo::Audiosocket { socket, line, pending } = &self.line {
+            let mut message = [0; line::MAX_MESSAGE];
+            let message = line.write_hangup(&mut message);
+            // Behind half a message a hangup would be read as samples; then the closed connection says it.
+            if pending.is_empty() {
+                let _ = socket.try_write(message);
+            }
+        }
+        self.line = LineIo::Gone;
+        self.dialing = None;
+    }
+}
+
+impl LineIo {
+    /// Whether the last frame is gone, so that the next may follow.
+    fn is_ready(&mut self) -> bool {
+        match self {
+            Self::Audiosocket { socket, pending, .. } => {
+                if pending.is_empty() {
+                    return true;
+                }
+                if let Ok(n) = socket.try_write(pending) {
+                    pending.rotate_left(n);
+                    pending.truncate(pending.len() - n);
+                }
+                pending.is_empty()
+            }
+            Self::Pipe(output) => output.is_ready(),
+            Self::Gone => false,
+        }
+    }
+
+    /// Writes one frame, in one write.
+    fn write(&mut self, frame: &[i16]) -> io::Result<()> {
+        match self {
+            Self::Audiosocket { socket, line, pending } => {
+                let mut message = [0; line::MAX_MESSAGE];
+                let message = line.write_frame(frame, &mut message);
+                let n = match socket.try_write(message) {
+                    Ok(n) => n,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                    Err(error) => return Err(error),
+                };
+                // Fits: it is as large as the largest message.
+                let _ = pending.extend_from_slice(&message[n..]);
+                Ok(())
+            }
+            Self::Pipe(output) => output.write(frame),
+            Self::Gone => Ok(()),
+        }
+    }
+}
+
+impl TrunkIo {
+    /// Sends what the leg has to say; whether all of it went.
+    fn send(&mut self, leg: &mut Leg) -> io::Result<bool> {
+        if self.link.is_plain() {
+            while !leg.out().is_empty() {
+                match self.socket.try_write(leg.out()) {
+                    Ok(n) => leg.written(n),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                    Err(error) => return Err(error),
+                }
+            }
+            return Ok(true);
+        }
+        let mut socket = TryWrite(&self.socket);
+        if !self.link.flush(&mut socket)? {
+            return Ok(false);
+        }
+        if leg.out().is_empty() {
+            return Ok(true);
+        }
+        let sealed = self.link.seal(leg.out());
+        leg.written(sealed);
+        Ok(self.link.flush(&mut socket)? && leg.out().is_empty())
+    }
+}
+
+/// A socket that never waits, as TLS wants it.
+struct TryWrite<'s>(&'s OwnedWriteHalf);
+
+impl io::Write for TryWrite<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How often a trunk's life is tested.
+const PING_EVERY: Now = Now::from_secs(20);
+/// The most that one message of a trunk may have (bytes).
+const MAX_MESSAGE: u64 = 1 << 20;
+/// What one read brings at most (bytes).
+const SCRATCH: usize = 16 * 1024;
+const TICKS_A_SECOND: u64 = 100;
+const UNREADABLE: &str = "the PBX sends audio that is neither PCM nor G.711 (Opus?); write c(slin16) in its dial \
+                          string: Dial(AudioSocket/HOST:PORT/UUID/c(slin16))";
+
+/// Counts the heap allocations of a media thread while calls are live.
+mod counting {
+    use std::{
+        pin::{Pin, pin},
+        sync::Arc,
+        task::{Context, Poll},
+    };
+
+    use crate::control::metrics::Metrics;
+
+    /// A future whose polls are counted (feature `count-allocs`; else it is the future and nothing more).
+    pub(super) struct Counted<F> {
+        future: Pin<Box<F>>,
+        #[cfg_attr(not(feature = "count-allocs"), allow(dead_code, reason = "only counted with the feature"))]
+        metrics: Arc<Metrics>,
+    }
+
+    impl<F: Future> Counted<F> {
+        pub(super) fn new(future: F, metrics: Arc<Metrics>) -> Self {
+            Self { future: Box::pin(future), metrics }
+        }
+    }
+
+    impl<F: Future> Future for Counted<F> {
+        type Output = F::Output;
+
+        #[cfg(feature = "count-allocs")]
+        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+            let mut polled = Poll::Pending;
+            let info = allocation_counter::measure(|| polled = pin!(&mut self.future).poll(context));
+            self.metrics.add(crate::control::metrics::Counter::MediaAllocations, info.count_total);
+            polled
+        }
+
+        #[cfg(not(feature = "count-allocs"))]
+        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+            pin!(&mut self.future).poll(context)
+        }
+    }
+
+    /// Work at the edges of a call, which may allocate.
+    #[cfg(feature = "count-allocs")]
+    pub(super) fn apart(work: impl FnOnce()) {
+        allocation_counter::opt_out(work);
+    }
+
+    /// Work at the edges of a call, which may allocate.
+    #[cfg(not(feature = "count-allocs"))]
+    pub(super) fn apart(work: impl FnOnce()) {
+        work();
+    }
+}

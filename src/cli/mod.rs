@@ -1,0 +1,58 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+pub mod agent;
+pub mod call;
+
+/// Puts any PBX, phone line or sound card on a cloud voice agent.
+#[derive(Debug, Parser)]
+#[command(name = "trunkline", version, max_term_width = 110, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon: take calls on every line and put them on the trunks
+    Run {
+        /// The config file
+        #[arg(long, value_name = "FILE", default_value = "/etc/trunkline/trunkline.toml")]
+        config: PathBuf,
+    },
+    /// Read a config file, say all that is wrong with it, and what it will take in memory
+    Check {
+        /// The config file
+        #[arg(long, value_name = "FILE", default_value = "/etc/trunkline/trunkline.toml")]
+        config: PathBuf,
+    },
+    /// Play a voice agent, to hear a line before there is a cloud
+    Agent(agent::AgentArgs),
+    /// Play a PBX: place one AudioSocket call, play a WAV file into it and record what comes back
+    Call(call::CallArgs),
+}
+
+const EXAMPLES: &str = "\
+A whole call on this machine, in three terminals:
+  trunkline agent --listen 127.0.0.1:8765 --dialect auto --behave echo --plain
+  trunkline run --config configs/echo-ws-local.toml
+  trunkline call --audiosocket 127.0.0.1:9092 --play hello.wav --record heard.wav
+
+Log lines: RUST_LOG=debug. Health and counters: http://127.0.0.1:9464/health and /metrics.";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,214 @@
+//! Counters of the process, in the text format that Prometheus reads.
+//!
+//! A media thread adds to them once a second and at the end of a call; a scrape only reads.
+
+use std::{
+    fmt::Write,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use crate::call::{EndReason, outcome::Figures};
+
+/// What is counted. Each has a row in [`TABLE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each one's meaning is its row in TABLE")]
+pub enum Counter {
+    UplinkFrames,
+    UplinkSamples,
+    UplinkSent,
+    UplinkDropped,
+    Digits,
+    DownlinkFrames,
+    DownlinkHeard,
+    Underruns,
+    Late,
+    Missed,
+    Flushed,
+    Repaid,
+    TrunkMessagesIn,
+    TrunkMessagesOut,
+    TrunkMalformed,
+    TrunkUnknown,
+    TrunkSkipped,
+    TrunkContradicted,
+    TrunkGathered,
+    TrunkClamped,
+    Clears,
+    Marks,
+    MediaAllocations,
+    CallsRefused,
+    ReportsLost,
+}
+
+/// Name and meaning of each counter, in the order of [`Counter`].
+pub const TABLE: [(&str, &str); 25] = [
+    ("trunkline_uplink_frames_total", "Frames that lines sent"),
+    ("trunkline_uplink_samples_total", "Samples that lines sent"),
+    ("trunkline_uplink_sent_samples_total", "Samples handed to trunks, at the line's rate"),
+    ("trunkline_uplink_dropped_samples_total", "Samples skipped because a trunk was slow"),
+    ("trunkline_digits_total", "Digits that callers pressed"),
+    ("trunkline_downlink_frames_total", "Frames sent to lines, silence included"),
+    ("trunkline_downlink_heard_samples_total", "Samples of agents sent to lines"),
+    ("trunkline_downlink_underruns_total", "Times that an agent's speech ran dry in mid-utterance"),
+    ("trunkline_downlink_late_frames_total", "Frames that left more than 5 ms after they were due"),
+    ("trunkline_downlink_missed_frames_total", "Frames whose time passed before they were made"),
+    ("trunkline_downlink_flushed_samples_total", "Samples of agents thrown away by clear, barge-in or hang-up"),
+    ("trunkline_downlink_repaid_samples_total", "Samples removed to give delay back"),
+    ("trunkline_trunk_messages_in_total", "Messages read from trunks"),
+    ("trunkline_trunk_messages_out_total", "Messages written to trunks"),
+    ("trunkline_trunk_malformed_messages_total", "Messages of trunks that were not understood and dropped"),
+    ("trunkline_trunk_unknown_messages_total", "Messages of trunks with an event that is not known"),
+    ("trunkline_trunk_skipped_messages_total", "Audio messages of trunks that their dialect says to ignore"),
+    ("trunkline_trunk_contradicted_messages_total", "Long messages whose end contradicted their format"),
+    ("trunkline_trunk_gathered_texts_total", "Control texts too long for the fixed space"),
+    ("trunkline_trunk_clamped_samples_total", "Samples of trunks beyond 16 bits"),
+    ("trunkline_clears_total", "Clears obeyed"),
+    ("trunkline_marks_heard_total", "Marks told as heard"),
+    ("trunkline_media_allocations_total", "Heap allocations of media threads in live calls (feature count-allocs)"),
+    ("trunkline_calls_refused_total", "Calls refused because there was no room"),
+    ("trunkline_reports_lost_total", "Reports of media threads that found their queue full"),
+];
+
+/// The counters and gauges of the process.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    counters: [AtomicU64; TABLE.len()],
+    ended: [AtomicU64; EndReason::ALL.len()],
+    live: AtomicU64,
+    pool_bytes: AtomicU64,
+}
+
+impl Metrics {
+    /// Adds to a counter.
+    pub fn add(&self, counter: Counter, n: u64) {
+        if n > 0 {
+            self.counters[counter as usize].fetch_add(n, Relaxed);
+        }
+    }
+
+    /// What a counter stands at.
+    #[must_use]
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize].load(Relaxed)
+    }
+
+    /// Adds what a call's figures grew by.
+    pub fn add_growth(&self, before: &Figures, after: &Figures) {
+        for ((counter, before), (_, after)) in rows(before).into_iter().zip(rows(after)) {
+            self.add(counter, after.saturating_sub(before));
+        }
+    }
+
+    /// A call began.
+    pub fn call_began(&self) {
+        self.live.fetch_add(1, Relaxed);
+    }
+
+    /// A call ended.
+    pub fn call_ended(&self, reason: EndReason) {
+        self.live.fetch_sub(1, Relaxed);
+        let index = EndReason::ALL.iter().position(|&known| known == reason).unwrap_or(0);
+        self.ended[index].fetch_add(1, Relaxed);
+    }
+
+    /// Live calls.
+    #[must_use]
+    pub fn live(&self) -> u64 {
+        self.live.load(Relaxed)
+    }
+
+    /// The most of the pool that was ever in use grew by so much (bytes).
+    pub fn add_pool(&self, bytes: u64) {
+        self.pool_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Everything, as Prometheus reads it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::with_capacity(8192);
+        let mut row = |name: &str, sort: &str, help: &str, samples: &mut dyn Iterator<Item = (String, u64)>| {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {sort}");
+            for (labels, value) in samples {
+                let _ = writeln!(text, "{name}{labels} {value}");
+            }
+        };
+        for ((name, help), value) in TABLE.iter().zip(&self.counters) {
+            row(name, "counter", help, &mut core::iter::once((String::new(), value.load(Relaxed))));
+        }
+        let mut ended = EndReason::ALL
+            .iter()
+            .zip(&self.ended)
+            .map(|(reason, count)| (format!("{{end_reason=\"{reason}\"}}"), count.load(Relaxed)));
+        row("trunkline_calls_ended_total", "counter", "Calls that ended, by reason", &mut ended);
+        let gauge = |value: &AtomicU64| core::iter::once((String::new(), value.load(Relaxed)));
+        row("trunkline_calls", "gauge", "Live calls", &mut gauge(&self.live));
+        let help = "The most of the sample pool that was ever in use";
+        row("trunkline_pool_high_water_bytes", "gauge", help, &mut gauge(&self.pool_bytes));
+        text
+    }
+}
+
+fn rows(figures: &Figures) -> [(Counter, u64); 22] {
+    let Figures { uplink, downlink, trunk, clears, marks, times: _ } = figures;
+    [
+        (Counter::UplinkFrames, uplink.frames),
+        (Counter::UplinkSamples, uplink.samples),
+        (Counter::UplinkSent, uplink.sent),
+        (Counter::UplinkDropped, uplink.dropped),
+        (Counter::Digits, uplink.digits),
+        (Counter::DownlinkFrames, downlink.frames),
+        (Counter::DownlinkHeard, downlink.heard),
+        (Counter::Underruns, downlink.underruns),
+        (Counter::Late, downlink.late),
+        (Counter::Missed, downlink.missed),
+        (Counter::Flushed, downlink.flushed),
+        (Counter::Repaid, downlink.repaid),
+        (Counter::TrunkMessagesIn, trunk.messages_in),
+        (Counter::TrunkMessagesOut, trunk.messages_out),
+        (Counter::TrunkMalformed, trunk.malformed),
+        (Counter::TrunkUnknown, trunk.unknown),
+        (Counter::TrunkSkipped, trunk.skipped),
+        (Counter::TrunkContradicted, trunk.contradicted),
+        (Counter::TrunkGathered, trunk.gathered),
+        (Counter::TrunkClamped, trunk.clamped),
+        (Counter::Clears, *clears),
+        (Counter::Marks, *marks),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_is_added_and_shown_once() {
+        let metrics = Metrics::default();
+        let before = Figures::default();
+        let mut after = before;
+        after.downlink.repaid = 480;
+        after.marks = 3;
+        metrics.add_growth(&before, &after);
+        metrics.add_growth(&after, &after);
+        let text = metrics.text();
+        assert!(text.contains("\ntrunkline_downlink_repaid_samples_total 480\n"), "{text}");
+        assert!(text.contains("\ntrunkline_marks_heard_total 3\n"));
+    }
+
+    #[test]
+    fn every_end_reason_has_a_row() {
+        let metrics = Metrics::default();
+        metrics.call_began();
+        metrics.call_ended(EndReason::Bug);
+        let text = metrics.text();
+        assert!(text.contains("trunkline_calls_ended_total{end_reason=\"bug\"} 1"));
+        assert_eq!(text.matches("end_reason=").count(), EndReason::ALL.len());
+        assert_eq!(metrics.live(), 0);
+    }
+
+    #[test]
+    fn the_table_has_the_order_of_the_counters() {
+        assert_eq!(Counter::ReportsLost as usize, TABLE.len() - 1);
+        assert_eq!(TABLE[Counter::Repaid as usize].0, "trunkline_downlink_repaid_samples_total");
+    }
+}

@@ -1,0 +1,266 @@
+//! The line leg of a PBX that dialled us: its messages as samples, our frames as its messages. Pure.
+//!
+//! Under kind 0x10 Asterisk before 20.17 and 22.7 sends whatever the channel has, so the first ten frames are only
+//! looked at: the trunk hears silence until the format is certain, and we answer in 8 kHz PCM.
+
+use crate::{
+    leg::audiosocket::{
+        format::{FormatFinder, Verdict},
+        kind, kind_of,
+        message::{Item, Reader, Violation, WrongRate, write, write_audio, write_hangup},
+    },
+    media::{Now, Rate, frame::MAX_SAMPLES, g711::Law},
+};
+
+/// What the PBX told.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Input<'l> {
+    /// The caller's voice, or silence while its format is not certain.
+    Audio(Rate, &'l [i16]),
+    /// A key was pressed.
+    Digit(u8),
+    /// The caller hung up.
+    Hangup,
+    /// The PBX says that it failed, with a code.
+    Failed(Option<u8>),
+    /// Audio at a rate that is not ours.
+    WrongRate(WrongRate),
+    /// Audio that is neither PCM nor G.711.
+    Unreadable,
+}
+
+/// The line leg.
+pub struct Line {
+    reader: Reader,
+    coding: Option<Coding>,
+    finder: FormatFinder,
+    samples: Box<[i16; BATCH]>,
+    /// A byte of a sample whose other one is still to come.
+    odd: Option<u8>,
+    pending_silence: usize,
+    answer_kind: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coding {
+    Pcm(Rate),
+    G711(Law),
+}
+
+impl Line {
+    /// A line whose first message was read by this reader.
+    #[must_use]
+    pub fn new(reader: Reader) -> Self {
+        Self {
+            reader,
+            coding: None,
+            finder: FormatFinder::new(),
+            samples: Box::new([0; BATCH]),
+            odd: None,
+            pending_silence: 0,
+            answer_kind: kind::AUDIO_8000,
+        }
+    }
+
+    /// The rate of the frames that the PBX wants.
+    #[must_use]
+    pub const fn rate(&self) -> Rate {
+        match self.coding {
+            Some(Coding::Pcm(rate)) => rate,
+            Some(Coding::G711(_)) | None => Rate::Hz8000,
+        }
+    }
+
+    /// Copies bytes in; says how many fitted. Poll until there is no more input, then feed the rest.
+    pub fn feed(&mut self, bytes: &[u8]) -> usize {
+        self.reader.feed(bytes)
+    }
+
+    /// The next thing that the PBX told.
+    ///
+    /// # Errors
+    /// [`Violation`]: this is not AudioSocket.
+    pub fn poll(&mut self, now: Now) -> Result<Option<Input<'_>>, Violation> {
+        loop {
+            if self.pending_silence > 0 {
+                let n = self.pending_silence.min(BATCH);
+                self.pending_silence -= n;
+                self.samples[..n].fill(0);
+                return Ok(Some(Input::Audio(Rate::Hz8000, &self.samples[..n])));
+            }
+            let Some(item) = self.reader.peek()? else { return Ok(None) };
+            let input = match item {
+                Item::Hangup => Input::Hangup,
+                Item::Dtmf(digit) => Input::Digit(digit),
+                Item::Error(code) => Input::Failed(code),
+                Item::WrongRate(rate) => Input::WrongRate(rate),
+                Item::Silence => {
+                    self.pending_silence = Rate::Hz8000.frame();
+                    self.reader.advance();
+                    continue;
+                }
+                // A second name says nothing new; a kind that we do not know is counted by the reader.
+                Item::Uuid(_) | Item::Unknown(_) => {
+                    self.reader.advance();
+                    continue;
+                }
+                Item::Audio { kind, bytes, last, message_len } => {
+                    if kind != self.answer_kind {
+                        // Another kind is another format, and it says which.
+                        self.answer_kind = kind;
+                        self.coding = None;
+                        self.finder = FormatFinder::new();
+                        self.odd = None;
+                    }
+                    if self.coding.is_none() {
+                        match self.finder.push(now, kind, message_len, bytes) {
+                            Some(Verdict::Pcm(rate)) => self.coding = Some(Coding::Pcm(rate)),
+                            Some(Verdict::G711(law)) => self.coding = Some(Coding::G711(law)),
+                            Some(Verdict::Unsupported) => {
+                                self.reader.advance();
+                                return Ok(Some(Input::Unreadable));
+                            }
+                            None => {
+                                self.pending_silence = if last { Rate::Hz8000.frame() } else { 0 };
+                                self.reader.advance();
+                                continue;
+                            }
+                        }
+                    }
+                    let n = decode(self.coding, &mut self.odd, bytes, &mut self.samples[..]);
+                    if last {
+                        self.odd = None;
+                    }
+                    let rate = self.rate();
+                    self.reader.advance();
+                    return Ok(Some(Input::Audio(rate, &self.samples[..n])));
+                }
+            };
+            self.reader.advance();
+            return Ok(Some(input));
+        }
+    }
+
+    /// Writes one frame as one message, in the format that the PBX speaks.
+    pub fn write_frame<'b>(&self, samples: &[i16], out: &'b mut [u8; MAX_MESSAGE]) -> &'b [u8] {
+        match self.coding {
+            Some(Coding::G711(law)) => {
+                let mut codes = [0; MAX_SAMPLES];
+                let n = law.encode_slice(samples, &mut codes);
+                write(self.answer_kind, &codes[..n], out)
+            }
+            Some(Coding::Pcm(rate)) if self.answer_kind != kind::AUDIO_8000 => write_audio(kind_of(rate), samples, out),
+            Some(Coding::Pcm(_)) | None => write_audio(self.answer_kind, samples, out),
+        }
+    }
+
+    /// Writes the message that gives the caller back to the dialplan.
+    pub fn write_hangup<'b>(&self, out: &'b mut [u8; MAX_MESSAGE]) -> &'b [u8] {
+        write_hangup(out)
+    }
+
+    /// Messages of kinds that we do not know.
+    #[must_use]
+    pub fn unknown(&self) -> u64 {
+        self.reader.unknown()
+    }
+}
+
+fn decode(coding: Option<Coding>, odd: &mut Option<u8>, bytes: &[u8], samples: &mut [i16]) -> usize {
+    if let Some(Coding::G711(law)) = coding {
+        return law.decode_slice(bytes, samples);
+    }
+    let mut bytes = bytes.iter().copied();
+    let mut n = 0;
+    while let Some(low) = odd.take().or_else(|| bytes.next()) {
+        match (bytes.next(), samples.get_mut(n)) {
+            (Some(high), Some(sample)) => {
+                *sample = i16::from_le_bytes([low, high]);
+                n += 1;
+            }
+            (Some(_) | None, _) => {
+                *odd = Some(low);
+                break;
+            }
+        }
+    }
+    n
+}
+
+/// The largest message that we write: 20 ms at 48 kHz.
+pub const MAX_MESSAGE: usize = 3 + 2 * MAX_SAMPLES;
+
+/// The reader's buffer holds 4 KiB, so one piece of audio is at most so many samples of G.711.
+const BATCH: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn line(bytes: &[u8]) -> Line {
+        let mut line = Line::new(Reader::new());
+        assert_eq!(line.feed(bytes), bytes.len());
+        line
+    }
+
+    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+        let mut message = vec![kind, (payload.len() >> 8) as u8, payload.len() as u8];
+        message.extend(payload);
+        message
+    }
+
+    #[test]
+    fn slin16_is_certain_at_once_and_answered_alike() {
+        let mut line = line(&frame(0x12, &[0x34, 0x12, 0xff, 0xff]));
+        assert_eq!(line.poll(Now::ZERO).unwrap(), Some(Input::Audio(Rate::Hz16000, &[0x1234, -1])));
+        let mut out = [0; MAX_MESSAGE];
+        assert_eq!(line.write_frame(&[1, 2], &mut out), [0x12, 0, 4, 1, 0, 2, 0]);
+    }
+
+    #[test]
+    fn under_0x10_the_trunk_hears_silence_until_the_format_is_certain() {
+        let mut line = line(&[]);
+        let loud = frame(0x10, &[0x11; 320]);
+        for i in 0..20 {
+            line.feed(&loud);
+            let now = Now::from_millis(20 * i);
+            let input = line.poll(now).unwrap().unwrap();
+            let expected = if i < 9 { [0_i16; 160] } else { [0x1111; 160] };
+            assert_eq!(input, Input::Audio(Rate::Hz8000, &expected), "frame {i}");
+            assert_eq!(line.poll(now).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn g711_under_0x10_is_heard_and_answered_as_g711() {
+        let mut line = line(&[]);
+        let mut speech = [0_u8; 160];
+        for (i, code) in speech.iter_mut().enumerate() {
+            *code = Law::Mu.encode((f64::sin(i as f64 / 5.0) * 8000.0) as i16);
+        }
+        for i in 0..12 {
+            line.feed(&frame(0x10, &speech));
+            line.poll(Now::from_millis(20 * i)).unwrap().unwrap();
+        }
+        let mut out = [0; MAX_MESSAGE];
+        let message = line.write_frame(&[0; 160], &mut out);
+        assert_eq!((message.len(), message[0]), (163, 0x10));
+        assert_eq!(message[3], Law::Mu.encode(0));
+    }
+
+    #[test]
+    fn silence_of_an_old_client_is_a_frame_of_silence() {
+        let mut line = line(&[0x02, 0, 0]);
+        assert_eq!(line.poll(Now::ZERO).unwrap(), Some(Input::Audio(Rate::Hz8000, &[0; 160])));
+    }
+
+    #[test]
+    fn keys_and_goodbyes_are_told() {
+        let mut line = line(&[0x03, 0, 1, b'#', 0xff, 0, 1, 4, 0x00, 0, 0]);
+        assert_eq!(line.poll(Now::ZERO).unwrap(), Some(Input::Digit(b'#')));
+        assert_eq!(line.poll(Now::ZERO).unwrap(), Some(Input::Failed(Some(4))));
+        assert_eq!(line.poll(Now::ZERO).unwrap(), Some(Input::Hangup));
+        assert_eq!(line.poll(Now::ZERO).unwrap(), None);
+    }
+}

@@ -1,0 +1,127 @@
+//! The dial thread: names, connections and handshakes, so that no media thread ever waits for one.
+//!
+//! The trunks of a route are tried in order, each within its own `connect-timeout-ms`. What it brings up is handed to
+//! the call's media thread; a call that ends first takes its dialling with it.
+
+use std::{collections::HashMap, io, path::PathBuf, sync::Arc};
+
+use log::{info, warn};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{LocalSet, spawn_local},
+};
+
+use crate::{
+    call::{
+        EndReason,
+        shard::{Answered, Order},
+    },
+    config::Config,
+    dialect::{self, Carrier, Role},
+    leg::websocket::{
+        dial::{Dialed, dial},
+        link::Link,
+        tls,
+    },
+    media::Rate,
+};
+
+/// A call that wants a trunk.
+pub struct Request {
+    /// The call's number in this process.
+    pub seq: u64,
+    /// Its id, for the log.
+    pub call_id: String,
+    /// The trunks to try, in order, by their place in the config.
+    pub trunks: Vec<usize>,
+    /// The rate of its line.
+    pub line_rate: Rate,
+    /// Closed when the call has ended.
+    pub cancelled: oneshot::Receiver<()>,
+    /// The call's media thread.
+    pub reply: mpsc::Sender<Order>,
+    /// Who else wants to know which trunk took the call, and by what cipher.
+    pub taken: oneshot::Sender<(usize, Option<&'static str>)>,
+}
+
+/// What every dial needs: made once, on the dial thread, because reading the platform's roots takes time.
+pub struct Roots(HashMap<Option<PathBuf>, Arc<rustls::ClientConfig>>);
+
+impl Roots {
+    /// Reads the roots that the config's trunks need.
+    ///
+    /// # Errors
+    /// When a `ca-file` holds no certificate, or the platform has no roots; the message says what to do.
+    pub fn load(config: &Config) -> Result<Self, tls::TlsError> {
+        let mut roots = HashMap::new();
+        for trunk in config.trunks.iter().filter(|trunk| trunk.url.secure) {
+            if !roots.contains_key(&trunk.ca_file) {
+                roots.insert(trunk.ca_file.clone(), tls::client_config(trunk.ca_file.as_deref())?);
+            }
+        }
+        Ok(Self(roots))
+    }
+}
+
+/// Runs the dial thread until its mailbox closes.
+///
+/// # Errors
+/// When the runtime cannot be made.
+pub fn run(config: Arc<Config>, roots: Roots, mut requests: mpsc::Receiver<Request>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
+    let roots = Arc::new(roots);
+    LocalSet::new().block_on(&runtime, async move {
+        while let Some(request) = requests.recv().await {
+            spawn_local(serve(Arc::clone(&config), Arc::clone(&roots), request));
+        }
+    });
+    Ok(())
+}
+
+async fn serve(config: Arc<Config>, roots: Arc<Roots>, request: Request) {
+    let Request { seq, call_id, trunks, line_rate, mut cancelled, reply, taken } = request;
+    let mut reason = EndReason::TrunkRefused;
+    for index in trunks {
+        let trunk = &config.trunks[index];
+        let Some(dialect) = dialect::open(trunk.dialect, Role::Vendor, trunk.sample_rate, line_rate, &trunk.options)
+        else {
+            // The config knows no other dialects than these.
+            continue;
+        };
+        let dialed = tokio::select! {
+            // Closed or told: either way the caller is gone.
+            _ = &mut cancelled => return,
+            dialed = dial(trunk, roots.0.get(&trunk.ca_file), send_buffer(&*dialect)) => dialed,
+        };
+        match dialed {
+            Ok(Dialed { stream, tls, read_ahead, peer, cipher, stages }) => {
+                info!(
+                    call_id, trunk = trunk.name, peer:%, dialect = trunk.dialect, cipher = cipher.unwrap_or("none"),
+                    dns_ms = stages.dns.as_millis() as u64, connect_ms = stages.connect.as_millis() as u64,
+                    tls_ms = stages.tls.as_millis() as u64, upgrade_ms = stages.upgrade.as_millis() as u64;
+                    "trunk answered"
+                );
+                // Nobody listens any more when the call has just ended, and then its socket closes with this answer.
+                let _ = taken.send((index, cipher));
+                let answered = Answered { stream, link: Link::new(tls, read_ahead), dialect };
+                let _ = reply.send(Order::Trunk { seq, result: Ok(Box::new(answered)) }).await;
+                return;
+            }
+            Err(error) => {
+                reason = if error.is_timeout() { EndReason::TrunkTimeout } else { EndReason::TrunkRefused };
+                warn!(call_id, trunk = trunk.name, error:%; "trunk did not take the call");
+            }
+        }
+    }
+    let _ = reply.send(Order::Trunk { seq, result: Err(reason) }).await;
+}
+
+/// Half a second of what this dialect sends, so that the kernel cannot hide a backlog from the uplink.
+fn send_buffer(dialect: &dyn dialect::Dialect) -> usize {
+    let bytes_a_sample = match dialect.expected().carrier {
+        Carrier::Array => 7,
+        Carrier::Base64 => 3,
+        Carrier::Raw => 2,
+    };
+    (dialect.rate().samples(500) * bytes_a_sample).max(16 * 1024)
+}

@@ -1,0 +1,649 @@
+//! A WebSocket leg, in either role: frames, messages and grammar together, without a socket or a clock.
+//!
+//! Bytes go in through [`Leg::spare`] and [`Leg::filled`]; [`Leg::handle`] makes samples and events of them for a
+//! [`Sink`]; what is to be sent gathers in [`Leg::out`]. A message that fits the wire's buffer is understood when it is
+//! complete. A longer one, or one in fragments, is decoded piece by piece into the sink's *staged* samples, at the format
+//! of the last audio message; they are published at its end, or rolled back when its text says otherwise.
+
+use crate::{
+    dialect::{
+        Audio, Carrier, Dialect, Event, Facts, Format, Incoming, Malformed, Message, Say, Stamp,
+        decode::{Decoder, most_samples},
+        json::{Run, Splitter},
+    },
+    leg::websocket::{
+        liveness::{Beat, Liveness},
+        wire::{In, Kind, NO_STATUS, Op, Side, Violation, Wire},
+    },
+    media::{Now, Rate, frame::MAX_SAMPLES, resample::Resampler},
+};
+
+/// What takes in what a leg hears.
+pub trait Sink {
+    /// The rate that samples must have.
+    fn rate(&self) -> Rate;
+    /// Samples that could be staged now. 0 also when there is no room for the next mark: then nothing more is read.
+    fn room(&self) -> usize;
+    /// Takes samples that are not to be heard before they are published.
+    fn stage(&mut self, samples: &[i16]);
+    /// What was staged is good.
+    fn publish(&mut self, now: Now);
+    /// What was staged is not to be heard.
+    fn rollback(&mut self);
+    /// Something was said beside audio.
+    fn event(&mut self, now: Now, event: Event<'_>);
+}
+
+/// Why [`Leg::handle`] stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// It wants more bytes.
+    Hungry,
+    /// The sink has no room: the peer must wait. Come again when samples were played.
+    Paused,
+}
+
+/// Why the peer's side is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// It sent a close frame, with this code if it gave one.
+    Closed(Option<u16>),
+    /// It broke the protocol. The close frame that says so is in [`Leg::out`].
+    Violation(Violation),
+}
+
+/// What a leg met, in messages unless it says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Read.
+    pub messages_in: u64,
+    /// Written.
+    pub messages_out: u64,
+    /// Samples of the peer, at its rate.
+    pub samples_in: u64,
+    /// Not understood and dropped.
+    pub malformed: u64,
+    /// Of a kind we do not know.
+    pub unknown: u64,
+    /// Audio that the dialect says to ignore.
+    pub skipped: u64,
+    /// Long messages whose end contradicted what their audio was decoded as.
+    pub contradicted: u64,
+    /// Control texts that did not fit the fixed space and took the heap for a moment.
+    pub gathered: u64,
+    /// Samples beyond 16 bits, clamped.
+    pub clamped: u64,
+    /// What was wrong with the first malformed message.
+    pub first_malformed: Option<Malformed>,
+}
+
+/// The leg.
+pub struct Leg {
+    wire: Wire,
+    dialect: Box<dyn Dialect>,
+    ear: Ear,
+    facts: Facts,
+    liveness: Liveness,
+    /// From the sink's rate to the dialect's.
+    resampler: Resampler,
+    space: Box<[u8]>,
+    started: Now,
+    epoch_ms: u64,
+    messages_out: u64,
+}
+
+impl Leg {
+    /// A leg whose WebSocket is open. `max_message` is the most that one message of the peer may have (bytes), `rate`
+    /// the rate of the samples on our side, `epoch_ms` the time of day at `now` (ms since 1970, UTC).
+    #[must_use]
+    pub fn new(setup: Setup) -> Self {
+        let Setup { side, dialect, facts, rate, now, epoch_ms, max_message, ping_every } = setup;
+        let resampler = Resampler::new(rate, dialect.rate());
+        Self {
+            wire: Wire::new(side, max_message, entropy),
+            ear: Ear::new(dialect.rate(), rate),
+            dialect,
+            facts,
+            liveness: Liveness::new(now, ping_every),
+            resampler,
+            space: vec![0; SPACE].into(),
+            started: now,
+            epoch_ms,
+            messages_out: 0,
+        }
+    }
+
+    /// The grammar.
+    #[must_use]
+    pub fn dialect(&self) -> &dyn Dialect {
+        &*self.dialect
+    }
+
+    /// What was met so far.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        Tally { messages_out: self.messages_out, ..self.ear.tally }
+    }
+
+    /// The last ping's round trip.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Now> {
+        self.liveness.rtt()
+    }
+
+    /// Where the peer's bytes go. May be empty while the sink is full.
+    pub fn spare(&mut self) -> &mut [u8] {
+        self.wire.spare()
+    }
+
+    /// So many bytes were read into [`spare`](Self::spare).
+    pub fn filled(&mut self, n: usize) {
+        self.wire.filled(n);
+        if n > 0 {
+            self.liveness.handle_data();
+        }
+    }
+
+    /// Copies bytes in; says how many fitted.
+    pub fn feed(&mut self, bytes: &[u8]) -> usize {
+        let n = self.wire.feed(bytes);
+        if n > 0 {
+            self.liveness.handle_data();
+        }
+        n
+    }
+
+    /// Makes samples and events of what was read.
+    ///
+    /// # Errors
+    /// [`Over`] when the peer closed or broke the protocol.
+    pub fn handle(&mut self, now: Now, sink: &mut dyn Sink) -> Result<Flow, Over> {
+        loop {
+            let Self { wire, dialect, ear, .. } = self;
+            let peeked = match wire.peek() {
+                Ok(peeked) => peeked,
+                Err(violation) => {
+                    wire.push_close(violation.code(), "");
+                    return Err(Over::Violation(violation));
+                }
+            };
+            let Some(input) = peeked else { return Ok(Flow::Hungry) };
+            let done = match input {
+                In::Text(text) => ear.whole(now, &mut **dialect, text, false, sink).then_some(text.len()),
+                In::Binary(bytes) => ear.whole(now, &mut **dialect, bytes, true, sink).then_some(bytes.len()),
+                In::Piece { kind, bytes, first, last } => {
+                    let (len, binary) = (bytes.len(), kind == Kind::Binary);
+                    let done = ear.piece(now, &mut **dialect, bytes, binary, first, last, sink);
+                    (done > 0 || len == 0).then_some(done)
+                }
+                In::Ping(payload) => {
+                    let len = payload.len();
+                    if wire.pong().is_err() {
+                        // The peer does not read what we send. Its pings can wait until it does.
+                        return Ok(Flow::Paused);
+                    }
+                    Some(len)
+                }
+                In::Pong(payload) => {
+                    self.liveness.handle_pong(now, payload);
+                    Some(payload.len())
+                }
+                In::Close { code, .. } => {
+                    wire.push_close(code.unwrap_or(NO_STATUS), "");
+                    return Err(Over::Closed(code));
+                }
+            };
+            let Some(done) = done else {
+                self.liveness.suspend_until(now + SUSPENDED);
+                return Ok(Flow::Paused);
+            };
+            self.wire.advance(done);
+        }
+    }
+
+    /// Whether the peer is alive; a ping goes out when one is due. `false`: two pings went unanswered.
+    pub fn beat(&mut self, now: Now) -> bool {
+        match self.liveness.poll(now) {
+            Beat::Nothing => true,
+            Beat::SendPing => {
+                let payload = self.liveness.ping_payload();
+                // No room: the peer does not read, and send progress judges its life.
+                let _ = self.wire.push(Op::Ping, &payload);
+                true
+            }
+            Beat::Dead => false,
+        }
+    }
+
+    /// Bytes to be sent.
+    #[must_use]
+    pub fn out(&self) -> &[u8] {
+        self.wire.out()
+    }
+
+    /// So many bytes of [`out`](Self::out) were sent.
+    pub fn written(&mut self, n: usize) {
+        self.wire.written(n);
+    }
+
+    /// Samples on our side that make one message of audio.
+    #[must_use]
+    pub fn chunk(&self) -> usize {
+        let (from, to) = (self.resampler.from().hz() as usize, self.resampler.to().hz() as usize);
+        self.dialect.chunk() * from / to
+    }
+
+    /// Whether one more message of audio fits, however it is spelled.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let samples = self.dialect.chunk();
+        let audio = match self.dialect.expected().carrier {
+            Carrier::Array => samples * "-32768,".len(),
+            Carrier::Base64 => samples * 8 / 3,
+            Carrier::Raw => samples * 2,
+        };
+        self.wire.room() >= (audio + BESIDE_AUDIO).min(SPACE)
+    }
+
+    /// The rate of the samples on our side changed.
+    pub fn set_rate(&mut self, rate: Rate) {
+        if self.resampler.from() != rate {
+            self.resampler = Resampler::new(rate, self.dialect.rate());
+        }
+    }
+
+    /// Says what opens the stream.
+    pub fn open(&mut self, now: Now) {
+        let stamp = self.stamp(now);
+        let mut step = 0;
+        loop {
+            let mut message = Message::new(&mut self.space);
+            match self.dialect.write_opening(step, &self.facts, stamp, &mut message) {
+                Ok(true) => push(&mut self.wire, &message, &mut self.messages_out),
+                // Facts are short and the space is not: a message that does not fit is one that cannot be said.
+                Ok(false) | Err(_) => return,
+            };
+            step += 1;
+        }
+    }
+
+    /// Sends samples, at most [`chunk`](Self::chunk), as one message. Returns whether they fitted.
+    pub fn write_audio(&mut self, now: Now, samples: &[i16]) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        let stamp = self.stamp(now);
+        let mut converted = [0; MAX_CHUNK];
+        let samples = if self.resampler.from() == self.resampler.to() {
+            samples
+        } else {
+            let made = self.resampler.process(samples, &mut converted).produced;
+            &converted[..made]
+        };
+        let mut message = Message::new(&mut self.space);
+        if self.dialect.write_audio(samples, &self.facts, stamp, &mut message).is_err() {
+            return false;
+        }
+        push(&mut self.wire, &message, &mut self.messages_out)
+    }
+
+    /// Says something beside audio. `false`: the dialect has no word for it, or there is no room.
+    pub fn say(&mut self, now: Now, say: Say<'_>) -> bool {
+        let stamp = self.stamp(now);
+        let mut message = Message::new(&mut self.space);
+        match self.dialect.write(say, &self.facts, stamp, &mut message) {
+            Ok(true) => message.is_empty() || push(&mut self.wire, &message, &mut self.messages_out),
+            Ok(false) | Err(_) => false,
+        }
+    }
+
+    /// Says goodbye at the WebSocket's level.
+    pub fn close(&mut self, code: u16, reason: &str) {
+        self.wire.push_close(code, reason);
+    }
+
+    /// Whether both sides have said goodbye.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.wire.close_sent() && self.wire.close_received()
+    }
+
+    fn stamp(&self, now: Now) -> Stamp {
+        let stream_ms = now.saturating_sub(self.started).as_millis() as u64;
+        Stamp { stream_ms, epoch_ms: self.epoch_ms + stream_ms }
+    }
+}
+
+/// What a leg is made of.
+pub struct Setup {
+    /// Who we are at the WebSocket's level.
+    pub side: Side,
+    /// The grammar, in its role.
+    pub dialect: Box<dyn Dialect>,
+    /// Who and what the call is.
+    pub facts: Facts,
+    /// The rate of the samples on our side.
+    pub rate: Rate,
+    /// The present.
+    pub now: Now,
+    /// The time of day at `now` (ms since 1970, UTC).
+    pub epoch_ms: u64,
+    /// The most that one message of the peer may have (bytes).
+    pub max_message: u64,
+    /// How often the peer's life is tested.
+    pub ping_every: Now,
+}
+
+fn push(wire: &mut Wire, message: &Message<'_>, count: &mut u64) -> bool {
+    let op = if message.is_binary() { Op::Binary } else { Op::Text };
+    let pushed = wire.push(op, message.bytes()).is_ok();
+    *count += u64::from(pushed);
+    pushed
+}
+
+/// Turns messages into samples and events.
+struct Ear {
+    /// From the peer's rate to the sink's.
+    resampler: Resampler,
+    long: Option<Long>,
+    tally: Tally,
+}
+
+/// A message of which some has been heard.
+struct Long {
+    sort: Sort,
+    splitter: Splitter,
+    decoder: Decoder,
+    format: Format,
+    text: Skeleton,
+    /// As the resampler was before the message.
+    before: Resampler,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    /// A binary message whose first byte is still to come.
+    Undecided,
+    Json,
+    RawAudio,
+    /// Malformed, or meaningless: to be read to its end.
+    Lost,
+}
+
+impl Ear {
+    fn new(from: Rate, to: Rate) -> Self {
+        Self { resampler: Resampler::new(from, to), long: None, tally: Tally::default() }
+    }
+
+    /// A whole message. `false`: the sink has no room for what it may hold.
+    fn whole(&mut self, now: Now, dialect: &mut dyn Dialect, bytes: &[u8], binary: bool, sink: &mut dyn Sink) -> bool {
+        if sink.room() < most_samples(dialect.expected(), bytes.len()) * widest(sink.rate()) {
+            return false;
+        }
+        self.tally.messages_in += 1;
+        let incoming = if !binary || (!dialect.binary_is_audio() && is_json(bytes)) {
+            dialect.handle_text(bytes)
+        } else if dialect.binary_is_audio() {
+            dialect.handle_binary(bytes)
+        } else {
+            Err(Malformed::Binary)
+        };
+        match incoming {
+            Ok(incoming) => self.understand(now, incoming, sink),
+            Err(malformed) => self.on_malformed(malformed),
+        }
+        true
+    }
+
+    fn understand(&mut self, now: Now, incoming: Incoming<'_>, sink: &mut dyn Sink) {
+        match incoming.audio {
+            Audio::None => {}
+            Audio::Skip => self.tally.skipped += 1,
+            Audio::Take { format, bytes } => {
+                self.retune(format.rate, sink.rate());
+                let before = self.resampler.clone();
+                let mut decoder = Decoder::new(format);
+                let taken = self.take(&mut decoder, bytes, sink).and_then(|()| self.finish(&mut decoder, sink));
+                match taken {
+                    Ok(()) => sink.publish(now),
+                    Err(malformed) => {
+                        sink.rollback();
+                        self.resampler = before;
+                        self.on_malformed(malformed);
+                    }
+                }
+            }
+        }
+        if incoming.event == Event::Unknown {
+            self.tally.unknown += 1;
+        }
+        if incoming.event != Event::None {
+            sink.event(now, incoming.event);
+        }
+    }
+
+    /// A piece of a message; says how many of its bytes were taken, 0 when the sink has no room.
+    #[allow(clippy::too_many_arguments, reason = "the facts of one frame, used nowhere else")]
+    fn piece(
+        &mut self,
+        now: Now,
+        dialect: &mut dyn Dialect,
+        bytes: &[u8],
+        binary: bool,
+        first: bool,
+        last: bool,
+        sink: &mut dyn Sink,
+    ) -> usize {
+        if first && self.long.is_none() {
+            let format = dialect.expected();
+            self.retune(format.rate, sink.rate());
+            self.long = Some(Long {
+                sort: if binary { Sort::Undecided } else { Sort::Json },
+                splitter: Splitter::new(),
+                decoder: Decoder::new(format),
+                format,
+                text: Skeleton::default(),
+                before: self.resampler.clone(),
+            });
+        }
+        let Some(mut long) = self.long.take() else { return bytes.len() };
+        // At most one sample a byte in every format, and one frame of slack for what the resampler holds.
+        let fits = (sink.room() / widest(sink.rate())).saturating_sub(MAX_SAMPLES);
+        let taken = if long.sort == Sort::Lost { bytes.len() } else { bytes.len().min(fits) };
+        if taken == 0 && !bytes.is_empty() {
+            self.long = Some(long);
+            return 0;
+        }
+        if let Err(malformed) = self.hear(&mut long, dialect, &bytes[..taken], sink) {
+            sink.rollback();
+            self.resampler = long.before.clone();
+            self.on_malformed(malformed);
+            long.sort = Sort::Lost;
+        }
+        if last && taken == bytes.len() {
+            self.end(now, long, dialect, sink);
+        } else {
+            self.long = Some(long);
+        }
+        taken
+    }
+
+    fn hear(
+        &mut self,
+        long: &mut Long,
+        dialect: &dyn Dialect,
+        bytes: &[u8],
+        sink: &mut dyn Sink,
+    ) -> Result<(), Malformed> {
+        if long.sort == Sort::Undecided
+            && let Some(byte) = bytes.iter().find(|byte| !byte.is_ascii_whitespace())
+        {
+            long.sort = match (dialect.binary_is_audio(), byte) {
+                (true, _) => Sort::RawAudio,
+                (false, b'{') => Sort::Json,
+                (false, _) => return Err(Malformed::Binary),
+            };
+        }
+        match long.sort {
+            Sort::Lost | Sort::Undecided => Ok(()),
+            Sort::RawAudio => self.take(&mut long.decoder, bytes, sink),
+            Sort::Json => {
+                let mut rest = bytes;
+                while !rest.is_empty() {
+                    let step = long.splitter.split(rest, |key, depth| dialect.carrier(key, depth))?;
+                    let (run, after) = rest.split_at(step.consumed);
+                    match step.run {
+                        Run::Text => long.text.push(run, &mut self.tally.gathered)?,
+                        Run::Audio(carrier) if carrier == long.format.carrier => {
+                            self.take(&mut long.decoder, run, sink)?;
+                        }
+                        Run::Audio(_) => return Err(Malformed::Json),
+                        Run::AudioEnd => self.finish(&mut long.decoder, sink)?,
+                    }
+                    rest = after;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The end of a long message: its text decides what its audio was.
+    fn end(&mut self, now: Now, mut long: Long, dialect: &mut dyn Dialect, sink: &mut dyn Sink) {
+        self.tally.messages_in += 1;
+        let incoming = match long.sort {
+            Sort::Lost | Sort::Undecided => return,
+            Sort::RawAudio => self.finish(&mut long.decoder, sink).and_then(|()| dialect.handle_binary(&[])),
+            Sort::Json => long.splitter.finish().and_then(|()| dialect.handle_text(long.text.bytes())),
+        };
+        let mut incoming = match incoming {
+            Ok(incoming) => incoming,
+            Err(malformed) => {
+                sink.rollback();
+                self.resampler = long.before;
+                self.on_malformed(malformed);
+                return;
+            }
+        };
+        // An audio member that was not split off is still in the text, and is taken from there.
+        if let Audio::Take { format, bytes: [] } = incoming.audio {
+            if format == long.format {
+                sink.publish(now);
+            } else {
+                sink.rollback();
+                self.resampler = long.before;
+                self.tally.contradicted += 1;
+            }
+            incoming.audio = Audio::None;
+        } else {
+            sink.rollback();
+            self.resampler = long.before;
+        }
+        self.understand(now, incoming, sink);
+    }
+
+    fn take(&mut self, decoder: &mut Decoder, mut bytes: &[u8], sink: &mut dyn Sink) -> Result<(), Malformed> {
+        let mut samples = [0; BATCH];
+        while !bytes.is_empty() {
+            let (consumed, produced) = decoder.decode(bytes, &mut samples)?;
+            self.pass_on(&samples[..produced], sink);
+            bytes = &bytes[consumed..];
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, decoder: &mut Decoder, sink: &mut dyn Sink) -> Result<(), Malformed> {
+        let mut samples = [0; BATCH];
+        let produced = decoder.finish(&mut samples)?;
+        self.pass_on(&samples[..produced], sink);
+        self.tally.clamped += u64::from(decoder.clamped());
+        Ok(())
+    }
+
+    fn pass_on(&mut self, mut samples: &[i16], sink: &mut dyn Sink) {
+        self.tally.samples_in += samples.len() as u64;
+        if self.resampler.from() == self.resampler.to() {
+            sink.stage(samples);
+            return;
+        }
+        let mut converted = [0; 2 * MAX_SAMPLES];
+        loop {
+            let progress = self.resampler.process(samples, &mut converted);
+            sink.stage(&converted[..progress.produced]);
+            samples = &samples[progress.consumed..];
+            if samples.is_empty() && progress.produced < converted.len() {
+                return;
+            }
+        }
+    }
+
+    fn retune(&mut self, from: Rate, to: Rate) {
+        if (self.resampler.from(), self.resampler.to()) != (from, to) {
+            self.resampler = Resampler::new(from, to);
+        }
+    }
+
+    fn on_malformed(&mut self, malformed: Malformed) {
+        self.tally.malformed += 1;
+        self.tally.first_malformed.get_or_insert(malformed);
+    }
+}
+
+/// The text of a long message without its audio.
+#[derive(Default)]
+struct Skeleton {
+    near: heapless::Vec<u8, NEAR>,
+    /// A control text that is longer, gone again when the message ends.
+    far: Vec<u8>,
+}
+
+impl Skeleton {
+    fn push(&mut self, bytes: &[u8], gathered: &mut u64) -> Result<(), Malformed> {
+        if self.far.is_empty() {
+            if self.near.extend_from_slice(bytes).is_ok() {
+                return Ok(());
+            }
+            *gathered += 1;
+            self.far.reserve_exact(MAX_CONTROL);
+            self.far.extend_from_slice(&self.near);
+        }
+        if self.far.len() + bytes.len() > MAX_CONTROL {
+            return Err(Malformed::TooLong);
+        }
+        self.far.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.far.is_empty() { &self.near } else { &self.far }
+    }
+}
+
+fn is_json(bytes: &[u8]) -> bool {
+    bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
+}
+
+/// How many samples of the sink one sample of the peer can become.
+fn widest(rate: Rate) -> usize {
+    (rate.hz() / Rate::Hz8000.hz()) as usize
+}
+
+/// Masks must not be foreseen (RFC 6455 10.3).
+fn entropy(block: &mut [u8]) {
+    // The kernel's generator does not fail once the machine has booted; a block of zeros would still be a valid mask.
+    let _ = getrandom::fill(block);
+}
+
+/// One message of ours: the largest is 100 ms at 24 kHz in base64.
+const SPACE: usize = 8 * 1024;
+/// What a message of audio has beside it: keys, ids and counters.
+const BESIDE_AUDIO: usize = 1024;
+/// The largest chunk of audio: 4,800 bytes at 24 kHz is Exotel's; a frame at 48 kHz is smaller.
+const MAX_CHUNK: usize = 2 * MAX_SAMPLES + MAX_SAMPLES;
+/// Samples decoded at a time.
+const BATCH: usize = 512;
+/// A long message's text without its audio, as media messages have it.
+const NEAR: usize = 1024;
+/// The longest control text.
+const MAX_CONTROL: usize = 64 * 1024;
+/// How long the pong deadline rests after we stopped reading.
+const SUSPENDED: Now = Now::from_secs(20);
