@@ -347,7 +347,8 @@ impl Shared {
         let trunk = taken.map_or("none", |(index, _)| self.config.trunks[index].name.as_str());
         let (up, down, heard) = (figures.uplink, figures.downlink, figures.trunk);
         let (times, clears, marks) = (figures.times, figures.clears, figures.marks);
-        let ms = |from: Option<Now>| from.map(|at| at.saturating_sub(times.started).as_millis() as u64);
+        // What never happened is shown as -1, so that the field is a number in every line.
+        let ms = |from: Option<Now>| from.map_or(-1, |at| at.saturating_sub(times.started).as_millis() as i64);
         let seconds = (ended.saturating_sub(times.started).as_millis() as f64) / 1000.0;
         info!(
             call_id = live.call_id, line = live.line, trunk, end_reason:% = reason, words = words.as_deref().unwrap_or(""),

@@ -303,10 +303,10 @@ impl Bridge {
         }
     }
 
-    /// Whether a whole message of the caller's speech waits to be sent.
+    /// Whether a whole message of the caller's speech waits and may be sent. After a close nothing may.
     #[must_use]
     pub fn has_uplink(&self) -> bool {
-        self.trunk.as_ref().is_some_and(|trunk| self.uplink.ring.len() >= trunk.chunk())
+        self.trunk.as_ref().is_some_and(|trunk| trunk.has_room() && self.uplink.ring.len() >= trunk.chunk())
     }
 
     /// Fills `out`, one frame at the line's rate, and says how many of its samples are the agent's. When it was

@@ -430,12 +430,15 @@ impl Score {
     /// Frame `n`, marked if that is wanted; silence after the last one.
     fn frame<'b>(&self, n: usize, out: &'b mut [i16; MAX_SAMPLES]) -> &'b [i16] {
         let out = &mut out[..self.rate.frame()];
-        let all = self.samples.len().saturating_mul(self.repeat);
-        let from = n.saturating_mul(out.len());
-        for (place, sample) in (from..).zip(&mut *out) {
-            *sample = if n < self.frames && place < all { self.samples[place % self.samples.len()] } else { 0 };
+        out.fill(0);
+        if n >= self.frames {
+            return out;
         }
-        if self.marks && n < self.frames {
+        let all = self.samples.len().saturating_mul(self.repeat);
+        for (place, sample) in (n * out.len()..all).zip(&mut *out) {
+            *sample = self.samples[place % self.samples.len()];
+        }
+        if self.marks {
             out[..MARK].copy_from_slice(&mark(n as u32));
         }
         out
@@ -946,20 +949,20 @@ mod tests {
         let desk = Desk::new(8000, 310);
         let (address, server) = serve(|_, item| Some(echo(item)));
         let uuid = "40325ec2-5efd-4bd3-805f-53576e581d13";
-        let summary = desk.call(address, &format!(" --marks --repeat 2 --hangup-after 1700 --uuid {uuid}"));
+        let summary = desk.call(address, &format!(" --marks --repeat 2 --hangup-after 1940 --uuid {uuid}"));
         // 620 ms are 31 frames, the last of them is full
         assert_eq!((summary.frames_sent, summary.frames_heard, summary.lost), (31, 31, 0), "{summary}");
         assert!(summary.bit_exact && summary.ok && summary.exit_code() == 0, "{summary}");
         assert_eq!(summary.ended_by, Ending::Caller);
         assert!(summary.delay_ms_p50.unwrap() <= summary.delay_ms_p99.unwrap());
-        assert!((1.69..3.0).contains(&summary.seconds), "{summary}");
+        assert!((1.93..3.0).contains(&summary.seconds), "{summary}");
         let (rate, heard) = desk.recording();
-        assert_eq!((rate, heard.len() / 160), (8000, 85));
+        assert_eq!((rate, heard.len() / 160), (8000, 97));
         let others = server.join().unwrap();
         let named = format!("{:?}", Item::Uuid(uuid.parse::<Uuid>().unwrap().0));
-        assert_eq!(others, [(0, named), (85, "Hangup".to_owned())]);
+        assert_eq!(others, [(0, named), (97, "Hangup".to_owned())]);
         let json = summary.to_json();
-        assert!(json.starts_with("{\"ok\":true,\"seconds\":1.7") && json.contains("\"bit_exact\":true"), "{json}");
+        assert!(json.starts_with("{\"ok\":true,\"seconds\":1.9") && json.contains("\"bit_exact\":true"), "{json}");
         assert!(json.contains("\"ended_by\":\"caller\"") && json.contains(uuid), "{json}");
     }
 
@@ -970,23 +973,23 @@ mod tests {
         let (address, _) = serve(move |n, item| {
             let Item::Audio { kind, bytes, .. } = item else { return Some(Vec::new()) };
             kept.extend_from_slice(bytes);
-            if n == 7 {
+            if n == LEAD_IN + 7 {
                 kept.extend([0; 2 * 53]); // an underrun
             }
             let whole = kept.len() / 180 * 180;
             Some(kept.drain(..whole).collect::<Vec<u8>>().chunks(180).flat_map(|c| message(kind, c)).collect())
         });
-        let summary = desk.call(address, " --marks --hangup-after 1600");
+        let summary = desk.call(address, " --marks --hangup-after 1840");
         assert!(summary.bit_exact && summary.frames_heard == 20 && summary.lost == 0, "{summary}");
-        assert_eq!(desk.recording().1.iter().position(|&sample| sample != 0), Some(37));
+        assert_eq!(desk.recording().1.iter().position(|&sample| sample != 0), Some(LEAD_IN as usize * 160 + 37));
     }
 
     #[test]
     fn a_frame_that_does_not_come_back_is_lost() {
         for (marks, heard, lost) in [(" --marks", 19, 1), ("", 9, 11)] {
             let desk = Desk::new(8000, 400);
-            let (address, _) = serve(|n, item| Some(if n == 10 { Vec::new() } else { echo(item) }));
-            let summary = desk.call(address, &format!("{marks} --hangup-after 1600"));
+            let (address, _) = serve(|n, item| Some(if n == LEAD_IN + 10 { Vec::new() } else { echo(item) }));
+            let summary = desk.call(address, &format!("{marks} --hangup-after 1840"));
             assert!(!summary.bit_exact && summary.ok);
             assert_eq!((summary.frames_sent, summary.frames_heard, summary.lost), (20, heard, lost), "{summary}");
         }
@@ -996,7 +999,7 @@ mod tests {
     fn without_marks_the_samples_alone_tell_that_the_echo_is_exact() {
         let desk = Desk::new(24_000, 100);
         let (address, _) = serve(|_, item| Some(echo(item)));
-        let summary = desk.call(address, " --hangup-after 1200");
+        let summary = desk.call(address, " --hangup-after 1440");
         assert!(summary.bit_exact && summary.frames_heard == 5, "{summary}");
         assert_eq!((summary.delay_ms_p50, summary.rate), (None, 24_000));
     }
@@ -1007,17 +1010,17 @@ mod tests {
         let (address, _) = serve(|_, item| {
             Some(if let Item::Uuid(_) = item { message(0x10, &[0; 320]).repeat(3) } else { echo(item) })
         });
-        let summary = desk.call(address, " --marks --hangup-after 1200");
+        let summary = desk.call(address, " --marks --hangup-after 1440");
         assert!(summary.bit_exact && summary.rate == 16_000, "{summary}");
         let (rate, heard) = desk.recording();
-        assert_eq!((rate, heard.len()), (16_000, 3 * 320 + 60 * 320));
-        assert_eq!(heard.iter().position(|&sample| sample != 0), Some(3 * 320));
+        assert_eq!((rate, heard.len()), (16_000, 3 * 320 + 72 * 320));
+        assert_eq!(heard.iter().position(|&sample| sample != 0), Some((3 + LEAD_IN as usize) * 320));
     }
 
     #[test]
     fn the_server_hangs_up_and_we_go_early() {
         let desk = Desk::new(8000, 5000);
-        let (address, _) = serve(|n, item| (n < 12).then(|| if n == 11 { message(0, &[]) } else { echo(item) }));
+        let (address, _) = serve(|n, item| (n < 24).then(|| if n == 23 { message(0, &[]) } else { echo(item) }));
         let summary = desk.call(address, "");
         assert!(summary.ended_by == Ending::Server && summary.ok && summary.seconds < 2.0, "{summary}");
         assert_eq!((summary.frames_heard, summary.lost), (10, 0));
@@ -1075,7 +1078,7 @@ mod tests {
         desk.write(8000, 2, (0..320).flat_map(|n| [n + 1, -7]));
         let (address, _) = serve(|_, item| Some(echo(item)));
         assert!(desk.call(address, " --hangup-after 1100").bit_exact);
-        assert!(desk.recording().1.starts_with(&[1, 2, 3, 4]));
+        assert!(desk.recording().1[LEAD_IN as usize * 160..].starts_with(&[1, 2, 3, 4]));
     }
 
     #[test]

@@ -247,7 +247,7 @@ impl Leg {
 
     /// The rate of the samples on our side changed.
     pub fn set_rate(&mut self, rate: Rate) {
-        if self.resampler.from() != rate {
+        if (self.resampler.from(), self.resampler.to()) != (rate, self.dialect.rate()) {
             self.resampler = Resampler::new(rate, self.dialect.rate());
         }
     }
