@@ -18,7 +18,7 @@ use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
-    sync::{Notify, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::{LocalSet, spawn_local},
 };
 
@@ -26,7 +26,7 @@ use crate::{
     call::{
         EndReason, Outcome,
         bridge::Limits,
-        shard::{self, NewCall, NewLine, Order, Report, ShardSetup},
+        shard::{self, NewCall, NewLine, Order, ShardSetup},
     },
     clock,
     config::{self, Cidr, Config, LineKind, PathOrDash, ProcessEnvironment},
@@ -99,8 +99,7 @@ impl Fault {
 
 struct Daemon {
     config: Arc<Config>,
-    metrics: Arc<Metrics>,
-    reports: mpsc::Receiver<Report>,
+    reports: mpsc::Receiver<Box<Outcome>>,
     shared: Rc<Shared>,
     threads: Vec<thread::JoinHandle<()>>,
 }
@@ -112,8 +111,6 @@ struct Shared {
     media: Vec<mpsc::Sender<Order>>,
     dial: mpsc::Sender<dialer::Request>,
     calls: RefCell<Calls>,
-    /// A call has ended.
-    ended: Notify,
 }
 
 /// The calls there are: the only place that knows how many.
@@ -122,6 +119,8 @@ struct Calls {
     live: HashMap<u64, Live>,
     /// Connections whose first message is still to come.
     arriving: usize,
+    /// Connections that were turned away and are not closed yet.
+    leaving: usize,
     next: u64,
     refused_since_told: u64,
     last_told: Option<Now>,
@@ -173,7 +172,6 @@ impl Daemon {
             media,
             dial,
             calls: RefCell::default(),
-            ended: Notify::new(),
         });
         if let Some(address) = config.control.http {
             let listener = bind(address, "[control] http").await?;
@@ -198,7 +196,7 @@ impl Daemon {
                 }
             }
         }
-        Ok(Self { config, metrics, reports, shared, threads })
+        Ok(Self { config, reports, shared, threads })
     }
 
     async fn run(mut self) -> u8 {
@@ -211,7 +209,7 @@ impl Daemon {
         let only_pipes = self.config.lines.iter().all(|line| matches!(line.kind, LineKind::Pipe { .. }));
         loop {
             tokio::select! {
-                Some(report) = self.reports.recv() => self.shared.on_report(report),
+                Some(outcome) = self.reports.recv() => self.shared.on_ended(*outcome),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }
@@ -241,7 +239,7 @@ impl Daemon {
         tokio::pin!(deadline);
         while !shared.calls.borrow().live.is_empty() {
             tokio::select! {
-                Some(report) = self.reports.recv() => shared.on_report(report),
+                Some(outcome) = self.reports.recv() => shared.on_ended(*outcome),
                 _ = terminate.recv() => break,
                 () = &mut deadline => {
                     warn!(calls = shared.calls.borrow().live.len(); "calls did not end in time");
@@ -251,7 +249,6 @@ impl Daemon {
         }
         // The threads see their mailboxes close when the last sender is gone.
         self.threads.clear();
-        let _ = &self.metrics;
     }
 }
 
@@ -332,13 +329,6 @@ impl Shared {
         false
     }
 
-    fn on_report(&self, report: Report) {
-        match report {
-            Report::Bridged(_) => {}
-            Report::Ended(outcome) => self.on_ended(*outcome),
-        }
-    }
-
     fn on_ended(&self, outcome: Outcome) {
         let Some(live) = self.calls.borrow_mut().live.remove(&outcome.seq) else { return };
         let Outcome { reason, ended, figures, words, .. } = outcome;
@@ -370,7 +360,6 @@ impl Shared {
                 error!(line = live.line; "the pipe's writer ended in disorder");
             }
         }
-        self.ended.notify_waiters();
     }
 }
 
@@ -394,8 +383,7 @@ async fn accept(shared: Rc<Shared>, line: usize, listener: TcpListener) {
             continue;
         }
         if !shared.has_seat() {
-            // Back to the dialplan, which can send the caller elsewhere.
-            let _ = stream.try_write(write_hangup(&mut [0; 3]));
+            turn_away(&shared, stream);
             continue;
         }
         shared.calls.borrow_mut().arriving += 1;
@@ -416,6 +404,26 @@ async fn accept(shared: Rc<Shared>, line: usize, listener: TcpListener) {
             }
         });
     }
+}
+
+/// Back to the dialplan, which can send the caller elsewhere. The goodbye must not be overtaken by a reset, so the
+/// connection stays until the PBX closes it, for a moment; a flood of them does not get that.
+fn turn_away(shared: &Rc<Shared>, stream: TcpStream) {
+    let _ = stream.try_write(write_hangup(&mut [0; 3]));
+    if shared.calls.borrow().leaving >= MOST_LEAVING {
+        return;
+    }
+    shared.calls.borrow_mut().leaving += 1;
+    let shared = Rc::clone(shared);
+    spawn_local(async move {
+        let _ = SockRef::from(&stream).shutdown(std::net::Shutdown::Write);
+        let mut stream = stream;
+        let mut bytes = [0; 512];
+        let rest = async { while matches!(stream.read(&mut bytes).await, Ok(1..)) {} };
+        // Late or not, it is closed now.
+        let _ = tokio::time::timeout(FIRST_MESSAGE, rest).await;
+        shared.calls.borrow_mut().leaving -= 1;
+    });
 }
 
 /// Reads the message that names the call.
@@ -547,6 +555,8 @@ fn text(long: &str) -> Text {
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 /// A PBX that has connected has so long to name the call.
 const FIRST_MESSAGE: Duration = Duration::from_secs(2);
+/// Connections that were turned away and may stay open for a moment.
+const MOST_LEAVING: usize = 64;
 /// About 400 ms of frames, as the kernel counts them: what hides there a clear cannot reach.
 const LINE_SEND_BUFFER: usize = 16 * 1024;
 /// A PBX that acknowledges nothing for so long is gone.

@@ -21,13 +21,13 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, ReadBuf, unix::AsyncFd},
+    io::{AsyncRead, AsyncReadExt, ReadBuf, unix::AsyncFd},
     net::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{mpsc, oneshot},
-    task::{AbortHandle, LocalSet, spawn_local},
+    task::{LocalSet, spawn_local},
 };
 
 use crate::{
@@ -112,15 +112,6 @@ pub struct Answered {
     pub dialect: Box<dyn Dialect>,
 }
 
-/// What a media thread tells.
-#[derive(Debug)]
-pub enum Report {
-    /// Audio flows both ways since now.
-    Bridged(u64),
-    /// A call is over.
-    Ended(Box<Outcome>),
-}
-
 /// What a media thread is made of.
 pub struct ShardSetup {
     /// Blocks of its pool.
@@ -129,8 +120,8 @@ pub struct ShardSetup {
     pub limits: Limits,
     /// Where it is told things.
     pub orders: mpsc::Receiver<Order>,
-    /// Where it tells things.
-    pub reports: mpsc::Sender<Report>,
+    /// Where it tells what became of calls.
+    pub reports: mpsc::Sender<Box<Outcome>>,
     /// Where it counts.
     pub metrics: Arc<Metrics>,
 }
@@ -140,7 +131,7 @@ pub struct ShardSetup {
 /// # Errors
 /// When the runtime or the timer cannot be made.
 pub fn run(setup: ShardSetup) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     let metrics = Arc::clone(&setup.metrics);
     let main = local.run_until(async move {
@@ -185,7 +176,7 @@ struct Shard {
     ticker: AsyncFd<Ticker>,
     /// Where bytes are read to before they go to a leg; shared by all calls.
     scratch: Box<[u8]>,
-    reports: mpsc::Sender<Report>,
+    reports: mpsc::Sender<Box<Outcome>>,
     metrics: Arc<Metrics>,
     pool_told: usize,
     /// Waits for the last call to end.
@@ -199,7 +190,8 @@ struct Call {
     trunk: Option<TrunkIo>,
     facts: Facts,
     dialing: Option<oneshot::Sender<()>>,
-    tasks: heapless::Vec<AbortHandle, 2>,
+    /// The reading tasks of both legs, to be told when the call is over.
+    readers: [Option<Waker>; 2],
     /// The figures that the metrics know.
     told: Figures,
     words: Option<String>,
@@ -221,8 +213,10 @@ enum LineIo {
 struct TrunkIo {
     socket: OwnedWriteHalf,
     link: Link,
-    /// The reading task, while it waits for room.
-    paused: Option<Waker>,
+    /// The reading task waits for room.
+    paused: bool,
+    /// The socket takes no more. What the agent said before may still be there to be read.
+    broken: bool,
 }
 
 /// Plays one frame of every call on every second tick.
@@ -293,20 +287,24 @@ impl Shard {
         let State::Ended(reason) = state else { return };
         counting::apart(|| {
             let Some(mut call) = self.calls[slot].take() else { return };
-            call.flush_trunk(now, &mut self.pool);
+            if reason != EndReason::Bug {
+                call.flush_trunk(now, &mut self.pool);
+            }
             if let Some(trunk) = &mut call.trunk {
                 trunk.link.close();
                 // The last word; a socket that does not take it is closed all the same.
                 let _ = trunk.link.flush(&mut TryWrite(&trunk.socket));
             }
-            for task in &call.tasks {
-                task.abort();
+            for reader in &mut call.readers {
+                if let Some(reader) = reader.take() {
+                    reader.wake();
+                }
             }
             call.bridge.release(&mut self.pool);
             let figures = Figures::of(&call.bridge);
             self.metrics.add_growth(&call.told, &figures);
             let outcome = Outcome { seq: call.seq, reason, ended: now, figures, words: call.words.take() };
-            self.report(Report::Ended(Box::new(outcome)));
+            self.report(outcome);
             if self.calls.iter().all(Option::is_none) {
                 self.ticker.get_ref().disarm();
                 if let Some(waker) = self.waker.take() {
@@ -316,8 +314,8 @@ impl Shard {
         });
     }
 
-    fn report(&self, report: Report) {
-        if self.reports.try_send(report).is_err() {
+    fn report(&self, outcome: Outcome) {
+        if self.reports.try_send(Box::new(outcome)).is_err() {
             self.metrics.add(Counter::ReportsLost, 1);
         }
     }
@@ -377,16 +375,21 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
     };
     let mut this = shard.borrow_mut();
     let limits = this.limits;
-    let bridge = Bridge::new(now, now + give_up_after, rate, limits, &mut this.pool);
-    let opened = bridge.map_err(|_| EndReason::Overload).and_then(|bridge| {
-        let (io, input) = open_line(line).map_err(|_| EndReason::LineLost)?;
-        Ok((bridge, io, input))
-    });
+    let opened = match Bridge::new(now, now + give_up_after, rate, limits, &mut this.pool) {
+        Err(_) => Err((EndReason::Overload, Some(line))),
+        Ok(bridge) => match open_line(line) {
+            Ok((io, input)) => Ok((bridge, io, input)),
+            Err(_) => Err((EndReason::LineLost, None)),
+        },
+    };
     let (bridge, io, input) = match opened {
         Ok(opened) => opened,
-        Err(reason) => {
+        Err((reason, line)) => {
+            if let Some(NewLine::Audiosocket { stream, line }) = line {
+                turn_away(stream, &line);
+            }
             let outcome = Outcome { seq, reason, ended: now, figures: Figures::default(), words: None };
-            return this.report(Report::Ended(Box::new(outcome)));
+            return this.report(outcome);
         }
     };
     if this.calls.iter().all(Option::is_none) {
@@ -400,7 +403,7 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
         trunk: None,
         facts,
         dialing: Some(dialing),
-        tasks: heapless::Vec::new(),
+        readers: [None, None],
         told: Figures::default(),
         words: None,
         frames: 0,
@@ -416,14 +419,18 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
     // What came with the first message is there already.
     this.with_slot(slot, |call, pool, _| call.on_line_bytes(now, &[], pool));
     this.settle(slot, now);
-    let task = match input {
+    match input {
         LineInput::Socket(socket) => spawn_local(read_line(Rc::clone(shard), slot, seq, socket)),
         LineInput::Pipe(input) => spawn_local(read_pipe(Rc::clone(shard), slot, seq, input)),
     };
-    if let Some(Some(call)) = this.calls.get_mut(slot) {
-        // Two places, two tasks.
-        let _ = call.tasks.push(task.abort_handle());
-    }
+}
+
+/// There is no room for this call: the caller goes on in the dialplan.
+fn turn_away(stream: std::net::TcpStream, line: &line::Line) {
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let _ = stream.try_write(line.write_hangup(&mut [0; line::MAX_MESSAGE]));
+    let (input, _) = stream.into_split();
+    spawn_local(leave(input));
 }
 
 enum LineInput {
@@ -459,30 +466,25 @@ fn take_trunk(shard: &Rc<RefCell<Shard>>, slot: usize, answered: Answered, now: 
             max_message: MAX_MESSAGE,
             ping_every: PING_EVERY,
         });
-        call.trunk = Some(TrunkIo { socket, link, paused: None });
+        call.trunk = Some(TrunkIo { socket, link, paused: false, broken: false });
         call.bridge.handle_trunk_answered(now, leg, pool);
         call.flush_trunk(now, pool);
     });
-    this.report(Report::Bridged(seq));
     this.settle(slot, now);
-    let task = spawn_local(read_trunk(Rc::clone(shard), slot, seq, input));
-    if let Some(Some(call)) = this.calls.get_mut(slot) {
-        // Two places, two tasks.
-        let _ = call.tasks.push(task.abort_handle());
-    }
+    spawn_local(read_trunk(Rc::clone(shard), slot, seq, input));
     Ok(())
 }
 
-/// Reads the line's socket until the call is over.
+/// Reads the line's socket until the call is over, and then until the PBX has closed it.
 async fn read_line(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut socket: OwnedReadHalf) {
-    core::future::poll_fn(|context| {
+    let over = core::future::poll_fn(|context| {
         loop {
             let mut shard = shard.borrow_mut();
             if !shard.is_here(slot, seq) {
-                return Poll::Ready(());
+                return Poll::Ready(false);
             }
             let n = match read(&mut socket, context, &mut shard.scratch) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => return shard.wait(slot, LINE, context),
                 Poll::Ready(read) => read,
             };
             let now = clock::now();
@@ -498,11 +500,23 @@ async fn read_line(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut socket:
             });
             shard.settle(slot, now);
             if over {
-                return Poll::Ready(());
+                return Poll::Ready(true);
             }
         }
     })
     .await;
+    if !over {
+        leave(socket).await;
+    }
+}
+
+/// Reads and forgets until the peer closes, for a moment: a socket that is closed with bytes unread is reset, and a
+/// reset can overtake the goodbye that we wrote. The PBX would then drop the caller instead of taking it back.
+async fn leave(mut socket: OwnedReadHalf) {
+    let mut bytes = [0; 512];
+    let rest = async { while matches!(socket.read(&mut bytes).await, Ok(1..)) {} };
+    // Late or not, it is closed now.
+    let _ = tokio::time::timeout(LEAVE, rest).await;
 }
 
 /// Takes what a pipe gives until it ends.
@@ -532,13 +546,14 @@ async fn read_pipe(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut input: 
     }
 }
 
-/// Reads the trunk's socket until the call is over; waits while the downlink has no room.
+/// Reads the trunk's socket until the call is over, and then until the agent has closed it; waits while the downlink has
+/// no room.
 async fn read_trunk(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut socket: OwnedReadHalf) {
-    core::future::poll_fn(|context| {
+    let over = core::future::poll_fn(|context| {
         loop {
             let mut shard = shard.borrow_mut();
             if !shard.is_here(slot, seq) {
-                return Poll::Ready(());
+                return Poll::Ready(false);
             }
             let now = clock::now();
             // What is there already comes first: read ahead, decrypted, or left over from a pause.
@@ -547,24 +562,26 @@ async fn read_trunk(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut socket
             shard.settle(slot, now);
             if flow == Flow::Paused {
                 if let Some(Some(Call { trunk: Some(trunk), .. })) = shard.calls.get_mut(slot) {
-                    trunk.paused = Some(context.waker().clone());
-                    return Poll::Pending;
+                    trunk.paused = true;
                 }
-                return Poll::Ready(());
+                return shard.wait(slot, TRUNK, context);
             }
-            let mut over = Poll::Ready(true);
+            let mut over = Poll::Ready(false);
             shard.with_slot(slot, |call, pool, scratch| {
                 over = call.read_trunk(now, &mut socket, context, scratch, pool);
             });
             shard.settle(slot, now);
             match over {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(true) => return Poll::Ready(()),
+                Poll::Pending => return shard.wait(slot, TRUNK, context),
+                Poll::Ready(true) => return Poll::Ready(true),
                 Poll::Ready(false) => {}
             }
         }
     })
     .await;
+    if !over {
+        leave(socket).await;
+    }
 }
 
 /// One read; a short one tells tokio that the socket is empty, and saves the next system call.
@@ -581,14 +598,30 @@ impl Shard {
     fn is_here(&self, slot: usize, seq: u64) -> bool {
         matches!(self.calls.get(slot), Some(Some(call)) if call.seq == seq)
     }
+
+    /// Leaves word where a reading task is, so that it hears of the call's end.
+    fn wait<T>(&mut self, slot: usize, leg: usize, context: &Context<'_>) -> Poll<T> {
+        match self.calls.get_mut(slot) {
+            Some(Some(call)) => match &mut call.readers[leg] {
+                Some(reader) => reader.clone_from(context.waker()),
+                reader @ None => *reader = Some(context.waker().clone()),
+            },
+            // It ended just now: look again.
+            _ => context.waker().wake_by_ref(),
+        }
+        Poll::Pending
+    }
 }
 
 impl Call {
     fn on_tick(&mut self, tick: Tick, pool: &mut Pool) {
         self.frames = self.frames.wrapping_add(1);
         self.play(tick, pool);
-        if let Some(waker) = self.trunk.as_mut().and_then(|trunk| trunk.paused.take()) {
-            waker.wake();
+        if let Some(trunk) = &mut self.trunk
+            && core::mem::take(&mut trunk.paused)
+            && let Some(reader) = &self.readers[TRUNK]
+        {
+            reader.wake_by_ref();
         }
         self.bridge.handle_tick(tick.now, pool);
         self.flush_trunk(tick.now, pool);
@@ -676,7 +709,7 @@ impl Call {
         scratch: &mut [u8],
         pool: &mut Pool,
     ) -> Poll<bool> {
-        let (Some(trunk), Some(leg)) = (&mut self.trunk, self.bridge.trunk_mut()) else { return Poll::Ready(true) };
+        let (Some(trunk), Some(leg)) = (&mut self.trunk, self.bridge.trunk_mut()) else { return Poll::Ready(false) };
         let plain = trunk.link.is_plain();
         let space = if plain { leg.spare() } else { &mut *scratch };
         match read(socket, context, space) {
@@ -742,10 +775,18 @@ impl Call {
         loop {
             self.bridge.pump(now, pool);
             let (Some(trunk), Some(leg)) = (&mut self.trunk, self.bridge.trunk_mut()) else { return };
+            if trunk.broken {
+                return;
+            }
             match trunk.send(leg) {
                 Ok(true) if self.bridge.has_uplink() => {}
                 Ok(_) => return,
-                Err(error) => return self.on_trunk_error(now, &error, pool),
+                Err(error) => {
+                    // The reading side finds out what it means: the agent's goodbye may be on its way.
+                    trunk.broken = true;
+                    self.words.get_or_insert_with(|| error.to_string());
+                    return;
+                }
             }
         }
     }
@@ -759,6 +800,7 @@ impl Call {
             if pending.is_empty() {
                 let _ = socket.try_write(message);
             }
+            // Dropping this half says that nothing follows; the reading task waits for the PBX to close too.
         }
         self.line = LineIo::Gone;
         self.dialing = None;
@@ -854,6 +896,11 @@ const PING_EVERY: Now = Now::from_secs(20);
 const MAX_MESSAGE: u64 = 1 << 20;
 /// What one read brings at most (bytes).
 const SCRATCH: usize = 16 * 1024;
+/// Places of the legs' reading tasks.
+const LINE: usize = 0;
+const TRUNK: usize = 1;
+/// How long a peer has to close after our goodbye.
+const LEAVE: Now = Now::from_secs(2);
 const TICKS_A_SECOND: u64 = 100;
 const UNREADABLE: &str = "the PBX sends audio that is neither PCM nor G.711 (Opus?); write c(slin16) in its dial \
                           string: Dial(AudioSocket/HOST:PORT/UUID/c(slin16))";

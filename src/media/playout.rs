@@ -156,9 +156,10 @@ impl Playout {
         self.fill_before = 0;
     }
 
-    /// Samples that will never be heard, because the call is over.
-    pub const fn count_flushed(&mut self, samples: usize) {
-        self.weather.flushed += samples as u64;
+    /// The call is over: so many samples that waited, and a fade that had not begun, will never be heard.
+    pub fn count_flushed(&mut self, samples: usize) {
+        self.weather.flushed += (samples + self.fade.len()) as u64;
+        self.fade.clear();
     }
 
     /// Whether there is nothing of the agent to be heard.

@@ -410,6 +410,8 @@ impl Ear {
                         sink.rollback();
                         self.resampler = before;
                         self.on_malformed(malformed);
+                        // Dropped with all that it says, as a long one is.
+                        return;
                     }
                 }
             }
