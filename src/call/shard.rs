@@ -20,6 +20,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, ReadBuf, unix::AsyncFd},
     net::{
@@ -428,7 +429,7 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
 /// There is no room for this call: the caller goes on in the dialplan.
 fn turn_away(stream: std::net::TcpStream, line: &line::Line) {
     let Ok(stream) = TcpStream::from_std(stream) else { return };
-    let _ = stream.try_write(line.write_hangup(&mut [0; line::MAX_MESSAGE]));
+    let _ = send(&stream, line.write_hangup(&mut [0; line::MAX_MESSAGE]));
     let (input, _) = stream.into_split();
     spawn_local(leave(input));
 }
@@ -798,7 +799,7 @@ impl Call {
             let message = line.write_hangup(&mut message);
             // Behind half a message a hangup would be read as samples; then the closed connection says it.
             if pending.is_empty() {
-                let _ = socket.try_write(message);
+                let _ = send(socket.as_ref(), message);
             }
             // Dropping this half says that nothing follows; the reading task waits for the PBX to close too.
         }
@@ -815,7 +816,7 @@ impl LineIo {
                 if pending.is_empty() {
                     return true;
                 }
-                if let Ok(n) = socket.try_write(pending) {
+                if let Ok(n) = send(socket.as_ref(), pending) {
                     pending.rotate_left(n);
                     pending.truncate(pending.len() - n);
                 }
@@ -832,7 +833,7 @@ impl LineIo {
             Self::Audiosocket { socket, line, pending } => {
                 let mut message = [0; line::MAX_MESSAGE];
                 let message = line.write_frame(frame, &mut message);
-                let n = match socket.try_write(message) {
+                let n = match send(socket.as_ref(), message) {
                     Ok(n) => n,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
                     Err(error) => return Err(error),
@@ -852,7 +853,7 @@ impl TrunkIo {
     fn send(&mut self, leg: &mut Leg) -> io::Result<bool> {
         if self.link.is_plain() {
             while !leg.out().is_empty() {
-                match self.socket.try_write(leg.out()) {
+                match send(self.socket.as_ref(), leg.out()) {
                     Ok(n) => leg.written(n),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                     Err(error) => return Err(error),
@@ -873,16 +874,22 @@ impl TrunkIo {
     }
 }
 
+/// Writes what the socket takes at once. tokio's `try_write` would refuse before its reactor has seen a new socket, and a
+/// call's first words, which may be its last, would wait for a tick.
+fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    SockRef::from(socket).send(bytes)
+}
+
 /// A socket that never waits, as TLS wants it.
 struct TryWrite<'s>(&'s OwnedWriteHalf);
 
 impl io::Write for TryWrite<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
+        send(self.0.as_ref(), bytes)
     }
 
     fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(slices)
+        SockRef::from(self.0.as_ref()).send_vectored(slices)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -27,7 +27,8 @@ pub struct Debt {
     rate: Rate,
     credit: usize,
     credit_until: Now,
-    owed: usize,
+    /// The most of the credit that was seen in the queue while it counted, less what was repaid.
+    piled_up: usize,
     buckets: [Bucket; BUCKETS],
     bucket: usize,
     bucket_ends: Now,
@@ -54,7 +55,7 @@ impl Debt {
             rate,
             credit: 0,
             credit_until: Now::ZERO,
-            owed: 0,
+            piled_up: 0,
             buckets: [EMPTY; BUCKETS],
             bucket: 0,
             bucket_ends: Now::ZERO,
@@ -104,17 +105,20 @@ impl Debt {
         let recent = if before == usize::MAX { 0 } else { before.min(self.buckets[self.bucket].least) };
         let excess = recent.saturating_sub(cushion);
         if now <= self.credit_until {
-            self.owed = self.credit.min(excess);
+            self.piled_up = self.piled_up.max(excess.min(self.credit));
+        } else if now <= self.credit_until + PAID_BY {
+            // What had not piled up by then is not the stall's doing; a moment's dip of the fill changes nothing.
+            self.credit = self.credit.min(self.piled_up);
         } else {
             self.credit = 0;
-            self.owed = self.owed.min(excess);
         }
-        Owed { any: self.owed, quiet: self.owed.max(self.standing(now, fill, cushion)) }
+        let any = self.credit.min(excess);
+        Owed { any, quiet: any.max(self.standing(now, fill, cushion)) }
     }
 
     /// This many samples were taken out.
     pub const fn on_repaid(&mut self, samples: usize) {
-        self.owed = self.owed.saturating_sub(samples);
+        self.piled_up = self.piled_up.saturating_sub(samples);
         self.credit = self.credit.saturating_sub(samples);
     }
 
@@ -165,6 +169,9 @@ const SECOND: Now = Now::from_secs(1);
 /// How long what piles up after a stall is taken for the stall's doing, beside one round trip.
 const CREDIT_LASTS: Now = Now::from_secs(2);
 
+/// How long after that it may still be repaid.
+const PAID_BY: Now = Now::from_secs(2);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,6 +201,17 @@ mod tests {
         assert_eq!(owed.any, 3000 - CUSHION);
         debt.on_repaid(1000);
         assert_eq!(stream(&mut debt, 2800, 15, 2000).any, 2000 - CUSHION);
+    }
+
+    #[test]
+    fn a_moments_dip_does_not_forgive_the_debt() {
+        let mut debt = Debt::new(Rate::Hz8000);
+        stream(&mut debt, 0, 100, 0);
+        debt.on_missed(at(2500), 4000, 0, CUSHION, Now::ZERO);
+        stream(&mut debt, 2500, 15, 1000);
+        stream(&mut debt, 4600, 1, 0);
+        assert_eq!(stream(&mut debt, 4620, 20, 1000).any, 1000 - CUSHION);
+        assert_eq!(stream(&mut debt, 6600, 20, 1000).any, 0, "but at last it is too late");
     }
 
     #[test]

@@ -362,7 +362,7 @@ struct Long {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sort {
-    /// A binary message whose first byte is still to come.
+    /// A binary message where they are JSON, whose first byte is still to come.
     Undecided,
     Json,
     RawAudio,
@@ -440,7 +440,11 @@ impl Ear {
             let format = dialect.expected();
             self.retune(format.rate, sink.rate());
             self.long = Some(Long {
-                sort: if binary { Sort::Undecided } else { Sort::Json },
+                sort: match (binary, dialect.binary_is_audio()) {
+                    (false, _) => Sort::Json,
+                    (true, true) => Sort::RawAudio,
+                    (true, false) => Sort::Undecided,
+                },
                 splitter: Splitter::new(),
                 decoder: Decoder::new(format),
                 format,
@@ -478,13 +482,12 @@ impl Ear {
         sink: &mut dyn Sink,
     ) -> Result<(), Malformed> {
         if long.sort == Sort::Undecided
-            && let Some(byte) = bytes.iter().find(|byte| !byte.is_ascii_whitespace())
+            && let Some(byte) = first_of_json(bytes)
         {
-            long.sort = match (dialect.binary_is_audio(), byte) {
-                (true, _) => Sort::RawAudio,
-                (false, b'{') => Sort::Json,
-                (false, _) => return Err(Malformed::Binary),
-            };
+            if byte != b'{' {
+                return Err(Malformed::Binary);
+            }
+            long.sort = Sort::Json;
         }
         match long.sort {
             Sort::Lost | Sort::Undecided => Ok(()),
@@ -513,7 +516,8 @@ impl Ear {
     fn end(&mut self, now: Now, mut long: Long, dialect: &mut dyn Dialect, sink: &mut dyn Sink) {
         self.tally.messages_in += 1;
         let incoming = match long.sort {
-            Sort::Lost | Sort::Undecided => return,
+            Sort::Lost => return,
+            Sort::Undecided => Err(Malformed::Binary),
             Sort::RawAudio => self.finish(&mut long.decoder, sink).and_then(|()| dialect.handle_binary(&[])),
             Sort::Json => long.splitter.finish().and_then(|()| dialect.handle_text(long.text.bytes())),
         };
@@ -621,7 +625,12 @@ impl Skeleton {
 }
 
 fn is_json(bytes: &[u8]) -> bool {
-    bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
+    first_of_json(bytes) == Some(b'{')
+}
+
+/// The first byte that is not JSON's white space (RFC 8259 2).
+fn first_of_json(bytes: &[u8]) -> Option<u8> {
+    bytes.iter().copied().find(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'))
 }
 
 /// How many samples of the sink one sample of the peer can become.
@@ -649,3 +658,84 @@ const NEAR: usize = 1024;
 const MAX_CONTROL: usize = 64 * 1024;
 /// How long the pong deadline rests after we stopped reading.
 const SUSPENDED: Now = Now::from_secs(20);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::dialect::{Options, Role, open};
+
+    #[derive(Default)]
+    struct Ears {
+        staged: Vec<i16>,
+        heard: Vec<i16>,
+        events: usize,
+    }
+
+    impl Sink for Ears {
+        fn rate(&self) -> Rate {
+            Rate::Hz8000
+        }
+        fn room(&self) -> usize {
+            1 << 20
+        }
+        fn stage(&mut self, samples: &[i16]) {
+            self.staged.extend(samples);
+        }
+        fn publish(&mut self, _: Now) {
+            self.heard.append(&mut self.staged);
+        }
+        fn rollback(&mut self) {
+            self.staged.clear();
+        }
+        fn event(&mut self, _: Now, _: Event<'_>) {
+            self.events += 1;
+        }
+    }
+
+    /// What is heard of these frames of a server, and how many messages of them were malformed.
+    fn hear(dialect: &str, frames: &[&[u8]]) -> (Ears, u64) {
+        let mut leg = Leg::new(Setup {
+            side: Side::Client,
+            dialect: open(dialect, Role::Vendor, None, Rate::Hz8000, &Options::default()).unwrap(),
+            facts: Facts::default(),
+            rate: Rate::Hz8000,
+            now: Now::ZERO,
+            epoch_ms: 0,
+            max_message: 1 << 20,
+            ping_every: Now::from_secs(20),
+        });
+        let mut ears = Ears::default();
+        for frame in frames {
+            assert_eq!(leg.feed(frame), frame.len());
+            assert_eq!(leg.handle(Now::ZERO, &mut ears), Ok(Flow::Hungry));
+        }
+        (ears, leg.tally().malformed)
+    }
+
+    #[test]
+    fn pcm_that_begins_with_a_space_in_a_fragment_of_its_own_is_not_heard_as_noise() {
+        let (ears, malformed) = hear("binary", &[&[0x02, 1, b' '], &[0x00, 2, 0x01, b'\n'], &[0x80, 1, 0x02]]);
+        assert_eq!((ears.heard, malformed), (vec![0x0120, 0x020a], 0));
+    }
+
+    #[test]
+    fn an_empty_binary_message_is_malformed_in_fragments_too_where_binary_is_json() {
+        for frames in [&[&[0x82, 0][..]][..], &[&[0x02, 0], &[0x80, 0]], &[&[0x02, 1, b' '], &[0x80, 0]]] {
+            assert_eq!(hear("exotel", frames).1, 1, "{frames:x?}");
+        }
+    }
+
+    #[test]
+    fn a_message_whose_samples_are_none_is_dropped_with_its_mark_long_or_short() {
+        let text = br#"{"event":"media","seqid":"m1","data":{"samples":[1,x]}}"#;
+        let whole = [&[0x81, text.len() as u8][..], text].concat();
+        let (head, tail) = text.split_at(20);
+        let first = [&[0x01, head.len() as u8][..], head].concat();
+        let last = [&[0x80, tail.len() as u8][..], tail].concat();
+        for frames in [&[&whole[..]][..], &[&first, &last]] {
+            let (ears, malformed) = hear("ozonetel", frames);
+            assert_eq!((ears.heard, ears.events, malformed), (vec![], 0, 1));
+        }
+    }
+}
