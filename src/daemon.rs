@@ -18,7 +18,7 @@ use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::{LocalSet, spawn_local},
 };
 
@@ -26,6 +26,7 @@ use crate::{
     call::{
         EndReason, Outcome,
         bridge::Limits,
+        outcome::Figures,
         shard::{self, NewCall, NewLine, Order, ShardSetup},
     },
     clock,
@@ -41,6 +42,7 @@ use crate::{
             Uuid,
             line::Line,
             message::{Item, Reader, write_hangup},
+            rate_of,
         },
         pipe,
         websocket::{dialer, tls},
@@ -70,7 +72,7 @@ pub fn run(path: &Path) -> u8 {
             return exit::FAILED;
         }
     };
-    LocalSet::new().block_on(&runtime, async {
+    let code = LocalSet::new().block_on(&runtime, async {
         match Daemon::start(config).await {
             Ok(daemon) => daemon.run().await,
             Err(fault) => {
@@ -78,7 +80,10 @@ pub fn run(path: &Path) -> u8 {
                 fault.code
             }
         }
-    })
+    });
+    // A thread that hangs in a name look-up, or in a pipe that nobody reads, is not waited for.
+    runtime.shutdown_background();
+    code
 }
 
 /// Why the daemon did not start.
@@ -101,16 +106,22 @@ struct Daemon {
     config: Arc<Config>,
     reports: mpsc::Receiver<Box<Outcome>>,
     shared: Rc<Shared>,
-    threads: Vec<thread::JoinHandle<()>>,
+    /// Told by each media thread when it is at its end.
+    ended: mpsc::Receiver<()>,
+    writers: mpsc::UnboundedReceiver<thread::JoinHandle<()>>,
 }
 
 /// What the tasks of the control thread share.
 struct Shared {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
-    media: Vec<mpsc::Sender<Order>>,
+    media: RefCell<Vec<mpsc::Sender<Order>>>,
     dial: mpsc::Sender<dialer::Request>,
     calls: RefCell<Calls>,
+    /// The daemon is going down.
+    draining: Notify,
+    /// Writers of pipes whose calls have ended.
+    writers: mpsc::UnboundedSender<thread::JoinHandle<()>>,
 }
 
 /// The calls there are: the only place that knows how many.
@@ -140,38 +151,50 @@ struct Live {
 impl Daemon {
     async fn start(config: Arc<Config>) -> Result<Self, Fault> {
         let metrics = Arc::new(Metrics::default());
-        let mut threads = Vec::new();
-        let (dial, requests) = mpsc::channel(64);
-        let roots = start_dialing(&config, requests, &mut threads)?;
+        let (dial, requests) = mpsc::channel(config.media.max_calls + 1);
+        let roots = start_dialing(&config, requests)?;
 
-        let (reporter, reports) = mpsc::channel(1024);
-        let limits = limits(&config);
-        let blocks = config.media.pool_bytes(config.line_rate()) / (2 * BLOCK) / config.media.threads;
+        // Every call that ends has room for its report, whatever keeps this thread.
+        let (reporter, reports) = mpsc::channel(2 * config.media.max_calls + 64);
+        let (at_end, ended) = mpsc::channel(config.media.threads);
         let mut media = Vec::new();
         for number in 0..config.media.threads {
-            let (orders, mailbox) = mpsc::channel(256);
+            let (orders, mailbox) = mpsc::channel(2 * config.media.max_calls + 64);
+            let (ready, is_ready) = oneshot::channel();
             let setup = ShardSetup {
-                blocks,
-                limits,
+                blocks: config.media.pool_bytes(config.line_rate()) / (2 * BLOCK) / config.media.threads,
+                seats: config.media.max_calls.div_ceil(config.media.threads),
+                seat: Limits::reserve(config.line_rate()),
+                limits: limits(&config),
                 orders: mailbox,
                 reports: reporter.clone(),
                 metrics: Arc::clone(&metrics),
+                ready,
             };
+            let at_end = at_end.clone();
             let work = move || {
                 if let Err(error) = shard::run(setup) {
-                    error!(error:%; "a media thread ended");
+                    error!(error:%; "a media thread failed");
                 }
+                // The daemon is there, or the process is ending anyway.
+                let _ = at_end.blocking_send(());
             };
-            threads.push(spawn(&format!("media-{number}"), work)?);
+            spawn(&format!("media-{number}"), work)?;
+            is_ready
+                .await
+                .map_err(|_| Fault { code: exit::FAILED, words: "a media thread did not start".to_owned() })?;
             media.push(orders);
         }
+        let (writers, writers_to_join) = mpsc::unbounded_channel();
 
         let shared = Rc::new(Shared {
             config: Arc::clone(&config),
             metrics: Arc::clone(&metrics),
-            media,
+            media: RefCell::new(media),
             dial,
             calls: RefCell::default(),
+            draining: Notify::new(),
+            writers,
         });
         if let Some(address) = config.control.http {
             let listener = bind(address, "[control] http").await?;
@@ -196,7 +219,7 @@ impl Daemon {
                 }
             }
         }
-        Ok(Self { config, reports, shared, threads })
+        Ok(Self { config, reports, shared, ended, writers: writers_to_join })
     }
 
     async fn run(mut self) -> u8 {
@@ -212,43 +235,72 @@ impl Daemon {
                 Some(outcome) = self.reports.recv() => self.shared.on_ended(*outcome),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                Some(()) = self.ended.recv() => {
+                    error!("a media thread ended; the daemon ends too, to be started again");
+                    return exit::FAILED;
+                }
             }
             if only_pipes && self.shared.calls.borrow().live.is_empty() {
                 break;
             }
         }
-        self.drain(&mut terminate).await;
-        let failed = self.shared.calls.borrow().pipe_failed;
+        let failed = tokio::select! {
+            failed = self.drain() => failed,
+            _ = terminate.recv() => true,
+            _ = interrupt.recv() => true,
+        };
         info!("trunkline ends");
-        // The mailboxes close with `shared`; a thread that hangs in a name look-up is not waited for.
         if failed { exit::FAILED } else { exit::OK }
     }
 
-    /// Ends live calls in order; a second signal ends the wait.
-    async fn drain(&mut self, terminate: &mut tokio::signal::unix::Signal) {
-        let shared = Rc::clone(&self.shared);
+    /// Ends live calls in order, and lets every connection close in order. Returns whether a pipe's call had failed.
+    async fn drain(self) -> bool {
+        let Self { mut reports, shared, mut ended, mut writers, config } = self;
         shared.calls.borrow_mut().draining = true;
+        shared.draining.notify_waiters();
         let live = shared.calls.borrow().live.len();
         if live > 0 {
             info!(calls = live; "live calls are ended");
-            for media in &shared.media {
+            let media = shared.media.borrow().clone();
+            for media in media {
+                // A thread that is gone has no calls.
                 let _ = media.send(Order::EndAll(EndReason::Drained)).await;
             }
         }
-        let deadline = tokio::time::sleep(DRAIN);
-        tokio::pin!(deadline);
-        while !shared.calls.borrow().live.is_empty() {
-            tokio::select! {
-                Some(outcome) = self.reports.recv() => shared.on_ended(*outcome),
-                _ = terminate.recv() => break,
-                () = &mut deadline => {
-                    warn!(calls = shared.calls.borrow().live.len(); "calls did not end in time");
-                    break;
-                }
+        let calls_end = async {
+            while !shared.calls.borrow().live.is_empty()
+                && let Some(outcome) = reports.recv().await
+            {
+                shared.on_ended(*outcome);
             }
+        };
+        if tokio::time::timeout(DRAIN, calls_end).await.is_err() {
+            warn!(calls = shared.calls.borrow().live.len(); "calls did not end in time");
         }
-        // The threads see their mailboxes close when the last sender is gone.
-        self.threads.clear();
+        let failed = shared.calls.borrow().pipe_failed;
+
+        // A pipe's writer writes what it has; one that nobody reads is left.
+        let written = async {
+            while let Ok(writer) = writers.try_recv() {
+                // It panicked: the log has it.
+                let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+            }
+        };
+        let _ = tokio::time::timeout(CLOSE, written).await;
+        // The media threads end when the last mailbox is closed and the last connection is left.
+        let closed = async {
+            while shared.calls.borrow().leaving > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let threads = config.media.threads;
+            shared.close();
+            for _ in 0..threads {
+                ended.recv().await;
+            }
+        };
+        // Late or not, the process ends now.
+        let _ = tokio::time::timeout(CLOSE, closed).await;
+        failed
     }
 }
 
@@ -260,7 +312,7 @@ enum Arrival {
 
 impl Shared {
     /// A call begins: its media thread gets the line, the dial thread the route.
-    fn begin(&self, line_index: usize, arrival: Arrival, line_rate: Rate) {
+    fn begin(self: &Rc<Self>, line_index: usize, arrival: Arrival, line_rate: Rate) {
         let mut calls = self.calls.borrow_mut();
         let seq = calls.next;
         calls.next += 1;
@@ -290,31 +342,49 @@ impl Shared {
         let live = Live { call_id: call_id.clone(), line: line_name.clone(), media, trunk: Some(trunk), writer };
         calls.live.insert(seq, live);
         self.metrics.call_began();
-        let reply = self.media[media].clone();
-        let request = dialer::Request { seq, call_id, trunks, line_rate, cancelled, reply, taken };
-        let ordered = self.media[media].try_send(Order::Call(Box::new(new))).is_ok();
-        if !ordered || self.dial.try_send(request).is_err() {
-            // So far behind that more calls can only make it worse; the line closes with the order.
-            drop(calls);
-            self.on_ended(Outcome {
-                seq,
-                reason: EndReason::Overload,
-                ended: clock::now(),
-                figures: crate::call::outcome::Figures::default(),
-                words: None,
-            });
+        let Some(orders) = self.media.borrow().get(media).cloned() else { return };
+        let request = dialer::Request { seq, call_id, trunks, line_rate, cancelled, reply: orders.clone(), taken };
+        drop(calls);
+        if let Err(error) = orders.try_send(Order::Call(Box::new(new))) {
+            // So far behind that more calls can only make it worse.
+            if let Order::Call(new) = error.into_inner()
+                && let NewLine::Audiosocket { stream, .. } = new.line
+                && let Ok(stream) = TcpStream::from_std(stream)
+            {
+                turn_away(self, stream);
+            }
+            let figures = Figures::default();
+            self.on_ended(Outcome { seq, reason: EndReason::Overload, ended: clock::now(), figures, words: None });
+        } else if self.dial.try_send(request).is_err() {
+            // The media thread has the call, and gives it back.
+            let refused = Order::Trunk { seq, result: Err(EndReason::Overload) };
+            spawn_local(async move { orders.send(refused).await.is_ok() });
         }
+    }
+
+    /// Closes the media threads' mailboxes.
+    fn close(&self) {
+        self.media.borrow_mut().clear();
     }
 
     fn least_busy(&self, calls: &Calls) -> usize {
         let load = |media: usize| calls.live.values().filter(|call| call.media == media).count();
-        (0..self.media.len()).min_by_key(|&media| load(media)).unwrap_or(0)
+        (0..self.media.borrow().len()).min_by_key(|&media| load(media)).unwrap_or(0)
+    }
+
+    /// Whether a trunk of this line takes the line's rate, which the first audio tells.
+    fn wants_rate(&self, line: usize) -> bool {
+        let trunks = self.config.routes.iter().filter(|route| route.line == line).flat_map(|route| &route.trunks);
+        trunks
+            .map(|&trunk| &self.config.trunks[trunk])
+            .any(|trunk| trunk.dialect == "binary" && trunk.sample_rate.is_none())
     }
 
     /// Whether one more call may come.
     fn has_seat(&self) -> bool {
         let mut calls = self.calls.borrow_mut();
-        if !calls.draining && calls.live.len() + calls.arriving < self.config.media.max_calls {
+        let most_arriving = self.config.media.max_calls + MOST_ARRIVING;
+        if !calls.draining && calls.live.len() < self.config.media.max_calls && calls.arriving < most_arriving {
             return true;
         }
         self.metrics.add(Counter::CallsRefused, 1);
@@ -347,18 +417,18 @@ impl Shared {
             dropped = up.dropped, underruns = down.underruns, late = down.late, missed = down.missed,
             flushed = down.flushed, repaid = down.repaid, clears, marks, digits = up.digits,
             messages_in = heard.messages_in, messages_out = heard.messages_out, malformed = heard.malformed,
-            unknown = heard.unknown, skipped = heard.skipped, contradicted = heard.contradicted;
+            unknown = heard.unknown, skipped = heard.skipped, contradicted = heard.contradicted,
+            clamped = heard.clamped;
             "call ended"
         );
         if let Some(malformed) = heard.first_malformed {
             warn!(call_id = live.call_id, trunk, count = heard.malformed; "messages of the trunk were dropped: {malformed}");
         }
         if let Some(writer) = live.writer {
-            // It writes what it has and ends with the call.
-            self.calls.borrow_mut().pipe_failed |= !matches!(reason, EndReason::LineHungUp | EndReason::TrunkHungUp);
-            if writer.join().is_err() {
-                error!(line = live.line; "the pipe's writer ended in disorder");
-            }
+            let good = matches!(reason, EndReason::LineHungUp | EndReason::TrunkHungUp | EndReason::Drained);
+            self.calls.borrow_mut().pipe_failed |= !good;
+            // It writes what it has and ends with the call, and is joined when the daemon ends.
+            let _ = self.writers.send(writer);
         }
     }
 }
@@ -388,21 +458,48 @@ async fn accept(shared: Rc<Shared>, line: usize, listener: TcpListener) {
         }
         shared.calls.borrow_mut().arriving += 1;
         let shared = Rc::clone(&shared);
-        spawn_local(async move {
-            let name = &shared.config.lines[line].name;
-            let first = tokio::time::timeout(FIRST_MESSAGE, first_message(stream)).await;
-            shared.calls.borrow_mut().arriving -= 1;
-            match first {
-                Err(_) => {
-                    info!(line = name, peer:%, end_reason:% = EndReason::LineSilent; "a connection named no call in 2 s");
-                }
-                Ok(Err(words)) => warn!(line = name, peer:%, end_reason:% = EndReason::Protocol; "{words}"),
-                Ok(Ok((stream, line_leg, uuid))) => {
-                    let rate = line_leg.rate();
-                    shared.begin(line, Arrival::Audiosocket { stream, line: line_leg, uuid, peer }, rate);
-                }
-            }
-        });
+        spawn_local(arrive(shared, line, stream, peer));
+    }
+}
+
+/// Hears which call a connection is, and begins it.
+async fn arrive(shared: Rc<Shared>, line: usize, mut stream: TcpStream, peer: SocketAddr) {
+    let name = &shared.config.lines[line].name;
+    let mut reader = Reader::new();
+    let first = tokio::select! {
+        first = tokio::time::timeout(FIRST_MESSAGE, first_message(&mut stream, &mut reader)) => Some(first),
+        () = shared.draining.notified() => None,
+    };
+    let line_rate = if shared.wants_rate(line) && matches!(first, Some(Ok(Ok(_)))) {
+        first_rate(&mut stream, &mut reader).await
+    } else {
+        Rate::Hz8000
+    };
+    shared.calls.borrow_mut().arriving -= 1;
+    let uuid = match first {
+        None => return turn_away(&shared, stream),
+        Some(Err(_)) => {
+            shared.metrics.call_never_began(EndReason::LineSilent);
+            info!(line = name, peer:%, end_reason:% = EndReason::LineSilent; "a connection named no call in 2 s");
+            return;
+        }
+        Some(Ok(Err(words))) => {
+            shared.metrics.call_never_began(EndReason::Protocol);
+            warn!(line = name, peer:%, end_reason:% = EndReason::Protocol; "{words}");
+            return;
+        }
+        Some(Ok(Ok(uuid))) => uuid,
+    };
+    // Between its connection and its name others may have come, or the end of the daemon.
+    if !shared.has_seat() {
+        return turn_away(&shared, stream);
+    }
+    match stream.into_std() {
+        Ok(stream) => {
+            let line_leg = Box::new(Line::new(reader));
+            shared.begin(line, Arrival::Audiosocket { stream, line: line_leg, uuid, peer }, line_rate);
+        }
+        Err(error) => warn!(line = name, peer:%, error:%; "a connection was lost before its call began"),
     }
 }
 
@@ -427,13 +524,12 @@ fn turn_away(shared: &Rc<Shared>, stream: TcpStream) {
 }
 
 /// Reads the message that names the call.
-async fn first_message(mut stream: TcpStream) -> Result<(std::net::TcpStream, Box<Line>, Uuid), String> {
-    let socket = SockRef::from(&stream);
+async fn first_message(stream: &mut TcpStream, reader: &mut Reader) -> Result<Uuid, String> {
+    let socket = SockRef::from(&*stream);
     // Wishes, not needs: a socket without them works.
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_send_buffer_size(LINE_SEND_BUFFER);
     let _ = socket.set_tcp_user_timeout(Some(LINE_USER_TIMEOUT));
-    let mut reader = Reader::new();
     loop {
         let uuid = match reader.peek() {
             Err(violation) => return Err(format!("this is not AudioSocket: {violation}")),
@@ -443,8 +539,7 @@ async fn first_message(mut stream: TcpStream) -> Result<(std::net::TcpStream, Bo
         };
         if let Some(uuid) = uuid {
             reader.advance();
-            let stream = stream.into_std().map_err(|error| error.to_string())?;
-            return Ok((stream, Box::new(Line::new(reader)), uuid));
+            return Ok(uuid);
         }
         match stream.read(reader.spare()).await {
             Ok(0) => return Err("the connection was closed before it named a call".to_owned()),
@@ -454,13 +549,28 @@ async fn first_message(mut stream: TcpStream) -> Result<(std::net::TcpStream, Bo
     }
 }
 
+/// The rate of the first audio, for a trunk that takes the line's. A PBX that waits for us to begin has 8 kHz.
+async fn first_rate(stream: &mut TcpStream, reader: &mut Reader) -> Rate {
+    let heard = async {
+        loop {
+            match reader.peek() {
+                Ok(Some(Item::Audio { kind, .. })) => return rate_of(kind),
+                Ok(Some(_)) | Err(_) => return None,
+                Ok(None) => {}
+            }
+            match stream.read(reader.spare()).await {
+                Ok(n @ 1..) => reader.filled(n),
+                // Whoever takes the call finds out.
+                Ok(0) | Err(_) => return None,
+            }
+        }
+    };
+    tokio::time::timeout(FIRST_AUDIO, heard).await.ok().flatten().unwrap_or(Rate::Hz8000)
+}
+
 type RootsReady = oneshot::Receiver<Result<(), tls::TlsError>>;
 
-fn start_dialing(
-    config: &Arc<Config>,
-    requests: mpsc::Receiver<dialer::Request>,
-    threads: &mut Vec<thread::JoinHandle<()>>,
-) -> Result<RootsReady, Fault> {
+fn start_dialing(config: &Arc<Config>, requests: mpsc::Receiver<dialer::Request>) -> Result<RootsReady, Fault> {
     let (ready, roots_ready) = oneshot::channel();
     let config = Arc::clone(config);
     let work = move || {
@@ -477,7 +587,7 @@ fn start_dialing(
             error!(error:%; "the dial thread ended");
         }
     };
-    threads.push(spawn("dial", work)?);
+    spawn("dial", work)?;
     Ok(roots_ready)
 }
 
@@ -563,6 +673,12 @@ const LINE_SEND_BUFFER: usize = 16 * 1024;
 const LINE_USER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Refusals are told once in so long.
 const TELL_REFUSALS: Now = Now::from_secs(60);
+/// Connections that may be about to name their calls, beside as many as there are seats.
+const MOST_ARRIVING: usize = 64;
+/// A line's first audio comes with its first frame, or this late it is not waited for.
+const FIRST_AUDIO: Duration = Duration::from_millis(100);
+/// How long connections have to close after the last call.
+const CLOSE: Duration = Duration::from_millis(2500);
 /// How long live calls have at the end: the trunks' goodbye, and one second.
 const DRAIN: Duration = Duration::from_secs(6);
 

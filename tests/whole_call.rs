@@ -111,7 +111,7 @@ fn leg(dialect: &'static str, role: Role, now: Now) -> Leg {
 }
 
 fn pool(blocks: usize) -> Pool {
-    Pool::new(vec![0; blocks * BLOCK].leak(), vec![Link::FREE; blocks].leak())
+    Pool::new(vec![0; blocks * BLOCK].leak(), vec![Link::FREE; blocks].leak(), 0, 0)
 }
 
 impl Site {
@@ -564,6 +564,94 @@ fn flushed_marks_are_forgotten_on_ozonetel_and_told_on_exotel() {
 }
 
 #[test]
+fn a_mark_that_comes_in_one_read_with_a_clear_is_still_acknowledged() {
+    let mut site = Site::new("ozonetel", 600);
+    site.burst(&speech(0, 8000), Some("old-"));
+    site.frames(10);
+    let heard = site.agent.ears.marks.len();
+    // The clear and the whole next utterance are in one segment.
+    assert!(site.agent.leg.say(site.now, Say::Clear));
+    assert!(site.agent.leg.say(site.now, Say::Mark("new")));
+    assert!(site.agent.leg.write_audio(site.now, &speech(5, 80)));
+    let out = site.agent.leg.out().to_vec();
+    site.agent.leg.written(out.len());
+    site.unread.extend(out);
+    site.exchange();
+    site.frames(10);
+    assert_eq!(site.agent.ears.marks[heard..], ["new"]);
+}
+
+#[test]
+fn a_clear_behind_a_burst_above_the_cap_is_obeyed_within_one_frame_of_being_read() {
+    let mut site = Site::new("ozonetel", 60);
+    site.burst(&speech(0, 70 * 8000), None);
+    site.agent_says(Say::Clear);
+    assert!(!site.unread.is_empty(), "it stands behind what was not read yet");
+    let mut frames = 0;
+    while site.bridge.clears_and_marks().0 == 0 {
+        site.frames(1);
+        frames += 1;
+    }
+    assert!((8 * 50..=12 * 50).contains(&frames), "it is read when ten seconds were heard: {frames}");
+    site.frames(2);
+    assert_eq!(site.voiced[site.voiced.len() - 1], 0);
+    let voice = site.voice();
+    assert!(voice[..voice.len() - 40] == speech(0, voice.len() - 40), "all that was heard before it, once");
+}
+
+#[test]
+fn a_call_that_waits_above_its_cap_leaves_the_others_alone() {
+    let limits = Limits { downlink_seconds: 600, uplink_max_ms: 2000, cushion: Now::from_millis(10) };
+    let seat = Limits::reserve(Rate::Hz8000);
+    let blocks = 2 * seat + 40;
+    let samples = vec![0; blocks * BLOCK].leak();
+    let mut pool = Pool::new(samples, vec![Link::FREE; blocks].leak(), 2, seat);
+    let mut greedy = Bridge::new(Now::ZERO, Now::from_secs(5), Rate::Hz8000, limits, &mut pool).unwrap();
+    greedy.handle_trunk_answered(Now::ZERO, leg("binary", Role::Vendor, Now::ZERO), &mut pool);
+    let minute: Vec<u8> = speech(0, 60 * 8000).iter().flat_map(|sample| sample.to_le_bytes()).collect();
+    let mut bytes = vec![0x82, 127];
+    bytes.extend((minute.len() as u64).to_be_bytes());
+    bytes.extend(&minute);
+    let mut rest = &bytes[..];
+    while greedy.handle_trunk(Now::ZERO, &mut pool) == Flow::Hungry && !rest.is_empty() {
+        rest = &rest[greedy.trunk_mut().unwrap().feed(rest)..];
+    }
+    assert!(!rest.is_empty(), "the pool is smaller than the minute");
+    // Another call has its two seconds, down and up.
+    let mut modest = Bridge::new(Now::ZERO, Now::from_secs(5), Rate::Hz8000, limits, &mut pool).unwrap();
+    modest.handle_trunk_answered(Now::ZERO, leg("binary", Role::Vendor, Now::ZERO), &mut pool);
+    let second: Vec<u8> = speech(0, 8000).iter().flat_map(|sample| sample.to_le_bytes()).collect();
+    for chunk in second.chunks(320) {
+        let trunk = modest.trunk_mut().unwrap();
+        assert_eq!(trunk.feed(&[0x82, 126, 1, 64]), 4);
+        assert_eq!(trunk.feed(chunk), 320);
+        assert_eq!(modest.handle_trunk(Now::ZERO, &mut pool), Flow::Hungry);
+    }
+    for _ in 0..100 {
+        modest.handle_line_audio(Rate::Hz8000, &[1; FRAME], &mut pool);
+    }
+    assert_eq!(modest.uplink().dropped, 0);
+}
+
+#[test]
+fn what_the_caller_said_last_goes_out_before_the_goodbye() {
+    let mut site = Site::new("ozonetel", 600);
+    // A second of the caller's speech that the trunk's socket has not taken yet.
+    for i in 0..50 {
+        site.bridge.handle_line_audio(Rate::Hz8000, &speech(i * FRAME, FRAME), &mut site.pool);
+        site.bridge.pump(site.now, &mut site.pool);
+    }
+    let event = CallEvent::LineEnded(EndReason::LineHungUp);
+    site.bridge.handle_event(site.now, event, &mut site.pool);
+    assert!(matches!(site.bridge.state(), State::Closing { .. }));
+    site.exchange();
+    assert!(site.agent.ears.stopped);
+    assert!(site.agent.ears.heard.ends_with(&speech(0, 50 * FRAME)), "to the last sample");
+    let up = site.bridge.uplink();
+    assert_eq!((up.samples, up.dropped), (up.sent, 0));
+}
+
+#[test]
 fn digits_reach_an_agent_whose_dialect_has_them() {
     let mut site = Site::new("exotel", 600);
     site.line_bytes(&[0x03, 0, 1, b'7', 0x03, 0, 1, b'#']);
@@ -612,7 +700,7 @@ fn a_trunk_that_reads_slowly_costs_the_oldest_of_the_callers_words() {
 }
 
 #[test]
-fn a_call_with_wideband_audio_is_wideband_from_end_to_end() {
+fn a_line_that_turns_wideband_is_answered_wideband_and_a_narrow_trunk_is_served_all_the_same() {
     let mut site = Site::new("binary", 600);
     // Asterisk under c(slin16): kind 0x12.
     let samples: Vec<i16> = speech(0, 320);
@@ -625,4 +713,16 @@ fn a_call_with_wideband_audio_is_wideband_from_end_to_end() {
     site.bridge.poll_frame(tick, &mut site.pool, &mut frame);
     let mut out = [0; MAX_MESSAGE];
     assert_eq!(site.line.write_frame(&frame, &mut out)[..3], [0x12, 2, 128]);
+    // 20 ms at 16 kHz are 160 samples for a trunk at 8 kHz, and what it says fills the line's frames.
+    assert_eq!(site.agent.ears.heard.len(), 12 * FRAME + FRAME);
+    site.burst(&[1000; 8000], None);
+    let mut heard = 0;
+    for _ in 0..60 {
+        site.now += Now::from_millis(20);
+        let tick = Tick { now: site.now, late: Now::ZERO, missed: 0 };
+        let voiced = site.bridge.poll_frame(tick, &mut site.pool, &mut frame);
+        site.bridge.handle_frame_written(site.now, voiced, &mut site.pool);
+        heard += frame.iter().filter(|&&sample| sample == 1000).count();
+    }
+    assert!((15_900..=16_000).contains(&heard), "a second at 16 kHz, less the filter's edges: {heard}");
 }

@@ -11,7 +11,6 @@ use crate::{
     media::{
         Now, Rate,
         frame::MAX_SAMPLES,
-        level::level_dbov,
         marks::Marks,
         playout::{Playout, Queue, Tick, Weather},
         pool::{Account, BLOCK, Full, Pool},
@@ -32,10 +31,11 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Blocks that a call at this rate always has: two seconds, and one to begin each of its three queues in.
+    /// Blocks that a call at this rate always has: two seconds, one to begin each of its three queues in, and two
+    /// that the samples of its downlink leave to the others.
     #[must_use]
     pub const fn reserve(rate: Rate) -> usize {
-        rate.samples(RESERVED_MS).div_ceil(BLOCK) + 3
+        rate.samples(RESERVED_MS).div_ceil(BLOCK) + 3 + SPARE_BLOCKS
     }
 
     /// Blocks that a call at this rate may have at most.
@@ -73,6 +73,10 @@ pub struct Bridge {
     trunk: Option<Leg>,
     /// Its connection is of no more use.
     trunk_gone: bool,
+    /// Our stop and the WebSocket's goodbye are said.
+    goodbye_said: bool,
+    /// How the trunk's side came to its end.
+    over: Option<Over>,
     times: Times,
     /// Ticks on which the line took no frame.
     blocked: usize,
@@ -96,7 +100,6 @@ struct Uplink {
     rate: Rate,
     /// From the line's rate to the ring's, while they differ.
     resampler: Option<Resampler>,
-    level_dbov: i8,
     tally: UplinkTally,
 }
 
@@ -106,7 +109,10 @@ struct Downlink {
     playout: Playout,
     /// From the ring's rate to the line's, while they differ.
     resampler: Option<Resampler>,
-    level_dbov: i8,
+    /// What a clear flushes is never told as heard.
+    forget_marks: bool,
+    /// The line is over: what the agent still says is nobody's.
+    deaf: bool,
     clears: u64,
     marks_heard: u64,
     agent_done: bool,
@@ -120,14 +126,13 @@ impl Bridge {
     pub fn new(now: Now, give_up_at: Now, rate: Rate, limits: Limits, pool: &mut Pool) -> Result<Self, Full> {
         let account = pool.open(Limits::reserve(rate), limits.most(rate))?;
         Ok(Self {
-            state: State::Dialing { give_up_at },
+            state: State::Dialing { give_up_at, line_done: false },
             limits,
             account,
             uplink: Uplink {
                 ring: Ring::new(rate.samples(UPLINK_MS)),
                 rate,
                 resampler: None,
-                level_dbov: SILENT_DBOV,
                 tally: UplinkTally::default(),
             },
             downlink: Downlink {
@@ -135,7 +140,8 @@ impl Bridge {
                 marks: Marks::default(),
                 playout: Playout::new(rate, limits.cushion),
                 resampler: None,
-                level_dbov: SILENT_DBOV,
+                forget_marks: false,
+                deaf: false,
                 clears: 0,
                 marks_heard: 0,
                 agent_done: false,
@@ -143,6 +149,8 @@ impl Bridge {
             line_rate: rate,
             trunk: None,
             trunk_gone: false,
+            goodbye_said: false,
+            over: None,
             times: Times { started: now, ..Times::default() },
             blocked: 0,
         })
@@ -173,7 +181,10 @@ impl Bridge {
         self.trunk_gone |= matches!(event, Event::TrunkEnded(_) | Event::TrunkClosed);
         if had_line && !self.state.has_line() {
             self.times.ended = Some(now);
-            self.say_goodbye(now, pool);
+            self.downlink.deaf = true;
+            let mut queue = Queue { ring: &mut self.downlink.ring, pool: &mut *pool, account: &mut self.account };
+            self.downlink.playout.clear(&mut queue);
+            self.pump(now, pool);
         }
         let over = self.trunk.as_ref().is_none_or(Leg::is_closed);
         if matches!(self.state, State::Closing { .. }) && (over || self.trunk_gone) {
@@ -189,9 +200,10 @@ impl Bridge {
     /// A trunk took the call. What the caller said meanwhile goes out first.
     pub fn handle_trunk_answered(&mut self, now: Now, mut leg: Leg, pool: &mut Pool) {
         self.handle_event(now, Event::TrunkAnswered, pool);
-        if self.state != State::Bridged {
+        if !self.state.has_line() {
             return;
         }
+        self.downlink.forget_marks = leg.dialect().marks_on_clear() == MarksOnClear::Forget;
         leg.set_rate(self.uplink.rate);
         leg.open(now);
         self.times.bridged = Some(now);
@@ -201,13 +213,12 @@ impl Bridge {
     /// The line sent samples at this rate. Call [`pump`](Self::pump) afterwards.
     pub fn handle_line_audio(&mut self, rate: Rate, samples: &[i16], pool: &mut Pool) {
         if rate != self.line_rate {
-            self.on_line_rate(rate);
+            self.on_line_rate(rate, pool);
         }
         self.retune_uplink();
         let up = &mut self.uplink;
         up.tally.frames += 1;
         up.tally.samples += samples.len() as u64;
-        up.level_dbov = level_dbov(samples);
         match &mut up.resampler {
             None => up.tally.dropped += push_dropping(&mut up.ring, pool, &mut self.account, samples),
             Some(resampler) => {
@@ -244,13 +255,8 @@ impl Bridge {
     pub fn handle_trunk(&mut self, now: Now, pool: &mut Pool) -> Flow {
         let Some(trunk) = &mut self.trunk else { return Flow::Hungry };
         let mut ear = Ear { downlink: &mut self.downlink, account: &mut self.account, pool };
-        let rule = trunk.dialect().marks_on_clear();
         let heard = loop {
-            let clears = ear.downlink.clears;
             let flow = trunk.handle(now, &mut ear);
-            if ear.downlink.clears > clears && rule == MarksOnClear::Forget {
-                ear.downlink.marks.clear(ear.pool, ear.account);
-            }
             // One message alone fills the ring: its head has to be heard before its end can be read.
             let low = ear.downlink.ring.len() < ear.downlink.playout.rate().samples(LOW_MS);
             if flow == Ok(Flow::Paused) && low && ear.downlink.ring.staged() > 0 {
@@ -268,6 +274,7 @@ impl Bridge {
         match heard {
             Ok(flow) => flow,
             Err(over) => {
+                self.over.get_or_insert(over);
                 let event = match over {
                     // 1000 normal, 1001 going away, none given: an orderly end (RFC 6455 7.4.1).
                     Over::Closed(None | Some(1000 | 1001)) => Event::AgentDone(EndReason::TrunkHungUp),
@@ -288,7 +295,7 @@ impl Bridge {
         let up = &mut self.uplink;
         if !trunk.out().is_empty() {
             up.shed(&self.limits, pool, &mut self.account);
-            return;
+            return self.say_goodbye(now, pool);
         }
         let chunk = trunk.chunk();
         let mut samples = [0; MAX_CHUNK];
@@ -301,6 +308,7 @@ impl Bridge {
                 up.tally.dropped += samples.len() as u64;
             }
         }
+        self.say_goodbye(now, pool);
     }
 
     /// Whether a whole message of the caller's speech waits and may be sent. After a close nothing may.
@@ -317,6 +325,7 @@ impl Bridge {
         if down.resampler.is_some() && down.ring.is_empty() && down.ring.staged() == 0 && down.playout.is_dry() {
             // Nothing is left at the old rate.
             down.playout.set_rate(self.line_rate);
+            down.ring.set_limit(self.line_rate.samples(self.limits.downlink_seconds * 1000));
             down.resampler = None;
         }
         let mut queue = Queue { ring: &mut down.ring, pool, account: &mut self.account };
@@ -331,7 +340,6 @@ impl Bridge {
                 heard
             }
         };
-        down.level_dbov = level_dbov(out);
         heard
     }
 
@@ -372,6 +380,9 @@ impl Bridge {
 
     /// The line is over: everything goes back to the pool. The bridge can only be asked for its outcome then.
     pub fn release(&mut self, pool: &mut Pool) {
+        let uplink = self.uplink.ring.len();
+        self.uplink.tally.dropped += uplink as u64;
+        self.downlink.playout.count_missed(core::mem::take(&mut self.blocked));
         self.downlink.count_rest();
         pool.close(&mut self.account);
     }
@@ -400,48 +411,51 @@ impl Bridge {
         (self.downlink.clears, self.downlink.marks_heard)
     }
 
+    /// How the trunk's side came to its end, if it was the trunk that ended it.
+    #[must_use]
+    pub const fn over(&self) -> Option<Over> {
+        self.over
+    }
+
     /// When things happened.
     #[must_use]
     pub const fn times(&self) -> Times {
         self.times
     }
 
-    /// Levels now, caller and agent (dBov).
-    #[must_use]
-    pub const fn levels_dbov(&self) -> (i8, i8) {
-        (self.uplink.level_dbov, self.downlink.level_dbov)
-    }
-
-    /// How long the agent's speech waits now.
-    #[must_use]
-    pub fn downlink_fill(&self) -> Now {
-        self.downlink.playout.rate().duration(self.downlink.ring.len())
-    }
-
-    /// The last of the caller's speech, our stop and the WebSocket's goodbye.
+    /// Our stop and the WebSocket's goodbye, once the last of the caller's speech is on its way; near the end of our
+    /// patience at once.
     fn say_goodbye(&mut self, now: Now, pool: &mut Pool) {
-        let mut queue = Queue { ring: &mut self.downlink.ring, pool: &mut *pool, account: &mut self.account };
-        self.downlink.playout.clear(&mut queue);
-        self.pump(now, pool);
+        let State::Closing { reason, until } = self.state else { return };
         let Some(trunk) = &mut self.trunk else { return };
         let up = &mut self.uplink;
-        let mut rest = [0; MAX_CHUNK];
-        if up.ring.len() < trunk.chunk().min(MAX_CHUNK) {
-            let n = up.ring.pop(pool, &mut self.account, &mut rest);
-            if n > 0 && trunk.write_audio(now, &rest[..n]) {
-                up.tally.sent += n as u64;
-            }
+        let chunk = trunk.chunk().min(MAX_CHUNK);
+        let hurry = now + HURRY >= until;
+        if self.goodbye_said || (!hurry && (up.ring.len() >= chunk || !trunk.has_room())) {
+            return;
         }
-        let reason = match self.state.reason() {
-            Some(EndReason::LineHungUp | EndReason::LineLost) => StopReason::CallerHungUp,
-            _ => StopReason::Ended,
-        };
-        trunk.say(now, Say::Stop(reason));
+        let mut rest = [0; MAX_CHUNK];
+        let n = up.ring.pop(pool, &mut self.account, &mut rest[..chunk]);
+        if n > 0 && trunk.write_audio(now, &rest[..n]) {
+            up.tally.sent += n as u64;
+        } else {
+            up.tally.dropped += n as u64;
+        }
+        up.tally.dropped += up.ring.clear(pool, &mut self.account) as u64;
+        trunk.say(
+            now,
+            Say::Stop(match reason {
+                EndReason::LineHungUp | EndReason::LineLost => StopReason::CallerHungUp,
+                _ => StopReason::Ended,
+            }),
+        );
         trunk.close(1000, "");
+        self.goodbye_said = true;
     }
 
-    fn on_line_rate(&mut self, rate: Rate) {
+    fn on_line_rate(&mut self, rate: Rate, pool: &mut Pool) {
         self.line_rate = rate;
+        pool.grow(&mut self.account, Limits::reserve(rate), self.limits.most(rate));
         self.uplink.resampler = Some(Resampler::new(rate, self.uplink.rate));
         self.downlink.resampler = Some(Resampler::new(self.downlink.playout.rate(), rate));
     }
@@ -468,12 +482,15 @@ impl Uplink {
     }
 }
 
-/// Pushes samples and drops the oldest where there is no room; says how many were dropped.
+/// Pushes samples and drops the oldest where there is no room, a block of them where the pool has no other; says how
+/// many were dropped.
 fn push_dropping(ring: &mut Ring, pool: &mut Pool, account: &mut Account, samples: &[i16]) -> u64 {
-    let missing = samples.len().saturating_sub(ring.room(pool, account));
-    let mut dropped = ring.skip(pool, account, missing);
+    let mut dropped = 0;
+    while ring.room(pool, account) < samples.len() && !ring.is_empty() {
+        dropped += ring.skip(pool, account, samples.len());
+    }
     if ring.push(pool, account, samples).is_err() {
-        // Skipping freed no whole block: the pool has none left for us.
+        // The pool has not one block left for us.
         dropped += samples.len();
     }
     dropped as u64
@@ -499,6 +516,9 @@ impl Sink for Ear<'_> {
     }
 
     fn room(&self) -> usize {
+        if self.downlink.deaf {
+            return usize::MAX / 64;
+        }
         let seconds = (self.downlink.ring.len() / self.downlink.playout.rate().hz() as usize) + 1;
         if self.downlink.marks.count() >= seconds * MARKS_A_SECOND + MARKS_SPARE {
             return 0;
@@ -508,6 +528,9 @@ impl Sink for Ear<'_> {
     }
 
     fn stage(&mut self, samples: &[i16]) {
+        if self.downlink.deaf {
+            return self.downlink.playout.count_flushed(samples.len());
+        }
         let taken = self.downlink.ring.stage(self.pool, self.account, samples);
         debug_assert_eq!(taken, samples.len(), "room() was asked before");
     }
@@ -525,9 +548,13 @@ impl Sink for Ear<'_> {
         match event {
             dialect::Event::Clear => {
                 self.downlink.clears += 1;
+                if self.downlink.forget_marks {
+                    self.downlink.marks.clear(self.pool, self.account);
+                }
                 let mut queue = Queue { ring: &mut self.downlink.ring, pool: self.pool, account: self.account };
                 self.downlink.playout.clear(&mut queue);
             }
+            dialect::Event::Mark(_) if self.downlink.deaf => {}
             dialect::Event::Mark(name) => {
                 let position = self.downlink.ring.pushed();
                 // room() promised a place for it.
@@ -544,6 +571,8 @@ impl Sink for Ear<'_> {
     }
 }
 
+/// So long before the end of our patience the goodbye is said whatever the caller's speech does.
+const HURRY: Now = Now::from_secs(1);
 /// Reserved for each call, in ms of audio.
 const RESERVED_MS: usize = 2000;
 /// What the caller said is kept for so long while a trunk is dialled (ms).
@@ -557,5 +586,3 @@ const MARKS_SPARE: usize = 400;
 const SPARE_BLOCKS: usize = 2;
 /// With less than this the head of a message that fills the ring is published before its end is known (ms).
 const LOW_MS: usize = 100;
-/// The level of nothing.
-const SILENT_DBOV: i8 = -127;

@@ -42,10 +42,13 @@ use crate::{
     control::metrics::{Counter, Metrics},
     dialect::{Dialect, Facts},
     leg::{
-        audiosocket::line::{self, Input},
+        audiosocket::{
+            format::Verdict,
+            line::{self, Input},
+        },
         pipe,
         websocket::{
-            leg::{Flow, Leg, Setup},
+            leg::{Flow, Leg, Over, Setup},
             link::{Link, LinkError},
             tls,
             wire::Side,
@@ -117,6 +120,12 @@ pub struct Answered {
 pub struct ShardSetup {
     /// Blocks of its pool.
     pub blocks: usize,
+    /// Calls that it may have, and the blocks that are kept for each.
+    pub seats: usize,
+    /// See [`seats`](Self::seats).
+    pub seat: usize,
+    /// Told when the thread is ready for calls.
+    pub ready: oneshot::Sender<()>,
     /// What the config says about every call.
     pub limits: Limits,
     /// Where it is told things.
@@ -138,7 +147,8 @@ pub fn run(setup: ShardSetup) -> io::Result<()> {
     let main = local.run_until(async move {
         #[expect(deprecated, reason = "its successor is unsafe; a Ticker owns its descriptor for as long as it lives")]
         let ticker = AsyncFd::new(Ticker::new()?)?;
-        let pool = Pool::new(vec![0; setup.blocks * BLOCK].leak(), vec![BlockLink::FREE; setup.blocks].leak());
+        let samples = vec![0; setup.blocks * BLOCK].leak();
+        let pool = Pool::new(samples, vec![BlockLink::FREE; setup.blocks].leak(), setup.seats, setup.seat);
         let shard = Rc::new(RefCell::new(Shard {
             pool,
             limits: setup.limits,
@@ -150,16 +160,19 @@ pub fn run(setup: ShardSetup) -> io::Result<()> {
             metrics: setup.metrics,
             pool_told: 0,
             waker: None,
+            leaving: 0,
         }));
         let playout = spawn_local(play(Rc::clone(&shard)));
         let mut orders = setup.orders;
+        // Nobody waits for it only when the daemon is already on its way out.
+        let _ = setup.ready.send(());
         while let Some(order) = orders.recv().await {
             counting::apart(|| handle_order(&shard, order));
         }
         core::future::poll_fn(|context| {
             let mut shard = shard.borrow_mut();
             shard.waker = Some(context.waker().clone());
-            if shard.calls.iter().all(Option::is_none) { Poll::Ready(()) } else { Poll::Pending }
+            if shard.is_idle() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
         playout.abort();
@@ -180,8 +193,10 @@ struct Shard {
     reports: mpsc::Sender<Box<Outcome>>,
     metrics: Arc<Metrics>,
     pool_told: usize,
-    /// Waits for the last call to end.
+    /// Waits for the last call to end and the last connection to be left.
     waker: Option<Waker>,
+    /// Connections that are read until their peer closes them.
+    leaving: usize,
 }
 
 struct Call {
@@ -196,7 +211,6 @@ struct Call {
     /// The figures that the metrics know.
     told: Figures,
     words: Option<String>,
-    frames: u32,
 }
 
 enum LineIo {
@@ -280,6 +294,18 @@ impl Shard {
 
     /// Carries out what a call's state asks for: gives the line back, removes the call when it is over.
     fn settle(&mut self, slot: usize, now: Now) {
+        if catch_unwind(AssertUnwindSafe(|| self.carry_out(slot, now))).is_ok() {
+            return;
+        }
+        // What it held of the pool stays lost: it is in disorder, and the others go on.
+        if let Some(Some(call)) = self.calls.get_mut(slot).map(Option::take) {
+            let outcome =
+                Outcome { seq: call.seq, reason: EndReason::Bug, ended: now, figures: call.told, words: None };
+            self.report(outcome);
+        }
+    }
+
+    fn carry_out(&mut self, slot: usize, now: Now) {
         let Some(Some(call)) = self.calls.get_mut(slot) else { return };
         let state = call.bridge.state();
         if !state.has_line() {
@@ -304,15 +330,31 @@ impl Shard {
             call.bridge.release(&mut self.pool);
             let figures = Figures::of(&call.bridge);
             self.metrics.add_growth(&call.told, &figures);
-            let outcome = Outcome { seq: call.seq, reason, ended: now, figures, words: call.words.take() };
+            let outcome = Outcome {
+                seq: call.seq,
+                reason,
+                ended: now,
+                figures,
+                words: call.words.take().or_else(|| words_of(&call.bridge)),
+            };
             self.report(outcome);
             if self.calls.iter().all(Option::is_none) {
                 self.ticker.get_ref().disarm();
-                if let Some(waker) = self.waker.take() {
-                    waker.wake();
-                }
             }
+            self.wake_if_idle();
         });
+    }
+
+    fn is_idle(&self) -> bool {
+        self.leaving == 0 && self.calls.iter().all(Option::is_none)
+    }
+
+    fn wake_if_idle(&mut self) {
+        if self.is_idle()
+            && let Some(waker) = self.waker.take()
+        {
+            waker.wake();
+        }
     }
 
     fn report(&self, outcome: Outcome) {
@@ -387,7 +429,7 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
         Ok(opened) => opened,
         Err((reason, line)) => {
             if let Some(NewLine::Audiosocket { stream, line }) = line {
-                turn_away(stream, &line);
+                turn_away(shard, stream, &line);
             }
             let outcome = Outcome { seq, reason, ended: now, figures: Figures::default(), words: None };
             return this.report(outcome);
@@ -407,7 +449,6 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
         readers: [None, None],
         told: Figures::default(),
         words: None,
-        frames: 0,
     };
     let slot = match this.calls.iter().position(Option::is_none) {
         Some(slot) => slot,
@@ -427,11 +468,12 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
 }
 
 /// There is no room for this call: the caller goes on in the dialplan.
-fn turn_away(stream: std::net::TcpStream, line: &line::Line) {
+fn turn_away(shard: &Rc<RefCell<Shard>>, stream: std::net::TcpStream, line: &line::Line) {
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let _ = send(&stream, line.write_hangup(&mut [0; line::MAX_MESSAGE]));
     let (input, _) = stream.into_split();
-    spawn_local(leave(input));
+    let shard = Rc::clone(shard);
+    spawn_local(async move { leave(&shard, input).await });
 }
 
 enum LineInput {
@@ -494,7 +536,7 @@ async fn read_line(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut socket:
                 Ok(0) => call.on_line_closed(now, pool),
                 Ok(n) => call.on_line_bytes(now, &scratch[..n], pool),
                 Err(error) => {
-                    call.words = Some(error.to_string());
+                    call.explain(&error);
                     call.bridge.handle_event(now, Event::LineEnded(EndReason::LineLost), pool);
                     call.flush_trunk(now, pool);
                 }
@@ -507,17 +549,21 @@ async fn read_line(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut socket:
     })
     .await;
     if !over {
-        leave(socket).await;
+        leave(&shard, socket).await;
     }
 }
 
 /// Reads and forgets until the peer closes, for a moment: a socket that is closed with bytes unread is reset, and a
 /// reset can overtake the goodbye that we wrote. The PBX would then drop the caller instead of taking it back.
-async fn leave(mut socket: OwnedReadHalf) {
+async fn leave(shard: &Rc<RefCell<Shard>>, mut socket: OwnedReadHalf) {
+    shard.borrow_mut().leaving += 1;
     let mut bytes = [0; 512];
     let rest = async { while matches!(socket.read(&mut bytes).await, Ok(1..)) {} };
     // Late or not, it is closed now.
     let _ = tokio::time::timeout(LEAVE, rest).await;
+    let mut shard = shard.borrow_mut();
+    shard.leaving -= 1;
+    shard.wake_if_idle();
 }
 
 /// Takes what a pipe gives until it ends.
@@ -581,7 +627,7 @@ async fn read_trunk(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut socket
     })
     .await;
     if !over {
-        leave(socket).await;
+        leave(&shard, socket).await;
     }
 }
 
@@ -616,7 +662,6 @@ impl Shard {
 
 impl Call {
     fn on_tick(&mut self, tick: Tick, pool: &mut Pool) {
-        self.frames = self.frames.wrapping_add(1);
         self.play(tick, pool);
         if let Some(trunk) = &mut self.trunk
             && core::mem::take(&mut trunk.paused)
@@ -629,11 +674,16 @@ impl Call {
     }
 
     fn play(&mut self, tick: Tick, pool: &mut Pool) {
-        if !self.bridge.state().has_line() || !self.line.is_ready() {
-            if self.bridge.state().has_line() {
-                self.bridge.handle_line_blocked();
-            }
+        if !self.bridge.state().has_line() {
             return;
+        }
+        match self.line.is_ready() {
+            Ok(true) => {}
+            Ok(false) => return self.bridge.handle_line_blocked(),
+            Err(error) => {
+                self.explain(&error);
+                return self.bridge.handle_event(tick.now, Event::LineEnded(EndReason::LineLost), pool);
+            }
         }
         let mut frame = [0; MAX_SAMPLES];
         let frame = &mut frame[..self.bridge.line_rate().frame()];
@@ -641,7 +691,7 @@ impl Call {
         match self.line.write(frame) {
             Ok(()) => self.bridge.handle_frame_written(tick.now, heard, pool),
             Err(error) => {
-                self.words = Some(error.to_string());
+                self.explain(&error);
                 self.bridge.handle_event(tick.now, Event::LineEnded(EndReason::LineLost), pool);
             }
         }
@@ -663,7 +713,8 @@ impl Call {
                     break;
                 }
                 Err(violation) => {
-                    self.words = Some(violation.to_string());
+                    let words = violation.to_string();
+                    self.words.get_or_insert(words);
                     end = Some(EndReason::Protocol);
                     break;
                 }
@@ -673,18 +724,18 @@ impl Call {
                 Input::Digit(digit) => self.bridge.handle_digit(now, digit),
                 Input::Hangup => end = Some(EndReason::LineHungUp),
                 Input::Failed(code) => {
-                    self.words = Some(match code {
+                    self.words.get_or_insert_with(|| match code {
                         Some(code) => format!("the PBX says that it failed, with code {code}"),
                         None => "the PBX says that it failed".to_owned(),
                     });
                     end = Some(EndReason::LineLost);
                 }
                 Input::WrongRate(rate) => {
-                    self.words = Some(rate.to_string());
+                    self.words.get_or_insert_with(|| rate.to_string());
                     end = Some(EndReason::BadCodec);
                 }
                 Input::Unreadable => {
-                    self.words = Some(UNREADABLE.to_owned());
+                    self.words.get_or_insert_with(|| Verdict::Unsupported.to_string());
                     end = Some(EndReason::BadCodec);
                 }
             }
@@ -753,11 +804,19 @@ impl Call {
         flow
     }
 
+    /// The first fault of a call that has a leg to lose is the one on its record.
+    fn explain(&mut self, fault: &dyn core::fmt::Display) {
+        if self.bridge.state().has_line() {
+            self.words.get_or_insert_with(|| fault.to_string());
+        }
+    }
+
     fn on_link_error(&mut self, now: Now, error: &LinkError, pool: &mut Pool) {
         match error {
             LinkError::Closed => self.bridge.handle_event(now, Event::TrunkClosed, pool),
             LinkError::Tls(error) => {
-                self.words = Some(tls::explain_tls(error));
+                let words = tls::explain_tls(error);
+                self.explain(&words);
                 self.flush_trunk(now, pool);
                 self.bridge.handle_event(now, Event::TrunkEnded(EndReason::TrunkLost), pool);
             }
@@ -765,9 +824,7 @@ impl Call {
     }
 
     fn on_trunk_error(&mut self, now: Now, error: &io::Error, pool: &mut Pool) {
-        if self.words.is_none() {
-            self.words = Some(error.to_string());
-        }
+        self.explain(error);
         self.bridge.handle_event(now, Event::TrunkEnded(EndReason::TrunkLost), pool);
     }
 
@@ -785,7 +842,7 @@ impl Call {
                 Err(error) => {
                     // The reading side finds out what it means: the agent's goodbye may be on its way.
                     trunk.broken = true;
-                    self.words.get_or_insert_with(|| error.to_string());
+                    self.explain(&error);
                     return;
                 }
             }
@@ -808,22 +865,35 @@ impl Call {
     }
 }
 
+/// How the trunk's side ended, where that says more than the end reason.
+fn words_of(bridge: &Bridge) -> Option<String> {
+    match bridge.over()? {
+        Over::Closed(None | Some(1000)) => None,
+        Over::Closed(Some(code)) => Some(format!("the agent closed with code {code}")),
+        Over::Violation(violation) => Some(format!("the agent broke the WebSocket protocol: {violation}")),
+    }
+}
+
 impl LineIo {
     /// Whether the last frame is gone, so that the next may follow.
-    fn is_ready(&mut self) -> bool {
+    fn is_ready(&mut self) -> io::Result<bool> {
         match self {
             Self::Audiosocket { socket, pending, .. } => {
                 if pending.is_empty() {
-                    return true;
+                    return Ok(true);
                 }
-                if let Ok(n) = send(socket.as_ref(), pending) {
-                    pending.rotate_left(n);
-                    pending.truncate(pending.len() - n);
+                match send(socket.as_ref(), pending) {
+                    Ok(n) => {
+                        pending.rotate_left(n);
+                        pending.truncate(pending.len() - n);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
                 }
-                pending.is_empty()
+                Ok(pending.is_empty())
             }
-            Self::Pipe(output) => output.is_ready(),
-            Self::Gone => false,
+            Self::Pipe(output) => Ok(output.is_ready()),
+            Self::Gone => Ok(false),
         }
     }
 
@@ -874,8 +944,8 @@ impl TrunkIo {
     }
 }
 
-/// Writes what the socket takes at once. tokio's `try_write` would refuse before its reactor has seen a new socket, and a
-/// call's first words, which may be its last, would wait for a tick.
+/// Writes what the socket takes at once, whatever tokio knows of its readiness: the first words of a call may be its
+/// last, and must not wait for a reactor that has not seen the socket yet.
 fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     SockRef::from(socket).send(bytes)
 }
@@ -909,8 +979,6 @@ const TRUNK: usize = 1;
 /// How long a peer has to close after our goodbye.
 const LEAVE: Now = Now::from_secs(2);
 const TICKS_A_SECOND: u64 = 100;
-const UNREADABLE: &str = "the PBX sends audio that is neither PCM nor G.711 (Opus?); write c(slin16) in its dial \
-                          string: Dial(AudioSocket/HOST:PORT/UUID/c(slin16))";
 
 /// Counts the heap allocations of a media thread while calls are live.
 mod counting {

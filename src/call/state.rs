@@ -9,6 +9,8 @@ pub enum State {
     Dialing {
         /// When we stop waiting for an answer.
         give_up_at: Now,
+        /// The line has said all it will say, and waits for what the agent has to say to it.
+        line_done: bool,
     },
     /// Audio flows both ways.
     Bridged,
@@ -20,6 +22,8 @@ pub enum State {
         linger: Now,
         /// When the last of it was heard.
         dry_since: Option<Now>,
+        /// When we stop waiting for a line that takes no frames.
+        stuck_at: Now,
     },
     /// The line is over; the trunk was told and closes in order.
     Closing {
@@ -62,41 +66,42 @@ impl State {
     #[must_use]
     pub fn handle_event(self, now: Now, event: Event) -> Self {
         match self {
-            Self::Dialing { give_up_at } => match event {
+            Self::Dialing { give_up_at, line_done } => match event {
+                Event::TrunkAnswered if line_done => finishing(now, EndReason::LineHungUp, LINGER, Some(now)),
                 Event::TrunkAnswered => Self::Bridged,
                 Event::TrunkEnded(reason) | Event::AgentDone(reason) | Event::Ordered(reason) => Self::Ended(reason),
                 // The caller gave up first; only a fault of the line itself is told apart from that.
-                Event::LineEnded(EndReason::LineHungUp) | Event::LineDone => Self::Ended(EndReason::Abandoned),
+                Event::LineEnded(EndReason::LineHungUp) => Self::Ended(EndReason::Abandoned),
                 Event::LineEnded(reason) => Self::Ended(reason),
+                Event::LineDone => Self::Dialing { give_up_at, line_done: true },
                 Event::Tick if now >= give_up_at => Self::Ended(EndReason::TrunkTimeout),
                 Event::Tick | Event::Dry | Event::Heard | Event::TrunkClosed => self,
             },
             Self::Bridged => match event {
                 Event::TrunkEnded(reason) => Self::Ended(reason),
-                Event::AgentDone(reason) => Self::Finishing { reason, linger: Now::ZERO, dry_since: None },
-                Event::LineDone => {
-                    Self::Finishing { reason: EndReason::LineHungUp, linger: LINGER, dry_since: Some(now) }
-                }
+                Event::AgentDone(reason) => finishing(now, reason, Now::ZERO, None),
+                Event::LineDone => finishing(now, EndReason::LineHungUp, LINGER, Some(now)),
                 Event::LineEnded(reason) | Event::Ordered(reason) => Self::Closing { reason, until: now + GOODBYE },
                 Event::TrunkClosed => Self::Ended(EndReason::TrunkLost),
                 Event::TrunkAnswered | Event::Dry | Event::Heard | Event::Tick => self,
             },
-            Self::Finishing { reason, linger, dry_since } => match event {
+            Self::Finishing { reason, linger, dry_since, stuck_at } => match event {
                 Event::Dry => {
                     let since = dry_since.unwrap_or(now);
                     if now.saturating_sub(since) >= linger {
                         Self::Closing { reason, until: now + GOODBYE }
                     } else {
-                        Self::Finishing { reason, linger, dry_since: Some(since) }
+                        finishing(now, reason, linger, Some(since))
                     }
                 }
-                Event::Heard => Self::Finishing { reason, linger, dry_since: None },
+                Event::Heard => finishing(now, reason, linger, None),
                 // The first reason is the one on the record.
                 Event::LineEnded(_) | Event::Ordered(_) => Self::Closing { reason, until: now + GOODBYE },
                 // It has said what it had to say; the rest is still heard.
                 Event::TrunkEnded(_) | Event::AgentDone(_) | Event::TrunkClosed => {
-                    Self::Finishing { reason, linger: Now::ZERO, dry_since }
+                    Self::Finishing { reason, linger: Now::ZERO, dry_since, stuck_at }
                 }
+                Event::Tick if now >= stuck_at => Self::Closing { reason, until: now + GOODBYE },
                 Event::TrunkAnswered | Event::LineDone | Event::Tick => self,
             },
             Self::Closing { reason, until } => match event {
@@ -131,6 +136,14 @@ impl State {
     }
 }
 
+/// A frame was just written, or this is where it begins.
+fn finishing(now: Now, reason: EndReason, linger: Now, dry_since: Option<Now>) -> State {
+    State::Finishing { reason, linger, dry_since, stuck_at: now + STUCK }
+}
+
+/// A line that takes no frame for so long will not be waited for.
+const STUCK: Now = Now::from_secs(5);
+
 /// How long the trunk has to say goodbye after our stop.
 const GOODBYE: Now = Now::from_secs(5);
 
@@ -141,7 +154,7 @@ const LINGER: Now = Now::from_millis(500);
 mod tests {
     use super::*;
 
-    const DIALING: State = State::Dialing { give_up_at: Now::from_secs(5) };
+    const DIALING: State = State::Dialing { give_up_at: Now::from_secs(5), line_done: false };
 
     fn at(ms: u64) -> Now {
         Now::from_millis(ms)
@@ -179,6 +192,22 @@ mod tests {
         state = state.handle_event(at(400), Event::Heard).handle_event(at(420), Event::Dry);
         assert!(state.handle_event(at(919), Event::Dry).has_line());
         assert!(!state.handle_event(at(920), Event::Dry).has_line());
+    }
+
+    #[test]
+    fn an_input_that_ends_before_a_trunk_has_answered_is_still_sent() {
+        let state = DIALING.handle_event(at(10), Event::LineDone).handle_event(at(600), Event::TrunkAnswered);
+        assert!(matches!(state, State::Finishing { reason: EndReason::LineHungUp, .. }));
+        assert!(state.handle_event(at(1099), Event::Dry).has_line());
+        assert!(!state.handle_event(at(1100), Event::Dry).has_line());
+    }
+
+    #[test]
+    fn a_line_that_takes_no_frames_is_not_waited_for() {
+        let state = State::Bridged.handle_event(at(0), Event::AgentDone(EndReason::TrunkHungUp));
+        let state = state.handle_event(at(4000), Event::Heard).handle_event(at(8999), Event::Tick);
+        assert!(state.has_line());
+        assert!(!state.handle_event(at(9000), Event::Tick).has_line());
     }
 
     #[test]

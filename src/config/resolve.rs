@@ -803,17 +803,17 @@ trunks = ["agent"]
     #[test]
     fn the_arithmetic_of_the_pool_is_told() {
         let config = read("[media]", "[media]").unwrap();
-        assert_eq!(config.media.pool_bytes(Rate::Hz8000), 8 * (56 << 10) + (16 << 20));
+        assert_eq!(config.media.pool_bytes(Rate::Hz8000), 8 * (72 << 10) + (16 << 20));
         assert_eq!(
             config.arithmetic(),
-            "the downlink pool is 16.4 MiB: 8 calls x 56 KiB = 0.4 MiB reserved, and 16 MiB shared; it holds \
-             1077 s of speech at 8000 Hz, one call at most 600 s"
+            "the downlink pool is 16.6 MiB: 8 calls x 72 KiB = 0.6 MiB reserved, and 16 MiB shared; it holds \
+             1085 s of speech at 8000 Hz, one call at most 600 s"
         );
         let config = read("[media]", "[media]\nmax-calls = 200\ndownlink-pool-mib = 64").unwrap();
         assert_eq!(config.media.pool_bytes(config.line_rate()), 64 << 20);
         assert_eq!(
             config.arithmetic(),
-            "the downlink pool is 64 MiB (downlink-pool-mib), of which 200 calls x 56 KiB = 10.9 MiB are \
+            "the downlink pool is 64 MiB (downlink-pool-mib), of which 200 calls x 72 KiB = 14.1 MiB are \
              reserved; it holds 4194 s of speech at 8000 Hz, one call at most 600 s"
         );
     }
@@ -901,7 +901,7 @@ uplink-max-ms = 99999999999999999999"#,
             r#"[media]
 max-calls = 2000
 downlink-pool-mib = 20"#,
-            &["t.toml:3: [media] downlink-pool-mib = 20: 2000 calls x 56 KiB are reserved; wanted at least 110"],
+            &["t.toml:3: [media] downlink-pool-mib = 20: 2000 calls x 72 KiB are reserved; wanted at least 141"],
         ),
         ("[media]", "media = 3", &["t.toml:1: media = 3: wanted a table: [media]"]),
         (

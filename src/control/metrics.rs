@@ -107,6 +107,11 @@ impl Metrics {
     /// A call ended.
     pub fn call_ended(&self, reason: EndReason) {
         self.live.fetch_sub(1, Relaxed);
+        self.call_never_began(reason);
+    }
+
+    /// Counts an end; of a call, or of a connection that never became one.
+    pub fn call_never_began(&self, reason: EndReason) {
         let index = EndReason::ALL.iter().position(|&known| known == reason).unwrap_or(0);
         self.ended[index].fetch_add(1, Relaxed);
     }

@@ -383,12 +383,12 @@ pub(super) fn name<'m>(value: &Value<'m>) -> Option<&'m str> {
     str::from_utf8(bytes).ok().filter(|name| !name.is_empty()).map(cut_name)
 }
 
-/// The name's first [`MAX_MARK`] bytes, less what would be half a character or half an escape.
+/// The name's first [`MAX_MARK`] bytes, less what would be half a character or half an escape. Something always stays.
 pub(super) fn cut_name(name: &str) -> &str {
     if name.len() <= MAX_MARK {
         return name;
     }
-    let ends = (0..=MAX_MARK).rev().filter_map(|end| name.get(..end));
+    let ends = (1..=MAX_MARK).rev().filter_map(|end| name.get(..end));
     ends.clone().find(|cut| is_spelled(cut)).or_else(|| ends.clone().next()).unwrap_or_default()
 }
 
@@ -746,6 +746,17 @@ pub(super) mod tests {
         ] {
             let ack = said(&mut vendor(), Say::Heard(name)).unwrap();
             assert!(ack.contains(&format!(r#""seqid":{spelled},"#)), "{ack}");
+        }
+    }
+
+    #[test]
+    fn a_long_name_that_breaks_jsons_rules_is_cut_but_never_to_nothing() {
+        for bad in ["\u{1}", "\\x"] {
+            let text = format!(r#"{{"event":"media","seqid":"{}","data":{{"samples":[1]}}}}"#, bad.repeat(70));
+            let mut vendor = vendor();
+            let Event::Mark(name) = vendor.handle_text(text.as_bytes()).unwrap().event else { panic!("no mark") };
+            assert_eq!(name, &bad.repeat(70)[..MAX_MARK]);
+            assert!(said(&mut vendor, Say::Heard(name)).is_some());
         }
     }
 

@@ -82,7 +82,7 @@ impl Output {
     }
 }
 
-/// Opens a pipe line: `None` is standard input or output, a path ending in `.wav` a WAV file, any other path raw PCM16 LE.
+/// Opens a pipe line: `None` is standard input or output, as raw PCM16 LE; a path is a WAV file.
 ///
 /// # Errors
 /// When a file cannot be opened or read as what it should be; the message names it.
@@ -104,9 +104,6 @@ enum Source {
 impl Source {
     fn open(path: Option<&Path>, rate: Rate) -> io::Result<Self> {
         let Some(path) = path else { return Ok(Self::Raw(Box::new(io::stdin()))) };
-        if !is_wav(path) {
-            return Ok(Self::Raw(Box::new(File::open(path).map_err(|error| about(path, &error))?)));
-        }
         let reader = WavReader::open(path).map_err(|error| about(path, &error))?;
         let WavSpec { channels, sample_rate, bits_per_sample, sample_format } = reader.spec();
         let Some(from) = Rate::from_hz(sample_rate)
@@ -184,9 +181,6 @@ enum Sink {
 impl Sink {
     fn open(path: Option<&Path>, rate: Rate) -> io::Result<Self> {
         let Some(path) = path else { return Ok(Self::Raw(BufWriter::new(Box::new(io::stdout())))) };
-        if !is_wav(path) {
-            return Ok(Self::Raw(BufWriter::new(Box::new(File::create(path).map_err(|error| about(path, &error))?))));
-        }
         let spec =
             WavSpec { channels: 1, sample_rate: rate.hz(), bits_per_sample: 16, sample_format: SampleFormat::Int };
         Ok(Self::Wav(Box::new(WavWriter::create(path, spec).map_err(|error| about(path, &error))?)))
@@ -224,10 +218,6 @@ fn write(mut sink: Sink, mut call: mpsc::Receiver<Frame>) {
 
 fn about(path: &Path, error: &dyn core::fmt::Display) -> io::Error {
     io::Error::other(format!("{}: {error}", path.display()))
-}
-
-fn is_wav(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("wav"))
 }
 
 fn rate_of(frame: usize) -> Rate {
@@ -280,7 +270,7 @@ mod tests {
     #[test]
     fn a_file_at_another_rate_is_converted() {
         let folder = tempfile::tempdir().unwrap();
-        let (input, output) = (folder.path().join("in.wav"), folder.path().join("out.raw"));
+        let (input, output) = (folder.path().join("in.wav"), folder.path().join("out.wav"));
         wav(&input, 48_000, &[1000; 9600]);
         let (mut ends, _) = open(Some(&input), Some(&output), Rate::Hz16000).unwrap();
         let mut samples = 0;

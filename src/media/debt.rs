@@ -69,6 +69,7 @@ impl Debt {
     /// Frames worth `missed` samples were not played because we were late. `fill` is what the queue held before, after
     /// its last frame; `round_trip` the trunk's last ping time.
     pub fn on_missed(&mut self, now: Now, missed: usize, fill: usize, cushion: usize, round_trip: Now) {
+        self.expire(now);
         if fill <= cushion + self.rate.frame() {
             self.credit += missed;
             self.credit_until = now + CREDIT_LASTS + round_trip;
@@ -104,13 +105,9 @@ impl Debt {
         let before = self.buckets[(self.bucket + BUCKETS - 1) % BUCKETS].least;
         let recent = if before == usize::MAX { 0 } else { before.min(self.buckets[self.bucket].least) };
         let excess = recent.saturating_sub(cushion);
+        self.expire(now);
         if now <= self.credit_until {
             self.piled_up = self.piled_up.max(excess.min(self.credit));
-        } else if now <= self.credit_until + PAID_BY {
-            // What had not piled up by then is not the stall's doing; a moment's dip of the fill changes nothing.
-            self.credit = self.credit.min(self.piled_up);
-        } else {
-            self.credit = 0;
         }
         let any = self.credit.min(excess);
         Owed { any, quiet: any.max(self.standing(now, fill, cushion)) }
@@ -128,6 +125,15 @@ impl Debt {
         self.jitter_x16 / 16
     }
 
+    /// What had not piled up when the credit ran out is not the stall's doing; and in the end all of it is too late.
+    fn expire(&mut self, now: Now) {
+        if now > self.credit_until + PAID_BY {
+            (self.credit, self.piled_up) = (0, 0);
+        } else if now > self.credit_until {
+            self.credit = self.credit.min(self.piled_up);
+        }
+    }
+
     fn standing(&mut self, now: Now, fill: usize, cushion: usize) -> usize {
         let Some(started) = self.utterance_started else { return 0 };
         if now.saturating_sub(started) < SECOND {
@@ -141,10 +147,11 @@ impl Debt {
             return 0;
         }
         let least = self.buckets.iter().map(|bucket| bucket.least).min().unwrap_or(0);
-        if least == usize::MAX || least <= cushion.max(self.base) + self.rate.frame() {
+        let base = cushion.max(self.base);
+        if least == usize::MAX || least <= base.saturating_add(self.rate.frame()) {
             return 0;
         }
-        least - cushion.max(self.base).max(2 * self.jitter()).min(least)
+        least.saturating_sub(base.max(2 * self.jitter()))
     }
 
     fn turn(&mut self, now: Now) {
@@ -212,6 +219,15 @@ mod tests {
         stream(&mut debt, 4600, 1, 0);
         assert_eq!(stream(&mut debt, 4620, 20, 1000).any, 1000 - CUSHION);
         assert_eq!(stream(&mut debt, 6600, 20, 1000).any, 0, "but at last it is too late");
+    }
+
+    #[test]
+    fn credit_that_ran_out_does_not_come_back_with_the_next_stall() {
+        let mut debt = Debt::new(Rate::Hz8000);
+        for minute in 0..60 {
+            debt.on_missed(at(60_000 * minute), 160, 0, CUSHION, Now::ZERO);
+        }
+        assert!(stream(&mut debt, 60_000 * 59 + 20, 20, 4000).any <= 160);
     }
 
     #[test]

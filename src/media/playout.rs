@@ -90,6 +90,8 @@ pub struct Playout {
     /// The fading rest of what a clear cut off.
     fade: heapless::Vec<i16, MAX_FADE>,
     fill_before: usize,
+    /// The last frame held the agent's voice.
+    voiced: bool,
     round_trip: Now,
     weather: Weather,
 }
@@ -121,6 +123,7 @@ impl Playout {
             haste: 0,
             fade: heapless::Vec::new(),
             fill_before: 0,
+            voiced: false,
             round_trip: Now::ZERO,
             weather: Weather::default(),
         }
@@ -162,10 +165,15 @@ impl Playout {
         self.fade.clear();
     }
 
+    /// Frames that were never made, found out when the call is over.
+    pub const fn count_missed(&mut self, frames: usize) {
+        self.weather.missed += frames as u64;
+    }
+
     /// Whether there is nothing of the agent to be heard.
     #[must_use]
-    pub const fn is_dry(&self) -> bool {
-        matches!(self.state, State::Dry { .. })
+    pub fn is_dry(&self) -> bool {
+        matches!(self.state, State::Dry { .. }) && self.fade.is_empty()
     }
 
     /// Samples were published.
@@ -211,8 +219,11 @@ impl Playout {
             self.weather.late += u64::from(tick.late > LATE);
             if tick.missed > 0 {
                 self.weather.missed += tick.missed as u64;
-                let missed = tick.missed * self.rate.frame();
-                self.debt.on_missed(now, missed, self.fill_before, self.cushion_samples(), self.round_trip);
+                // While nobody spoke nothing was delayed.
+                if self.voiced {
+                    let missed = tick.missed * self.rate.frame();
+                    self.debt.on_missed(now, missed, self.fill_before, self.cushion_samples(), self.round_trip);
+                }
             }
         }
         self.weather.frames += 1;
@@ -224,6 +235,7 @@ impl Playout {
         let heard = self.play(now, queue, out);
         out[heard..].fill(0);
         self.fill_before = queue.ring.len();
+        self.voiced = heard > 0;
         self.weather.heard += heard as u64;
         heard
     }
@@ -483,6 +495,19 @@ mod tests {
             |samples: &[i16]| samples.windows(2).map(|w| (i32::from(w[1]) - i32::from(w[0])).abs()).max().unwrap_or(0);
         let played = &bench.line[160 * 110..160 * 300];
         assert!(step(played) <= step(&music(0, 8000)) * 3, "{} {}", step(played), step(&music(0, 8000)));
+    }
+
+    #[test]
+    fn a_stall_while_nobody_speaks_costs_no_sample_of_the_next_utterance() {
+        let mut bench = Bench::new();
+        for i in 0..100 {
+            bench.tick(if i == 90 { 25 } else { 0 });
+        }
+        bench.arrive(&speech(0, 80_000));
+        for _ in 0..520 {
+            bench.tick(0);
+        }
+        assert_eq!(bench.heard, speech(0, 80_000));
     }
 
     #[test]

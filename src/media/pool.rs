@@ -40,6 +40,8 @@ pub struct Account {
     held: u32,
     reserve: u32,
     limit: u32,
+    /// What of the reserve was kept for a call that had not come yet.
+    seat: u32,
 }
 
 impl Account {
@@ -61,19 +63,37 @@ pub struct Pool {
     free: u32,
     /// Blocks never used so far; they are handed out only when the free list is empty.
     fresh: u32,
-    /// Free blocks that are promised to open accounts.
+    /// Free blocks that are promised: to open accounts, and to the seats that nobody has taken.
     promised: u32,
+    /// Seats that nobody has taken.
+    seats: u32,
+    /// Blocks that are kept for each of them.
+    seat: u32,
     next_account: u32,
     high_water: u32,
 }
 
 impl Pool {
-    /// A pool over this storage: as many blocks as both slices have room for.
+    /// A pool over this storage: as many blocks as both slices have room for. For each of `seats` calls it keeps `seat`
+    /// blocks that no other call can take, as far as there are so many.
     #[must_use]
-    pub fn new(samples: &'static mut [i16], links: &'static mut [Link]) -> Self {
+    pub fn new(samples: &'static mut [i16], links: &'static mut [Link], seats: usize, seat: usize) -> Self {
         let blocks = (samples.len() / BLOCK).min(links.len());
         let fresh = u32::try_from(blocks).unwrap_or(NONE - 1);
-        Self { samples, links, free_head: NONE, free: 0, fresh, promised: 0, next_account: 0, high_water: 0 }
+        let seat = u32::try_from(seat).unwrap_or(u32::MAX);
+        let seats = u32::try_from(seats).unwrap_or(u32::MAX).min(fresh.checked_div(seat).unwrap_or(0));
+        Self {
+            samples,
+            links,
+            free_head: NONE,
+            free: 0,
+            fresh,
+            promised: seats * seat,
+            seats,
+            seat,
+            next_account: 0,
+            high_water: 0,
+        }
     }
 
     /// Blocks in all.
@@ -99,15 +119,33 @@ impl Pool {
     /// # Errors
     /// [`Full`] when the reserve cannot be promised: then the call is refused, not starved later.
     pub fn open(&mut self, reserve: usize, limit: usize) -> Result<Account, Full> {
-        let reserve = u32::try_from(reserve).map_err(|_| Full)?;
-        if self.promised + reserve > self.free + self.fresh {
-            return Err(Full);
-        }
-        self.promised += reserve;
+        let seat = if self.seats > 0 { self.seat } else { 0 };
+        let reserve = u32::try_from(reserve).map_err(|_| Full)?.max(seat);
+        self.promise(reserve - seat)?;
+        self.seats -= u32::from(seat > 0);
         let id = self.next_account;
         self.next_account = self.next_account.wrapping_add(1) % NONE;
         let limit = u32::try_from(limit).unwrap_or(NONE).max(reserve);
-        Ok(Account { id, held: 0, reserve, limit })
+        Ok(Account { id, held: 0, reserve, limit, seat })
+    }
+
+    /// Gives an account more: its reserve as far as that can still be promised, its limit in any case.
+    pub fn grow(&mut self, account: &mut Account, reserve: usize, limit: usize) {
+        account.limit = account.limit.max(u32::try_from(limit).unwrap_or(NONE));
+        let reserve = u32::try_from(reserve).unwrap_or(NONE);
+        // What it holds already needs no promise.
+        let more = reserve.saturating_sub(account.reserve.max(account.held));
+        if reserve > account.reserve && self.promise(more).is_ok() {
+            account.reserve = reserve;
+        }
+    }
+
+    fn promise(&mut self, more: u32) -> Result<(), Full> {
+        if self.promised.saturating_add(more) > self.free + self.fresh {
+            return Err(Full);
+        }
+        self.promised += more;
+        Ok(())
     }
 
     /// Closes an account and takes back whatever it still holds, even if its rings were left in disorder by a panic.
@@ -119,9 +157,9 @@ impl Pool {
                 }
             }
         }
-        self.promised -= account.reserve.saturating_sub(account.held);
-        account.reserve = 0;
-        account.limit = 0;
+        self.promised -= account.reserve - account.seat;
+        self.seats += u32::from(account.seat > 0);
+        (account.reserve, account.limit, account.seat) = (0, 0, 0);
     }
 
     /// Blocks that this account could take now.
@@ -188,7 +226,7 @@ pub(crate) mod tests {
 
     /// A pool of this many blocks.
     pub(crate) fn pool(blocks: usize) -> Pool {
-        Pool::new(Box::leak(vec![0; blocks * BLOCK].into()), Box::leak(vec![Link::FREE; blocks].into()))
+        Pool::new(Box::leak(vec![0; blocks * BLOCK].into()), Box::leak(vec![Link::FREE; blocks].into()), 0, 0)
     }
 
     #[test]
@@ -219,6 +257,38 @@ pub(crate) mod tests {
         assert_eq!(pool.open(2, 2).err(), Some(Full));
         pool.close(&mut first);
         assert!(pool.open(2, 2).is_ok());
+    }
+
+    #[test]
+    fn long_bursts_of_two_calls_do_not_keep_a_third_one_out() {
+        let samples = Box::leak(vec![0; 12 * BLOCK].into());
+        let mut pool = Pool::new(samples, Box::leak(vec![Link::FREE; 12].into()), 3, 2);
+        let mut greedy = [pool.open(2, 100).unwrap(), pool.open(2, 100).unwrap()];
+        for account in &mut greedy {
+            while pool.take(account).is_ok() {}
+        }
+        assert_eq!(pool.available(), 2);
+        let mut third = pool.open(2, 100).unwrap();
+        assert!(pool.take(&mut third).is_ok() && pool.take(&mut third).is_ok());
+        assert_eq!(pool.take(&mut third), Err(Full));
+        for account in greedy.iter_mut().chain([&mut third]) {
+            pool.close(account);
+        }
+        assert_eq!((pool.available(), pool.promised), (12, 6), "three seats are kept again");
+    }
+
+    #[test]
+    fn an_account_can_grow_as_far_as_there_is_something_to_promise() {
+        let mut pool = pool(5);
+        let mut account = pool.open(2, 2).unwrap();
+        let mut other = pool.open(1, 1).unwrap();
+        pool.grow(&mut account, 4, 4);
+        assert_eq!(pool.open(1, 1).err(), Some(Full));
+        pool.grow(&mut other, 2, 2);
+        assert_eq!(pool.allowance(&other), 1, "nothing is left to promise");
+        pool.close(&mut account);
+        pool.close(&mut other);
+        assert_eq!(pool.promised, 0);
     }
 
     #[test]

@@ -3,13 +3,14 @@
 //! Under kind 0x10 Asterisk before 20.17 and 22.7 sends whatever the channel has, so the first ten frames are only
 //! looked at: the trunk hears silence until the format is certain, and we answer in 8 kHz PCM.
 
+pub use crate::leg::audiosocket::message::MAX_FRAME as MAX_MESSAGE;
 use crate::{
     leg::audiosocket::{
         format::{FormatFinder, Verdict},
         kind, kind_of,
         message::{Item, Reader, Violation, WrongRate, write, write_audio, write_hangup},
     },
-    media::{Now, Rate, frame::MAX_SAMPLES, g711::Law},
+    media::{Now, Rate, clock::PTIME, frame::MAX_SAMPLES, g711::Law},
 };
 
 /// What the PBX told.
@@ -35,9 +36,9 @@ pub struct Line {
     coding: Option<Coding>,
     finder: FormatFinder,
     samples: Box<[i16; BATCH]>,
-    /// A byte of a sample whose other one is still to come.
-    odd: Option<u8>,
     pending_silence: usize,
+    /// When the last message came whose format was not certain.
+    last_message: Option<Now>,
     answer_kind: u8,
 }
 
@@ -56,8 +57,8 @@ impl Line {
             coding: None,
             finder: FormatFinder::new(),
             samples: Box::new([0; BATCH]),
-            odd: None,
             pending_silence: 0,
+            last_message: None,
             answer_kind: kind::AUDIO_8000,
         }
     }
@@ -86,7 +87,8 @@ impl Line {
                 let n = self.pending_silence.min(BATCH);
                 self.pending_silence -= n;
                 self.samples[..n].fill(0);
-                return Ok(Some(Input::Audio(Rate::Hz8000, &self.samples[..n])));
+                let rate = self.rate();
+                return Ok(Some(Input::Audio(rate, &self.samples[..n])));
             }
             let Some(item) = self.reader.peek()? else { return Ok(None) };
             let input = match item {
@@ -95,11 +97,11 @@ impl Line {
                 Item::Error(code) => Input::Failed(code),
                 Item::WrongRate(rate) => Input::WrongRate(rate),
                 Item::Silence => {
-                    self.pending_silence = Rate::Hz8000.frame();
+                    self.pending_silence = self.rate().frame();
                     self.reader.advance();
                     continue;
                 }
-                // A second name says nothing new; a kind that we do not know is counted by the reader.
+                // A second name says nothing new; a kind that we do not know is skipped.
                 Item::Uuid(_) | Item::Unknown(_) => {
                     self.reader.advance();
                     continue;
@@ -110,7 +112,6 @@ impl Line {
                         self.answer_kind = kind;
                         self.coding = None;
                         self.finder = FormatFinder::new();
-                        self.odd = None;
                     }
                     if self.coding.is_none() {
                         match self.finder.push(now, kind, message_len, bytes) {
@@ -121,16 +122,19 @@ impl Line {
                                 return Ok(Some(Input::Unreadable));
                             }
                             None => {
-                                self.pending_silence = if last { Rate::Hz8000.frame() } else { 0 };
+                                // As long as time went by: how many samples the message has is not known yet.
+                                let gap = self.last_message.map_or(PTIME, |then| now.saturating_sub(then));
+                                let gap = gap.min(LONGEST_MESSAGE).as_micros() as usize;
+                                self.pending_silence = if last { gap * Rate::Hz8000.frame() / 20_000 } else { 0 };
+                                if last {
+                                    self.last_message = Some(now);
+                                }
                                 self.reader.advance();
                                 continue;
                             }
                         }
                     }
-                    let n = decode(self.coding, &mut self.odd, bytes, &mut self.samples[..]);
-                    if last {
-                        self.odd = None;
-                    }
+                    let n = decode(self.coding, bytes, &mut self.samples[..]);
                     let rate = self.rate();
                     self.reader.advance();
                     return Ok(Some(Input::Audio(rate, &self.samples[..n])));
@@ -158,37 +162,21 @@ impl Line {
     pub fn write_hangup<'b>(&self, out: &'b mut [u8; MAX_MESSAGE]) -> &'b [u8] {
         write_hangup(out)
     }
-
-    /// Messages of kinds that we do not know.
-    #[must_use]
-    pub fn unknown(&self) -> u64 {
-        self.reader.unknown()
-    }
 }
 
-fn decode(coding: Option<Coding>, odd: &mut Option<u8>, bytes: &[u8], samples: &mut [i16]) -> usize {
+/// A piece never cuts a sample; the odd byte of an odd message is nobody's.
+fn decode(coding: Option<Coding>, bytes: &[u8], samples: &mut [i16]) -> usize {
     if let Some(Coding::G711(law)) = coding {
         return law.decode_slice(bytes, samples);
     }
-    let mut bytes = bytes.iter().copied();
-    let mut n = 0;
-    while let Some(low) = odd.take().or_else(|| bytes.next()) {
-        match (bytes.next(), samples.get_mut(n)) {
-            (Some(high), Some(sample)) => {
-                *sample = i16::from_le_bytes([low, high]);
-                n += 1;
-            }
-            (Some(_) | None, _) => {
-                *odd = Some(low);
-                break;
-            }
-        }
+    for (sample, pair) in samples.iter_mut().zip(bytes.chunks_exact(2)) {
+        *sample = i16::from_le_bytes([pair[0], pair[1]]);
     }
-    n
+    (bytes.len() / 2).min(samples.len())
 }
 
-/// The largest message that we write: 20 ms at 48 kHz.
-pub const MAX_MESSAGE: usize = 3 + 2 * MAX_SAMPLES;
+/// No message is taken for longer than this while its format is not certain: a held call sends nothing for minutes.
+const LONGEST_MESSAGE: Now = Now::from_millis(200);
 
 /// The reader's buffer holds 4 KiB, so one piece of audio is at most so many samples of G.711.
 const BATCH: usize = 4096;
@@ -253,6 +241,28 @@ mod tests {
     fn silence_of_an_old_client_is_a_frame_of_silence() {
         let mut line = line(&[0x02, 0, 0]);
         assert_eq!(line.poll(Now::ZERO).unwrap(), Some(Input::Audio(Rate::Hz8000, &[0; 160])));
+    }
+
+    #[test]
+    fn silence_on_a_wideband_line_is_wideband() {
+        let mut line = line(&frame(0x12, &[0; 640]));
+        line.poll(Now::ZERO).unwrap();
+        line.feed(&[0x02, 0, 0]);
+        assert_eq!(line.poll(Now::ZERO).unwrap(), Some(Input::Audio(Rate::Hz16000, &[0; 320])));
+        assert_eq!(line.rate(), Rate::Hz16000);
+    }
+
+    #[test]
+    fn a_phone_that_sends_10_ms_at_a_time_is_as_silent_as_time_goes_by() {
+        let mut line = line(&[]);
+        let mut silence = 0;
+        for i in 0..9 {
+            line.feed(&frame(0x10, &[0; 160]));
+            while let Some(Input::Audio(_, samples)) = line.poll(Now::from_millis(10 * i)).unwrap() {
+                silence += samples.len();
+            }
+        }
+        assert_eq!(silence, 160 + 8 * 80);
     }
 
     #[test]

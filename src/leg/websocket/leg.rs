@@ -178,8 +178,9 @@ impl Leg {
                 }
                 In::Ping(payload) => {
                     let len = payload.len();
-                    if wire.pong().is_err() {
-                        // The peer does not read what we send. Its pings can wait until it does.
+                    if wire.pong().is_err() && !wire.close_sent() {
+                        // The peer does not read what we send. Its pings can wait until it does. (After our goodbye
+                        // there is nothing more to say, and its own stands behind this ping.)
                         return Ok(Flow::Paused);
                     }
                     Some(len)
