@@ -1,0 +1,554 @@
+//! Once a call is bridged, moving its audio allocates nothing.
+//!
+//! Whole calls in virtual time, from AudioSocket bytes to a trunk's WebSocket bytes and back. Every allocation of the
+//! thread is counted while the daemon's side works; what peers send was made before, and what they are sent is only
+//! looked at. The one exception is a control text longer than the fixed buffers, which says so in [`Tally::gathered`].
+
+#![cfg(feature = "count-allocs")]
+#![allow(clippy::unwrap_used)]
+
+use allocation_counter::{AllocationInfo, measure};
+use trunkline::{
+    call::{Bridge, EndReason, State, bridge::Limits, state::Event as CallEvent},
+    dialect::{self, Event, Facts, Options, Role, Say},
+    leg::{
+        audiosocket::{
+            line::{Input, Line, MAX_MESSAGE},
+            message::Reader,
+        },
+        websocket::{
+            leg::{Flow, Leg, Setup, Sink, Tally},
+            wire::Side,
+        },
+    },
+    media::{
+        Now, Rate,
+        frame::MAX_SAMPLES,
+        g711::Law,
+        playout::Tick,
+        pool::{BLOCK, Link, Pool},
+    },
+};
+
+const DIALECTS: [&str; 3] = ["ozonetel", "exotel", "binary"];
+
+/// The daemon's side of one call.
+struct Call {
+    now: Now,
+    pool: Pool,
+    line: Line,
+    bridge: Bridge,
+    /// Bytes that the trunk and the line were sent.
+    to_trunk: usize,
+    to_line: usize,
+    allocations: u64,
+    /// Of [`allocations`](Self::allocations), bytes that are still held.
+    held: i64,
+}
+
+impl Call {
+    fn new(dialect: &'static str) -> Self {
+        let blocks = 1_600;
+        let mut pool = Pool::new(vec![0; blocks * BLOCK].leak(), vec![Link::FREE; blocks].leak(), 0, 0);
+        let limits = Limits { downlink_seconds: 600, uplink_max_ms: 2000, cushion: Now::from_millis(10) };
+        let mut bridge = Bridge::new(Now::ZERO, Now::from_secs(5), Rate::Hz8000, limits, &mut pool).unwrap();
+        bridge.handle_trunk_answered(Now::ZERO, leg(dialect, Role::Vendor), &mut pool);
+        let line = Line::new(Reader::new());
+        Self { now: Now::ZERO, pool, line, bridge, to_trunk: 0, to_line: 0, allocations: 0, held: 0 }
+    }
+
+    /// 20 ms: the PBX sends these bytes and is sent a frame, the agent's bytes come in reads of at most `read` bytes.
+    fn frame(&mut self, caller: &[u8], agent: &[u8], read: usize) {
+        let AllocationInfo { count_total, bytes_current, .. } = measure(|| {
+            self.now += Now::from_millis(20);
+            self.hear_line(caller);
+            self.bridge.pump(self.now, &mut self.pool);
+            self.write_trunk(1_000);
+            self.hear_trunk(agent, read);
+            self.tick();
+            self.write_trunk(usize::MAX);
+        });
+        self.allocations += count_total;
+        self.held += bytes_current;
+    }
+
+    fn hear_line(&mut self, mut bytes: &[u8]) {
+        loop {
+            while let Some(input) = self.line.poll(self.now).unwrap() {
+                match input {
+                    Input::Audio(rate, samples) => self.bridge.handle_line_audio(rate, samples, &mut self.pool),
+                    Input::Digit(digit) => self.bridge.handle_digit(self.now, digit),
+                    Input::Hangup => {
+                        let hung_up = CallEvent::LineEnded(EndReason::LineHungUp);
+                        self.bridge.handle_event(self.now, hung_up, &mut self.pool);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            if bytes.is_empty() {
+                return;
+            }
+            let n = self.line.feed(bytes);
+            bytes = &bytes[n..];
+        }
+    }
+
+    fn hear_trunk(&mut self, mut bytes: &[u8], read: usize) {
+        while self.bridge.handle_trunk(self.now, &mut self.pool) == Flow::Hungry && !bytes.is_empty() {
+            let trunk = self.bridge.trunk_mut().unwrap();
+            let n = if read > 100 {
+                trunk.feed(&bytes[..bytes.len().min(read)])
+            } else {
+                let spare = trunk.spare();
+                let n = spare.len().min(bytes.len()).min(read);
+                spare[..n].copy_from_slice(&bytes[..n]);
+                trunk.filled(n);
+                n
+            };
+            bytes = &bytes[n..];
+            self.write_trunk(usize::MAX);
+        }
+        assert!(bytes.is_empty(), "there is room for all that these tests send");
+    }
+
+    fn tick(&mut self) {
+        if self.bridge.state().has_line() {
+            let tick = Tick { now: self.now, late: Now::ZERO, missed: 0 };
+            let mut frame = [0; MAX_SAMPLES];
+            let frame = &mut frame[..self.bridge.line_rate().frame()];
+            let heard = self.bridge.poll_frame(tick, &mut self.pool, frame);
+            let mut message = [0; MAX_MESSAGE];
+            self.to_line += self.line.write_frame(frame, &mut message).len();
+            self.bridge.handle_frame_written(self.now, heard, &mut self.pool);
+        }
+        self.bridge.handle_tick(self.now, &mut self.pool);
+    }
+
+    /// The trunk's socket takes this much.
+    fn write_trunk(&mut self, most: usize) {
+        if let Some(trunk) = self.bridge.trunk_mut() {
+            let n = trunk.out().len().min(most);
+            trunk.written(n);
+            self.to_trunk += n;
+        }
+    }
+
+    /// The caller says nothing for so long, and of the agent there is only a sign of life.
+    fn frames(&mut self, n: usize) {
+        let ping = frame(PING, true, b"");
+        for i in 0..n {
+            self.frame(&[], if i % 50 == 0 { &ping } else { &[] }, 1);
+        }
+    }
+
+    fn tally(&self) -> Tally {
+        self.bridge.trunk_tally()
+    }
+}
+
+fn leg(dialect: &'static str, role: Role) -> Leg {
+    let facts = Facts {
+        call_id: "abcdefgh2345".try_into().unwrap(),
+        ucid: "17672256001231234".try_into().unwrap(),
+        stream_sid: "abcdefgh2345".try_into().unwrap(),
+        ..Facts::default()
+    };
+    Leg::new(Setup {
+        side: if role == Role::Vendor { Side::Client } else { Side::Server },
+        dialect: dialect::open(dialect, role, None, Rate::Hz8000, &Options::default()).unwrap(),
+        facts,
+        rate: Rate::Hz8000,
+        now: Now::ZERO,
+        epoch_ms: 1_767_225_600_000,
+        max_message: 1 << 20,
+        ping_every: Now::from_secs(20),
+    })
+}
+
+fn speech(n: usize) -> Vec<i16> {
+    (0..n).map(|i| ((i * 7919) % 60_000) as i16).collect()
+}
+
+/// One message of AudioSocket.
+fn said(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let [high, low] = (payload.len() as u16).to_be_bytes();
+    [&[kind, high, low], payload].concat()
+}
+
+fn pcm(samples: &[i16]) -> Vec<u8> {
+    samples.iter().flat_map(|sample| sample.to_le_bytes()).collect()
+}
+
+/// What a PBX sends in 20 ms, by its kind: PCM at a rate or, under 0x10, G.711.
+fn lines() -> [(&'static str, Rate, Vec<u8>); 5] {
+    let slin = |kind, rate: Rate| said(kind, &pcm(&speech(rate.frame())));
+    let mut codes = [0; 160];
+    Law::Mu.encode_slice(&speech(160).iter().map(|sample| sample / 4).collect::<Vec<_>>(), &mut codes);
+    [
+        ("PCM at 8 kHz", Rate::Hz8000, slin(0x10, Rate::Hz8000)),
+        ("G.711", Rate::Hz8000, said(0x10, &codes)),
+        ("PCM at 16 kHz", Rate::Hz16000, slin(0x12, Rate::Hz16000)),
+        ("PCM at 24 kHz", Rate::Hz24000, slin(0x13, Rate::Hz24000)),
+        ("PCM at 48 kHz", Rate::Hz48000, slin(0x16, Rate::Hz48000)),
+    ]
+}
+
+/// A frame of a server (RFC 6455 5.2).
+fn frame(opcode: u8, is_final: bool, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![u8::from(is_final) << 7 | opcode];
+    match payload.len() {
+        len @ ..=125 => frame.push(len as u8),
+        len @ ..=65_535 => {
+            frame.push(126);
+            frame.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            frame.push(127);
+            frame.extend((len as u64).to_be_bytes());
+        }
+    }
+    frame.extend(payload);
+    frame
+}
+
+/// A message in fragments of this many bytes, with a ping after every thousandth.
+fn fragments(opcode: u8, message: &[u8], len: usize) -> Vec<u8> {
+    let last = message.len().div_ceil(len) - 1;
+    let mut frames = vec![];
+    for (i, piece) in message.chunks(len).enumerate() {
+        frames.extend(frame(if i == 0 { opcode } else { 0 }, i == last, piece));
+        if i % 1_000 == 999 && i < last {
+            frames.extend(frame(PING, true, b"are you there?"));
+        }
+    }
+    frames
+}
+
+/// What an agent's leg of ours sends when it is used so.
+fn agent_sends(dialect: &'static str, mut speak: impl FnMut(&mut Leg)) -> Vec<u8> {
+    let mut leg = leg(dialect, Role::Agent);
+    speak(&mut leg);
+    leg.out().to_vec()
+}
+
+/// One message with as many samples as fit `bytes`, and how many those are.
+fn largest(dialect: &str, bytes: usize) -> (u8, Vec<u8>, usize) {
+    let around = |head: &str, body: &str, tail: &str| format!("{head}{body}{tail}").into_bytes();
+    match dialect {
+        "ozonetel" => {
+            let (head, tail) =
+                (r#"{"event":"media","type":"media","ucid":"1","data":{"samples":["#, r#"],"sampleRate":8000}}"#);
+            let samples = (bytes - head.len() - tail.len()) / "-32768,".len();
+            (TEXT, around(head, vec!["-32768"; samples].join(",").as_str(), tail), samples)
+        }
+        "exotel" => {
+            let (head, tail) = (r#"{"event":"media","stream_sid":"s","media":{"payload":""#, r#"","chunk":"7"}}"#);
+            let groups = (bytes - head.len() - tail.len()) / 8;
+            (TEXT, around(head, "AQIDBAUG".repeat(groups).as_str(), tail), groups * 3)
+        }
+        _ => (BINARY, pcm(&speech(bytes / 2)), bytes / 2),
+    }
+}
+
+#[test]
+fn a_call_of_20_ms_messages_with_pings_both_ways_allocates_nothing() {
+    for dialect in DIALECTS {
+        for (format, rate, caller) in lines() {
+            let mut call = Call::new(dialect);
+            let speech = speech(160);
+            let audio = agent_sends(dialect, |leg| {
+                for half in speech.chunks(leg.dialect().chunk().min(160)) {
+                    assert!(leg.write_audio(Now::ZERO, half));
+                }
+            });
+            let ping = [frame(PING, true, b"12345678"), audio.clone()].concat();
+            let pong = [frame(PONG, true, &1_u64.to_be_bytes()), audio.clone()].concat();
+            let digit = [caller.clone(), said(0x03, b"5")].concat();
+            for i in 0..3_250 {
+                let caller = if i % 100 == 50 { &digit } else { &caller };
+                let agent = match i % 50 {
+                    0 => &ping,
+                    1 => &pong,
+                    _ => &audio,
+                };
+                call.frame(caller, agent, if i % 2 == 0 { 16 * 1024 } else { 100 });
+            }
+            let what = format!("{dialect}, {format}");
+            assert_eq!((call.allocations, call.held), (0, 0), "{what}");
+            // And it was a call, with a ping of ours in each 20 s.
+            assert_eq!((call.bridge.state(), call.bridge.line_rate()), (State::Bridged, rate), "{what}");
+            let samples = 3_200 * rate.frame() as u64;
+            // The downlink goes over to the line's rate when it is dry once, and this agent never is.
+            assert!(call.bridge.weather().heard >= 3_200 * 160, "{what}: {:?}", call.bridge.weather());
+            assert!(call.bridge.uplink().sent >= samples, "{what}: {:?}", call.bridge.uplink());
+            assert_eq!(call.bridge.uplink().digits, 32, "{what}");
+            assert!(call.bridge.trunk_mut().unwrap().round_trip().is_some(), "{what}");
+            assert!(call.to_trunk > 3_200 * 320 && call.to_line > 3_200 * 160, "{what}");
+        }
+    }
+}
+
+#[test]
+fn the_largest_messages_allocate_nothing_however_they_are_cut() {
+    for dialect in DIALECTS {
+        for bytes in [100_000, 1 << 20] {
+            let (opcode, message, samples) = largest(dialect, bytes);
+            assert!(bytes - message.len() < 200);
+            let cuts = [
+                ("in one frame", frame(opcode, true, &message)),
+                ("in fragments", fragments(opcode, &message, 1_000)),
+                ("in fragments of one byte", fragments(opcode, &message, 1)),
+            ];
+            for (cut, sent) in cuts {
+                for (read, play) in [(16 * 1024, true), (99, false)] {
+                    let mut call = Call::new(dialect);
+                    call.frame(&[], &sent, read);
+                    let what = format!("{dialect}, {bytes} bytes {cut}, {read} at a time");
+                    assert_eq!((call.tally().messages_in, call.tally().samples_in), (1, samples as u64), "{what}");
+                    if play {
+                        call.frames(samples / 160 + 10);
+                        assert_eq!(call.bridge.weather().heard, samples as u64, "{what}");
+                    }
+                    assert_eq!((call.allocations, call.tally().gathered), (0, 0), "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_large_message_for_a_wideband_line_allocates_nothing() {
+    for dialect in DIALECTS {
+        let (opcode, message, samples) = largest(dialect, 1 << 20);
+        let sent = fragments(opcode, &message, 700);
+        for (format, rate, caller) in lines() {
+            let mut call = Call::new(dialect);
+            for _ in 0..20 {
+                call.frame(&caller, &[], 1);
+            }
+            call.frame(&caller, &sent, 16 * 1024);
+            for _ in 0..500 {
+                call.frame(&caller, &[], 1);
+            }
+            let what = format!("{dialect}, {format}");
+            assert_eq!((call.bridge.line_rate(), call.tally().samples_in), (rate, samples as u64), "{what}");
+            assert!(call.bridge.weather().heard >= 499 * rate.frame() as u64, "{what}: {:?}", call.bridge.weather());
+            assert_eq!((call.allocations, call.tally().gathered), (0, 0), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_line_that_changes_its_rate_in_mid_burst_costs_no_allocation() {
+    for dialect in DIALECTS {
+        let (opcode, message, _) = largest(dialect, 100_000);
+        let mut call = Call::new(dialect);
+        call.frame(&[], &frame(opcode, true, &message), 16 * 1024);
+        for (_, rate, caller) in lines().iter().chain(&lines()) {
+            for _ in 0..15 {
+                call.frame(caller, &[], 1);
+            }
+            assert_eq!(call.bridge.line_rate(), *rate, "{dialect}");
+        }
+        assert!(call.bridge.weather().heard > 80 * 160, "{dialect}");
+        assert_eq!(call.allocations, 0, "{dialect}");
+    }
+}
+
+#[test]
+fn a_mark_on_every_packet_and_a_clear_in_mid_burst_allocate_nothing() {
+    for dialect in ["ozonetel", "exotel"] {
+        let packets = 3_000;
+        let mut burst = vec![];
+        for i in 0..packets {
+            burst.extend(agent_sends(dialect, |leg| {
+                let mark = format!("5b0e6d1e-0c1f-4a2b-9a57-{i:040}");
+                // Ozonetel's mark goes on the packet, Exotel's comes behind it.
+                let before = dialect == "ozonetel" && leg.say(Now::ZERO, Say::Mark(&mark));
+                assert!(leg.write_audio(Now::ZERO, &speech(160)[..leg.dialect().chunk().min(160)]));
+                assert!(before || leg.say(Now::ZERO, Say::Mark(&mark)));
+            }));
+        }
+        let clear = agent_sends(dialect, |leg| assert!(leg.say(Now::ZERO, Say::Clear)));
+
+        let mut call = Call::new(dialect);
+        call.frame(&[], &burst, 16 * 1024);
+        call.frames(500);
+        let (_, marks) = call.bridge.clears_and_marks();
+        assert!((400..=packets).contains(&marks), "{dialect}: {marks} marks were told");
+        assert!(call.to_trunk > marks as usize * 100, "{dialect}");
+        call.frame(&[], &clear, 16 * 1024);
+        call.frames(100);
+        call.frame(&[], &burst, 7);
+        call.frame(&[], &clear, 7);
+        // Those that were flushed are forgotten by the one and told by the other.
+        call.frames(400);
+        assert_eq!(call.bridge.clears_and_marks().0, 2, "{dialect}");
+        assert!(dialect != "exotel" || call.bridge.clears_and_marks().1 == 2 * packets, "{dialect}");
+        assert_eq!((call.allocations, call.tally().malformed), (0, 0), "{dialect}");
+    }
+}
+
+#[test]
+fn only_a_control_text_longer_than_the_buffers_takes_the_heap_and_it_is_counted_apart() {
+    for dialect in ["ozonetel", "exotel"] {
+        let text = |len: usize| format!(r#"{{"event":"note","text":"{}"}}"#, "n".repeat(len)).into_bytes();
+        let (opcode, audio, _) = largest(dialect, 100_000);
+        let audio = frame(opcode, true, &audio);
+        let mut call = Call::new(dialect);
+
+        // One that fits the socket's buffer in one frame, and a small one in fragments.
+        call.frame(&[], &frame(TEXT, true, &text(8_000)), 16 * 1024);
+        call.frame(&[], &fragments(TEXT, &text(900), 1), 16 * 1024);
+        assert_eq!((call.allocations, call.tally().gathered, call.tally().unknown), (0, 0, 2), "{dialect}");
+
+        for (n, (len, read)) in [(9_000, 16 * 1024), (60_000, 16 * 1024), (60_000, 50)].into_iter().enumerate() {
+            let n = n as u64 + 1;
+            call.frame(&[], &frame(TEXT, true, &text(len)), read);
+            assert_eq!((call.allocations, call.tally().gathered), (n, n), "{dialect}: one each");
+            assert_eq!((call.held, call.tally().unknown), (0, 2 + n), "{dialect}: understood, and given back");
+            call.frame(&[], &audio, 16 * 1024);
+            assert_eq!(call.allocations, n, "{dialect}: audio does not");
+        }
+
+        // Beyond the limit it is dropped, and takes no more than any other.
+        call.frame(&[], &frame(TEXT, true, &text(500_000)), 16 * 1024);
+        assert_eq!((call.allocations, call.held), (4, 0), "{dialect}");
+        assert_eq!((call.tally().gathered, call.tally().malformed, call.tally().unknown), (4, 1, 5), "{dialect}");
+        assert_eq!(call.bridge.state(), State::Bridged, "{dialect}");
+    }
+}
+
+#[test]
+fn nothing_that_a_peer_gets_wrong_allocates() {
+    let wrong: [&[u8]; 6] = [
+        b"{\"event\":\"media\"",
+        b"{\"event\":\"media\",\"data\":{\"samples\":[1,x]}}",
+        b"{\"event\":\"media\",\"media\":{\"payload\":\"****\"}}",
+        b"{\"event\":\"media\",\"data\":{\"samples\":[1,2],\"sampleRate\":44100}}",
+        &[b'['; 100_000],
+        &[b'{'; 100_000],
+    ];
+    for dialect in DIALECTS {
+        let mut call = Call::new(dialect);
+        for wrong in wrong {
+            for opcode in [TEXT, BINARY] {
+                call.frame(&[], &frame(opcode, true, wrong), 16 * 1024);
+                call.frame(&[], &fragments(opcode, wrong, 3), 16 * 1024);
+            }
+        }
+        // Half of a long message was good, and is taken back.
+        let (opcode, mut message, _) = largest(dialect, 100_000);
+        message.truncate(50_000);
+        call.frame(&[], &frame(opcode, true, &message), 16 * 1024);
+        call.frame(&said(0x77, b"who knows"), &[], 1);
+        assert_eq!((call.allocations, call.bridge.state()), (0, State::Bridged), "{dialect}");
+        assert!(call.tally().malformed > 0 || dialect == "binary", "{dialect}");
+        // The protocol itself broken: the call ends, and still nothing is allocated.
+        call.frame(&[], &frame(TEXT, true, b"caf\xe9"), 16 * 1024);
+        assert_eq!(call.bridge.state(), State::Ended(EndReason::Protocol), "{dialect}");
+        assert_eq!(call.allocations, 0, "{dialect}");
+    }
+}
+
+#[test]
+fn both_ways_to_hang_up_allocate_nothing() {
+    for dialect in DIALECTS {
+        let (opcode, message, _) = largest(dialect, 100_000);
+        let burst = frame(opcode, true, &message);
+        let mut call = Call::new(dialect);
+        call.frame(&[], &burst, 16 * 1024);
+        call.frame(&said(0x00, b""), &[], 1);
+        assert!(!call.bridge.state().has_line(), "{dialect}");
+        assert_eq!(call.allocations, 0, "{dialect}");
+
+        let mut call = Call::new(dialect);
+        let close = [frame(BINARY, true, &[]), frame(CLOSE, true, &1000_u16.to_be_bytes())].concat();
+        call.frame(&[], &close, 16 * 1024);
+        call.frames(5);
+        assert_eq!(call.bridge.state(), State::Ended(EndReason::TrunkHungUp), "{dialect}");
+        assert_eq!(call.allocations, 0, "{dialect}");
+    }
+}
+
+/// A sink of fixed size.
+struct Ears {
+    staged: usize,
+    heard: usize,
+    events: usize,
+}
+
+impl Sink for Ears {
+    fn rate(&self) -> Rate {
+        Rate::Hz16000
+    }
+    fn room(&self) -> usize {
+        1 << 20
+    }
+    fn stage(&mut self, samples: &[i16]) {
+        self.staged += samples.len();
+    }
+    fn publish(&mut self, _: Now) {
+        self.heard += core::mem::take(&mut self.staged);
+    }
+    fn rollback(&mut self) {
+        self.staged = 0;
+    }
+    fn event(&mut self, _: Now, _: Event<'_>) {
+        self.events += 1;
+    }
+}
+
+#[test]
+fn a_leg_in_the_agents_role_allocates_nothing_from_the_vendors_first_word_on() {
+    for dialect in DIALECTS {
+        let mut vendor = leg(dialect, Role::Vendor);
+        let mut sent = vec![];
+        let mut send = |vendor: &mut Leg| {
+            sent.extend(vendor.out());
+            let n = vendor.out().len();
+            vendor.written(n);
+        };
+        vendor.open(Now::ZERO);
+        let speech = speech(160);
+        for i in 0..500 {
+            for half in speech.chunks(vendor.dialect().chunk()) {
+                assert!(vendor.write_audio(Now::ZERO, half));
+            }
+            if i % 100 == 0 {
+                vendor.say(Now::ZERO, Say::Heard("greeting"));
+                vendor.say(Now::ZERO, Say::Dtmf(b'7'));
+            }
+            send(&mut vendor);
+        }
+        let mut agent = leg(dialect, Role::Agent);
+        agent.set_rate(Rate::Hz16000);
+        let mut ears = Ears { staged: 0, heard: 0, events: 0 };
+        let counted = measure(|| {
+            let mut rest = &sent[..];
+            loop {
+                agent.handle(Now::ZERO, &mut ears).unwrap();
+                if rest.is_empty() {
+                    break;
+                }
+                let n = agent.feed(&rest[..rest.len().min(500)]);
+                rest = &rest[n..];
+                assert!(agent.write_audio(Now::ZERO, &speech));
+                agent.say(Now::ZERO, Say::Mark("greeting"));
+                agent.say(Now::ZERO, Say::Clear);
+                let n = agent.out().len();
+                agent.written(n);
+            }
+            assert!(agent.beat(Now::from_secs(30)));
+        });
+        assert_eq!(counted.count_total, 0, "{dialect}");
+        assert!(ears.heard > 2 * 499 * 160, "{dialect}: {}", ears.heard);
+        assert!(ears.events > 5 || dialect == "binary", "{dialect}: {}", ears.events);
+    }
+}
+
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
