@@ -468,7 +468,11 @@ fn the_caller_hangs_up_and_the_agent_is_told_to_stop() {
         site.burst(&speech(0, 80_000), None);
         site.frames(10);
         site.line_bytes(&[0x00, 0, 0]);
-        assert!(site.agent.ears.stopped, "{dialect}: stop comes before the close");
+        assert!(site.agent.ears.stopped, "{dialect}: stop comes at once");
+        assert!(!site.bridge.state().has_line());
+        assert_ne!(site.bridge.state(), State::Ended(EndReason::LineHungUp), "{dialect}: the close gives it a second");
+        site.now += Now::from_secs(1);
+        site.tick(0);
         assert_eq!(site.bridge.state(), State::Ended(EndReason::LineHungUp), "{dialect}");
         let heard = site.bridge.weather().heard as usize;
         assert_eq!(site.bridge.weather().flushed as usize, 80_000 - heard - 40, "{dialect}: the rest was never heard");
@@ -483,6 +487,7 @@ fn the_agent_hangs_up_after_its_last_words_were_heard() {
     site.frames(60);
     assert!(site.voice() == speech(0, 8_000));
     assert!(site.agent.ears.stopped);
+    site.frames(60);
     assert_eq!(site.bridge.state(), State::Ended(EndReason::TrunkHungUp));
 }
 

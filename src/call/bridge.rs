@@ -73,8 +73,8 @@ pub struct Bridge {
     trunk: Option<Leg>,
     /// Its connection is of no more use.
     trunk_gone: bool,
-    /// Our stop and the WebSocket's goodbye are said.
-    goodbye_said: bool,
+    /// When our stop was said.
+    stopped: Option<Now>,
     /// How the trunk's side came to its end.
     over: Option<Over>,
     times: Times,
@@ -149,7 +149,7 @@ impl Bridge {
             line_rate: rate,
             trunk: None,
             trunk_gone: false,
-            goodbye_said: false,
+            stopped: None,
             over: None,
             times: Times { started: now, ..Times::default() },
             blocked: 0,
@@ -329,7 +329,7 @@ impl Bridge {
             down.resampler = None;
         }
         let mut queue = Queue { ring: &mut down.ring, pool, account: &mut self.account };
-        let heard = match &mut down.resampler {
+        match &mut down.resampler {
             None => down.playout.frame(tick, &mut queue, out),
             Some(resampler) => {
                 let mut frame = [0; MAX_SAMPLES];
@@ -339,8 +339,7 @@ impl Bridge {
                 out[made..].fill(0);
                 heard
             }
-        };
-        heard
+        }
     }
 
     /// The frame of [`poll_frame`](Self::poll_frame) is on the line: marks up to it are heard.
@@ -423,15 +422,22 @@ impl Bridge {
         self.times
     }
 
-    /// Our stop and the WebSocket's goodbye, once the last of the caller's speech is on its way; near the end of our
-    /// patience at once.
+    /// Our stop, once the last of the caller's speech is on its way (near the end of our patience at once), and then the
+    /// WebSocket's goodbye, unless the agent closes first. Both in one breath is too fast for many agents: their library
+    /// learns of the close before they have read the stop, and they never do.
     fn say_goodbye(&mut self, now: Now, pool: &mut Pool) {
         let State::Closing { reason, until } = self.state else { return };
         let Some(trunk) = &mut self.trunk else { return };
+        if let Some(stopped) = self.stopped {
+            if now >= stopped + AGENT_CLOSES {
+                trunk.close(1000, "");
+            }
+            return;
+        }
         let up = &mut self.uplink;
         let chunk = trunk.chunk().min(MAX_CHUNK);
         let hurry = now + HURRY >= until;
-        if self.goodbye_said || (!hurry && (up.ring.len() >= chunk || !trunk.has_room())) {
+        if !hurry && (up.ring.len() >= chunk || !trunk.has_room()) {
             return;
         }
         let mut rest = [0; MAX_CHUNK];
@@ -442,15 +448,15 @@ impl Bridge {
             up.tally.dropped += n as u64;
         }
         up.tally.dropped += up.ring.clear(pool, &mut self.account) as u64;
-        trunk.say(
-            now,
-            Say::Stop(match reason {
-                EndReason::LineHungUp | EndReason::LineLost => StopReason::CallerHungUp,
-                _ => StopReason::Ended,
-            }),
-        );
-        trunk.close(1000, "");
-        self.goodbye_said = true;
+        let stop = Say::Stop(match reason {
+            EndReason::LineHungUp | EndReason::LineLost => StopReason::CallerHungUp,
+            _ => StopReason::Ended,
+        });
+        self.stopped = Some(now);
+        if !trunk.say(now, stop) {
+            // This dialect's stop is the close.
+            trunk.close(1000, "");
+        }
     }
 
     fn on_line_rate(&mut self, rate: Rate, pool: &mut Pool) {
@@ -571,8 +577,10 @@ impl Sink for Ear<'_> {
     }
 }
 
+/// How long the agent has to close by itself after our stop.
+const AGENT_CLOSES: Now = Now::from_secs(1);
 /// So long before the end of our patience the goodbye is said whatever the caller's speech does.
-const HURRY: Now = Now::from_secs(1);
+const HURRY: Now = Now::from_secs(2);
 /// Reserved for each call, in ms of audio.
 const RESERVED_MS: usize = 2000;
 /// What the caller said is kept for so long while a trunk is dialled (ms).

@@ -30,12 +30,15 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    cli::agent::{
-        behave::{Part, Script},
-        call::{Call, Plan},
+    cli::{
+        agent::{
+            behave::{Part, Script, Voice},
+            call::{Call, Plan},
+        },
+        wav::read_wav,
     },
     clock,
-    dialect::{self, Facts},
+    dialect::{self, Facts, OptionError, OptionValue, Options, Role},
     leg::websocket::{
         dial::{Accepted, accept},
         link::{Link, LinkError},
@@ -74,6 +77,12 @@ pub struct AgentArgs {
     /// With say: be at most this many milliseconds ahead of what is heard [default: the dialect's own]
     #[arg(long, value_name = "MS")]
     pub lead: Option<u64>,
+    /// Set an option of the dialect, as docs/config.md has them, as in agent-style=minimal; may be given again
+    #[arg(long = "option", id = "options", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// With binary: the samples a second, unless the URL has `sample-rate` [default: 8000]
+    #[arg(long, value_name = "HZ", value_parser = parse_rate)]
+    pub sample_rate: Option<Rate>,
     /// Speak ws:// without TLS; only on a loopback address
     #[arg(long, conflicts_with_all = ["tls", "names"])]
     pub plain: bool,
@@ -95,6 +104,41 @@ fn parse_dialect(text: &str) -> Result<String, String> {
     } else {
         Err(format!("{AUTO}, {} are possible", dialect::NAMES.join(", ")))
     }
+}
+
+fn parse_rate(text: &str) -> Result<Rate, String> {
+    let rate = text.parse().ok().and_then(Rate::from_hz);
+    rate.ok_or_else(|| "8000, 16000, 24000 and 48000 are possible".to_owned())
+}
+
+/// What `--option` sets, each for every dialect that may be spoken and has it.
+fn options(given: &[String], dialect: Option<&'static str>) -> Result<Options, AgentError> {
+    let mut options = Options::default();
+    let spoken = || dialect::NAMES.iter().copied().filter(|&name| dialect.is_none_or(|only| only == name));
+    for text in given {
+        let refused = |words: String| AgentError::Option(text.clone(), words);
+        let (key, value) = text.split_once('=').ok_or_else(|| refused("write KEY=VALUE".to_owned()))?;
+        let value = match (value.parse(), value.parse()) {
+            (Ok(flag), _) => OptionValue::Bool(flag),
+            (_, Ok(number)) => OptionValue::Int(number),
+            (Err(_), Err(_)) => OptionValue::Str(value),
+        };
+        // What only a vendor minds would do nothing here.
+        let ours = |name| Options::known(name).iter().filter(|info| info.role != Some(Role::Vendor));
+        let mut names = spoken().filter(|&name| ours(name).any(|info| info.key == key)).peekable();
+        if names.peek().is_none() {
+            let all: Vec<_> = spoken().flat_map(ours).map(|info| info.key).collect();
+            let there_are = if all.is_empty() { "is none".to_owned() } else { format!("are: {}", all.join(", ")) };
+            return Err(refused(format!("an agent has no such option; there {there_are}")));
+        }
+        for name in names {
+            options.set(name, key, value).map_err(|error| match error {
+                OptionError::Unknown => refused("there is no such option".to_owned()),
+                OptionError::Expected(wanted) => refused(format!("wanted {wanted}")),
+            })?;
+        }
+    }
+    Ok(options)
 }
 
 /// Takes calls until SIGINT or SIGTERM, which end those that are live and are no error.
@@ -130,6 +174,10 @@ pub fn run(args: &AgentArgs) -> Result<(), AgentError> {
 pub enum AgentError {
     /// The WAV cannot be said.
     Wav(PathBuf, String),
+    /// An `--option` that cannot be set, and why.
+    Option(String, String),
+    /// A rate for a dialect that has its own.
+    Rate(&'static str),
     /// The address is not one, or its name is not known.
     Address(String, io::Error),
     /// Without TLS on an address that others can reach.
@@ -148,6 +196,10 @@ impl fmt::Display for AgentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Wav(path, problem) => write!(f, "cannot say {}: {problem}", path.display()),
+            Self::Option(text, words) => write!(f, "--option {text}: {words}"),
+            Self::Rate(dialect) => {
+                write!(f, "--sample-rate is for binary; {dialect} tells its own, in the URL or in its messages")
+            }
             Self::Address(address, error) => {
                 write!(f, "{address} is no address to listen on ({error}); write HOST:PORT, as in 127.0.0.1:8765")
             }
@@ -185,8 +237,14 @@ struct Agent {
 
 impl Agent {
     fn open(args: &AgentArgs) -> Result<Self, AgentError> {
+        let dialect = dialect::NAMES.iter().copied().find(|&name| name == args.dialect);
+        if let (Some(name), Some(_)) = (dialect.filter(|&name| name != "binary"), args.sample_rate) {
+            return Err(AgentError::Rate(name));
+        }
+        let options = options(&args.options, dialect)?;
         let voice = |path: &PathBuf| {
-            let voice = behave::read_wav(path).map_err(|problem| AgentError::Wav(path.clone(), problem))?;
+            let wav = read_wav(path).map_err(|problem| AgentError::Wav(path.clone(), problem))?;
+            let voice = Voice::new(wav.0, wav.1);
             // Most calls are narrow-band, and converting takes a moment that no call should wait for.
             voice.at(Rate::Hz8000);
             Ok(voice)
@@ -203,6 +261,8 @@ impl Agent {
             hangup_after: args.hangup_after.map(Now::from_millis),
             lead: args.lead.map(Now::from_millis),
             marks: args.marks,
+            options,
+            bare_rate: args.sample_rate.unwrap_or(Rate::Hz8000),
         });
         let address = resolve(&args.listen)?;
         if args.plain && !args.plain_anywhere && !address.ip().is_loopback() {
@@ -227,7 +287,6 @@ impl Agent {
             Some(ca) => format!("listening on wss://{address} (CA: {})", ca.display()),
             None => format!("listening on ws://{address}"),
         };
-        let dialect = dialect::NAMES.iter().copied().find(|&name| name == args.dialect);
         Ok(Self { listener, acceptor, script, dialect, listening })
     }
 
@@ -806,7 +865,57 @@ mod tests {
         let junk = dir.path().join("junk.wav");
         fs::write(&junk, b"RIFFjunk").unwrap();
         let words = error(&format!("--listen 127.0.0.1:0 --plain --behave burst:{}", junk.display()));
-        assert!(words.contains("junk.wav: it is no WAV that we can read (") && words.contains("); `sox IN"), "{words}");
+        assert!(words.contains("junk.wav: not a WAV file (") && words.contains("); as `sox IN"), "{words}");
+    }
+
+    #[test]
+    fn bare_samples_have_the_rate_of_the_command_line_where_the_target_names_none() {
+        let agent = Running::new("--listen 127.0.0.1:0 --plain --dialect binary --sample-rate 16000");
+        let calls = [("/", 16_000), ("/?sample-rate=24000", 24_000)];
+        for (target, hz) in calls {
+            let mut socket = agent.call(target);
+            // Half a second goes back in as many messages as it takes.
+            socket.send(Message::binary(vec![7; hz])).unwrap();
+            let mut heard = 0;
+            while heard < hz {
+                let len = socket.read().unwrap().len();
+                assert!(len <= hz / 25, "{len} bytes in a message of 20 ms");
+                heard += len;
+            }
+        }
+        agent.end();
+    }
+
+    #[test]
+    fn options_are_set_for_every_dialect_that_has_them() {
+        let set = |given: &[&str], dialect| {
+            let given: Vec<_> = given.iter().map(|&text| text.to_owned()).collect();
+            options(&given, dialect).map_err(|error| error.to_string())
+        };
+        let all = set(&["seqid=false", "chunk-bytes=320", "agent-style=minimal"], None).unwrap();
+        let mut wanted = Options::default();
+        wanted.set("ozonetel", "seqid", OptionValue::Bool(false)).unwrap();
+        wanted.set("exotel", "chunk-bytes", OptionValue::Int(320)).unwrap();
+        wanted.set("exotel", "agent-style", OptionValue::Str("minimal")).unwrap();
+        assert_eq!((all.ozonetel, all.exotel), (wanted.ozonetel, wanted.exotel));
+        for (text, dialect, words) in [
+            ("seqid", None, "write KEY=VALUE"),
+            ("seqid=1", None, "wanted true or false"),
+            ("seqid=true", Some("exotel"), "an agent has no such option; there are: numbers, chunk-bytes, agent-style"),
+            (
+                "key-style=camel",
+                Some("exotel"),
+                "an agent has no such option; there are: numbers, chunk-bytes, agent-style",
+            ),
+            ("x=1", Some("binary"), "an agent has no such option; there is none"),
+        ] {
+            assert_eq!(set(&[text], dialect).unwrap_err(), format!("--option {text}: {words}"));
+        }
+        let line = "--listen 127.0.0.1:0 --plain --option seqid=false --option chunk-bytes=320";
+        assert_eq!(parse(line).unwrap().options, ["seqid=false", "chunk-bytes=320"]);
+        let rate = parse("--listen 127.0.0.1:0 --plain --dialect exotel --sample-rate 16000").unwrap();
+        assert!(matches!(Agent::open(&rate), Err(AgentError::Rate("exotel"))));
+        assert!(parse("--listen 127.0.0.1:0 --sample-rate 11025").is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
     fs::{self, File},
     io::{self, BufWriter, IsTerminal as _, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -27,6 +27,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
+    cli::wav::read_wav,
     leg::audiosocket::{
         Uuid, is_digit, kind_of,
         message::{self, Item, MAX_FRAME, Reader},
@@ -104,7 +105,7 @@ pub enum Ending {
 /// What came of a call. Displayed, it is for people.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
-    /// A hang-up ended it and audio was heard.
+    /// A hang-up ended it, ours or the server's, and something else than silence was heard.
     pub ok: bool,
     /// From the first message to the hang-up.
     pub seconds: f64,
@@ -122,8 +123,10 @@ pub struct Summary {
     pub delay_ms_p50: Option<f64>,
     /// The same for the slowest of a hundred (ms).
     pub delay_ms_p99: Option<f64>,
-    /// From our first message to the first audio heard (ms).
+    /// From our first message to the first audio message from the server, which may be silence of its own (ms).
     pub first_ms: Option<f64>,
+    /// From our first message to the first sample that was not silence (ms): to its message, if that is a long one.
+    pub first_voice_ms: Option<f64>,
     /// The longest time between two audio messages from the server (ms).
     pub max_gap_ms: f64,
     /// The most that one of our own frames was late (ms): how far the other figures can be trusted.
@@ -150,6 +153,10 @@ struct Report {
     heard: Duration,
     /// What of it was not silence.
     loud: Duration,
+    /// Digits that were to be sent.
+    digits: usize,
+    /// How many of them the call had ended before.
+    unsent: usize,
     /// What went wrong, in words.
     trouble: Option<String>,
 }
@@ -163,11 +170,11 @@ impl Summary {
     #[must_use]
     pub fn to_json(&self) -> String {
         let mut text = [0; 1024];
-        let len = serde_json_core::to_slice(self, &mut text).expect("sixteen numbers and words fit 1 KiB");
+        let len = serde_json_core::to_slice(self, &mut text).expect("seventeen numbers and words fit 1 KiB");
         String::from_utf8_lossy(&text[..len]).into_owned()
     }
 
-    /// 0 after a call, 130 if it was interrupted, 1 if it was lost or nothing was heard.
+    /// 0 after a call, 130 if it was interrupted, 1 if it ended without a hang-up or nothing but silence was heard.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self.ended_by {
@@ -179,7 +186,7 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { server, record, marks, heard, loud, trouble } = &self.report;
+        let Report { server, record, marks, heard, loud, digits, unsent, trouble } = &self.report;
         let ended = match self.ended_by {
             Ending::Caller => "we hung up",
             Ending::Server => "the server hung up",
@@ -190,6 +197,16 @@ impl fmt::Display for Summary {
         writeln!(f, "Call {} to {server}: {:.1} s, {ended}.", self.uuid, self.seconds)?;
         if let Some(trouble) = trouble {
             writeln!(f, "Trouble: {trouble}.")?;
+        }
+        match (unsent, digits) {
+            (0, _) => {}
+            (1, 1) => writeln!(f, "The digit was not sent: the call ended before.")?,
+            (unsent, digits) if unsent == digits => {
+                writeln!(f, "None of the {digits} digits was sent: the call ended before.")?;
+            }
+            (unsent, digits) => {
+                writeln!(f, "Of {digits} digits the last {unsent} were not sent: the call ended before.")?;
+            }
         }
         let Some(first_ms) = self.first_ms else {
             return write!(f, "Nothing was heard: is the server at its limit of calls? Its log says why.");
@@ -204,6 +221,10 @@ impl fmt::Display for Summary {
             record.display(),
             self.max_gap_ms,
         )?;
+        let Some(first_voice_ms) = self.first_voice_ms else {
+            return write!(f, "All of it was silence: does the agent speak? The server's log has the call.");
+        };
+        writeln!(f, "The first sound came after {first_voice_ms:.0} ms.")?;
         if self.bit_exact {
             write!(f, "Echo: bit-exact; {} frames played, {} came back", self.frames_sent, self.frames_heard)?;
         } else {
@@ -344,7 +365,7 @@ fn place(args: &CallArgs, interrupted: &AtomicBool) -> Result<Summary, CallError
     let echo = Echo::find(&score, &sent, &heard);
     let loud = heard.stretches.iter().map(Stretch::loud).sum();
     Ok(Summary {
-        ok: ended_by != Ending::Lost && ended_by != Ending::Interrupted && heard.messages > 0,
+        ok: matches!(ended_by, Ending::Caller | Ending::Server) && heard.first_voice.is_some(),
         seconds: millis(sent.ended - sent.began).round() / 1000.0,
         ended_by,
         frames_sent: sent.at.len() as u64,
@@ -354,6 +375,7 @@ fn place(args: &CallArgs, interrupted: &AtomicBool) -> Result<Summary, CallError
         delay_ms_p50: percentile(&echo.delays, 50),
         delay_ms_p99: percentile(&echo.delays, 99),
         first_ms: heard.first.map(|first| millis(first.saturating_duration_since(sent.began))),
+        first_voice_ms: heard.first_voice.map(|first| millis(first.saturating_duration_since(sent.began))),
         max_gap_ms: millis(heard.max_gap),
         late_ms_max: millis(sent.late),
         messages: heard.messages,
@@ -366,6 +388,8 @@ fn place(args: &CallArgs, interrupted: &AtomicBool) -> Result<Summary, CallError
             marks: args.marks,
             heard: heard.stretches.iter().map(Stretch::duration).sum(),
             loud,
+            digits: digits.len(),
+            unsent: sent.unsent,
             trouble,
         },
     })
@@ -445,31 +469,6 @@ impl Score {
     }
 }
 
-fn read_wav(path: &Path) -> Result<(Rate, Vec<i16>), String> {
-    let mut wav = hound::WavReader::open(path).map_err(|error| match error {
-        hound::Error::IoError(error) => error.to_string(),
-        hound::Error::FormatError(problem) => format!("not a WAV file ({problem})"),
-        other => format!("{other}; it has to be 16-bit PCM, as `sox IN.wav -b 16 -e signed OUT.wav` makes it"),
-    })?;
-    let spec = wav.spec();
-    let Some(rate) = Rate::from_hz(spec.sample_rate) else {
-        return Err(format!(
-            "it has {} samples a second; 8000, 16000, 24000 and 48000 are possible, as `sox IN.wav -r 8000 OUT.wav` \
-             makes it",
-            spec.sample_rate
-        ));
-    };
-    if spec.sample_format != hound::SampleFormat::Int || spec.bits_per_sample != 16 {
-        return Err(format!(
-            "its samples have {} bits; it has to be 16-bit PCM, as `sox IN.wav -b 16 -e signed OUT.wav` makes it",
-            spec.bits_per_sample
-        ));
-    }
-    let left: Result<Vec<i16>, _> = wav.samples().step_by(usize::from(spec.channels.max(1))).collect();
-    let samples = left.map_err(|error| format!("it is cut short or damaged ({error})"))?;
-    if samples.is_empty() { Err("it is empty".to_owned()) } else { Ok((rate, samples)) }
-}
-
 fn write_wav(file: File, rate: Rate, samples: impl Iterator<Item = i16>) -> hound::Result<()> {
     let spec = hound::WavSpec {
         channels: 1,
@@ -492,6 +491,8 @@ struct Sent {
     at: Vec<Instant>,
     /// The latest that a frame was sent after it was due.
     late: Duration,
+    /// Digits that were not sent.
+    unsent: usize,
     stopped: Stopped,
 }
 
@@ -541,7 +542,7 @@ fn send(
     mut stream: &TcpStream,
     score: &Score,
     uuid: Uuid,
-    digits: &[u8],
+    mut digits: &[u8],
     interrupted: &AtomicBool,
     played: &AtomicU64,
     is_over: &mpsc::Receiver<()>,
@@ -549,7 +550,6 @@ fn send(
     let (mut frame, mut out) = ([0; MAX_SAMPLES], [0; MAX_FRAME]);
     let mut at = Vec::with_capacity(score.frames.min(1 << 20));
     let mut late = Duration::ZERO;
-    let mut digits = digits.iter();
     let began = Instant::now();
     let mut due = began + PTIME; // as from a phone: no server has to take its first frame along with the name
     let mut failed = stream.write_all(message::write_uuid(&uuid.0, &mut out)).err();
@@ -583,15 +583,18 @@ fn send(
         if n >= FIRST_DIGIT
             && (n - FIRST_DIGIT).is_multiple_of(DIGIT_FRAMES)
             && failed.is_none()
-            && let Some(&digit) = digits.next()
+            && let Some((&digit, rest)) = digits.split_first()
         {
             failed = stream.write_all(message::write_dtmf(digit, &mut out)).err();
+            if failed.is_none() {
+                digits = rest;
+            }
         }
         n += 1;
         played.store(n, Relaxed);
         due += PTIME;
     };
-    Sent { began, ended: Instant::now(), at, late, stopped }
+    Sent { began, ended: Instant::now(), at, late, unsent: digits.len(), stopped }
 }
 
 fn show_progress(played: &AtomicU64, end: u64) {
@@ -636,6 +639,8 @@ enum End {
 struct Heard {
     stretches: Vec<Stretch>,
     first: Option<Instant>,
+    /// When the first sample came that is not silence.
+    first_voice: Option<Instant>,
     last: Option<Instant>,
     max_gap: Duration,
     messages: u64,
@@ -649,6 +654,7 @@ impl Heard {
         let mut heard = Self {
             stretches: Vec::new(),
             first: None,
+            first_voice: None,
             last: None,
             max_gap: Duration::ZERO,
             messages: 0,
@@ -705,8 +711,12 @@ impl Heard {
             self.stretches.push(Stretch { rate, samples: Vec::new(), arrivals: Vec::new() });
         }
         if let Some(stretch) = self.stretches.last_mut() {
-            stretch.arrivals.push((stretch.samples.len(), now));
+            let before = stretch.samples.len();
+            stretch.arrivals.push((before, now));
             stretch.samples.extend(bytes.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])));
+            if self.first_voice.is_none() && stretch.samples[before..].iter().any(|&sample| sample != 0) {
+                self.first_voice = Some(now);
+            }
         }
     }
 
@@ -1033,10 +1043,48 @@ mod tests {
         let (address, _) = serve(|n, item| (n < 12).then(|| echo(item)));
         let summary = desk.call(address, "");
         assert!(matches!(summary.ended_by, Ending::Closed | Ending::Lost), "{summary}"); // EOF or a reset
+        assert!(!summary.ok && summary.first_voice_ms.is_none() && summary.exit_code() == 1, "{summary}");
         let (address, _) = serve(|_, _| None);
         let summary = desk.call(address, "");
         assert!(!summary.ok && summary.exit_code() == 1, "{summary}");
         assert!(summary.to_string().contains("Nothing was heard"), "{summary}");
+    }
+
+    #[test]
+    fn the_servers_own_silence_is_not_taken_for_an_agent() {
+        let desk = Desk::new(8000, 100);
+        let (address, _) =
+            serve(|_, item| Some(if let Item::Audio { .. } = item { message(0x10, &[0; 320]) } else { Vec::new() }));
+        let summary = desk.call(address, " --hangup-after 500");
+        assert!(!summary.ok && summary.exit_code() == 1 && summary.ended_by == Ending::Caller, "{summary}");
+        assert!(summary.first_ms.is_some() && summary.first_voice_ms.is_none());
+        assert!(summary.to_string().contains("All of it was silence"), "{summary}");
+
+        let (address, _) = serve(|n, item| {
+            let bytes = if n == 20 { [1; 320] } else { [0; 320] };
+            Some(if let Item::Audio { .. } = item { message(0x10, &bytes) } else { Vec::new() })
+        });
+        let summary = desk.call(address, " --hangup-after 500");
+        assert!(summary.ok && summary.exit_code() == 0, "{summary}");
+        let after = summary.first_voice_ms.unwrap() - summary.first_ms.unwrap();
+        assert!(after > 300.0, "{summary}");
+        assert!(summary.to_json().contains("\"first_voice_ms\":"), "{}", summary.to_json());
+    }
+
+    #[test]
+    fn digits_that_the_call_was_too_short_for_are_said() {
+        let desk = Desk::new(8000, 20);
+        for (line, words) in [
+            (" --dtmf 123 --hangup-after 1300", "Of 3 digits the last 1 were not sent"),
+            (" --dtmf 12 --hangup-after 900", "None of the 2 digits was sent"),
+            (" --dtmf 1 --hangup-after 900", "The digit was not sent"),
+        ] {
+            let (address, _) = serve(|_, item| Some(echo(item)));
+            let summary = desk.call(address, line).to_string();
+            assert!(summary.contains(words), "{summary}");
+        }
+        let (address, _) = serve(|_, item| Some(echo(item)));
+        assert!(!desk.call(address, " --dtmf 1 --hangup-after 1300").to_string().contains("not sent"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 pub mod agent;
 pub mod call;
+mod wav;
 
 /// Puts any PBX, phone line or sound card on a cloud voice agent.
 #[derive(Debug, Parser)]

@@ -211,7 +211,7 @@ pub struct Trunk {
     pub url: Url,
     /// One of [`dialect::NAMES`].
     pub dialect: &'static str,
-    /// The rate to speak; `None`: the dialect's own.
+    /// The rate to speak, from the key or the URL; `None`: the dialect's own.
     pub sample_rate: Option<Rate>,
     /// How long the whole dial may take, from the name to the upgrade.
     pub connect_timeout: Duration,
@@ -219,7 +219,7 @@ pub struct Trunk {
     pub headers: Vec<(String, HeaderValue)>,
     /// The whole value of the header `Authorization`, from `basic` or `bearer`.
     pub authorization: Option<Secret>,
-    /// Certificates to trust beside the platform's. It was there and readable at the start.
+    /// Certificates to trust beside the platform's. The file held at least one at the start.
     pub ca_file: Option<PathBuf>,
     /// `ws://` beyond this machine was asked for.
     pub insecure: bool,
@@ -227,8 +227,9 @@ pub struct Trunk {
     pub options: dialect::Options,
 }
 
-/// The value of a request header.
-#[derive(Clone, Debug)]
+/// The value of a request header. Printed, it keeps itself to itself either way: a plain one may be a token by a name
+/// that nobody thought of.
+#[derive(Clone)]
 pub enum HeaderValue {
     /// It stands in the file.
     Plain(String),
@@ -244,6 +245,12 @@ impl HeaderValue {
             Self::Plain(value) => value,
             Self::Secret(secret) => secret.reveal(),
         }
+    }
+}
+
+impl fmt::Debug for HeaderValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
     }
 }
 

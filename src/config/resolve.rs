@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+
 use crate::{
     config::{
         Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Route, Secret,
@@ -16,7 +18,7 @@ use crate::{
         file::{File, Section, Value, near_miss, no_such},
         highest_rate, is_loopback, secret,
     },
-    dialect::{self, OptionError, OptionValue, Options},
+    dialect::{self, OptionError, OptionValue, Options, Role},
     media::Rate,
 };
 
@@ -133,13 +135,13 @@ impl Resolver<'_> {
     fn trunk(&self, name: &str, section: &mut Section<'_>) -> Option<Trunk> {
         let url = section.require("url", "wanted e.g. `wss://agent.example.com/ws`");
         let dialect = section.require("dialect", &format!("wanted one of {}", dialect::NAMES.join(", ")));
-        let sample_rate = section.rate("sample-rate");
+        let mut sample_rate = section.rate("sample-rate");
         let connect_timeout = section.whole("connect-timeout-ms", 100..=60_000, 5000);
         let headers = section.get("headers").map(|value| self.headers(&value)).unwrap_or_default();
         let authorization = self.authorization(section, &headers);
         let ca_file = section.get("ca-file").and_then(|value| {
             let path = self.folder.join(value.str()?);
-            readable(&path).map_err(|error| value.problem(format!("cannot be read: {error}"))).ok().map(|()| path)
+            certificates(&path).map_err(|wanted| value.problem(wanted)).ok().map(|()| path)
         });
         let insecure = section.flag("insecure");
         let dialect = dialect.and_then(|value| {
@@ -150,11 +152,27 @@ impl Resolver<'_> {
             }
             meant
         });
-        let options = options(name, section, dialect);
+        let mut options = options(name, section, dialect);
+        if let (Some(dialect), Some(rate)) = (dialect, sample_rate)
+            && !dialect::rates(dialect).contains(&rate)
+        {
+            let rates: Vec<_> = dialect::rates(dialect).iter().map(|rate| rate.hz().to_string()).collect();
+            section.problem("sample-rate", format!("`{dialect}` has only {}", rates.join(", ")));
+        }
         section.finish();
+        let url = url.and_then(|value| {
+            let mut url = agent_url(&value, insecure)?;
+            if dialect == Some("exotel") {
+                let shown = shown_url(value.as_str()?);
+                exotel_query(&mut url, &mut sample_rate, &mut options)
+                    .map_err(|wanted| value.problem_as(format!("{shown:?}"), wanted))
+                    .ok()?;
+            }
+            Some(url)
+        });
         Some(Trunk {
             name: name.to_owned(),
-            url: url.and_then(|value| agent_url(&value, insecure))?,
+            url: url?,
             dialect: dialect?,
             sample_rate,
             connect_timeout: Duration::from_millis(connect_timeout.into()),
@@ -184,6 +202,10 @@ impl Resolver<'_> {
             let header = match value.as_str() {
                 Some(_) if name.eq_ignore_ascii_case("authorization") => {
                     value.problem_hidden("use `bearer` or `basic`, or a secret for another scheme");
+                    None
+                }
+                Some(_) if is_secret(name) => {
+                    value.problem_hidden(r#"this header holds a secret, and none is written down here; wanted { credential = "NAME" }, { file = "PATH" } or { env = "NAME" }"#);
                     None
                 }
                 Some(text) => Some(HeaderValue::Plain(text.to_owned())),
@@ -335,6 +357,7 @@ fn address(value: &Value<'_>, default_port: u16, or: &str) -> Option<SocketAddr>
 fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<Line>]) {
     let mut listening = Vec::from_iter(control.http.map(|http| ("[control] http".to_owned(), http)));
     let mut pipes: Vec<(&str, &str)> = Vec::new();
+    let mut written: Vec<(PathBuf, &str)> = Vec::new();
     for ((name, section), line) in sections.iter().zip(lines) {
         match line.as_ref().map(|line| &line.kind) {
             Some(LineKind::Audiosocket { listen, .. }) => {
@@ -344,6 +367,16 @@ fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<
                 listening.push((format!("[line.{name}] listen"), *listen));
             }
             Some(LineKind::Pipe { input, output, .. }) => {
+                if let PathOrDash::Path(output) = output {
+                    let place = place(output);
+                    if matches!(input, PathOrDash::Path(input) if self::place(input) == place) {
+                        section.problem("output", "it is the input too, and would be emptied; wanted another file");
+                    }
+                    if let Some((_, other)) = written.iter().find(|(other, _)| *other == place) {
+                        section.problem("output", format!("[line.{other}] writes it too; wanted another file"));
+                    }
+                    written.push((place, name));
+                }
                 for (key, end) in [("input", input), ("output", output)] {
                     if *end != PathOrDash::Dash {
                         continue;
@@ -359,6 +392,12 @@ fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<
     }
 }
 
+/// Where a file really is, links followed; a file that is not there yet is in its folder.
+fn place(path: &Path) -> PathBuf {
+    let folder = || fs::canonicalize(folder_of(path)).map(|folder| folder.join(path.file_name().unwrap_or_default()));
+    fs::canonicalize(path).or_else(|_| folder()).unwrap_or_else(|_| path.to_owned())
+}
+
 fn is_same_place(one: SocketAddr, other: SocketAddr) -> bool {
     let overlaps = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() != 0 && one.port() == other.port() && overlaps
@@ -366,16 +405,7 @@ fn is_same_place(one: SocketAddr, other: SocketAddr) -> bool {
 
 fn agent_url(value: &Value<'_>, insecure: bool) -> Option<Url> {
     let text = value.str()?;
-    // Neither a password in front of the host nor a token in the query is repeated.
-    let shown = match (text.split_once("://"), text.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://***@{rest}"),
-        (None, Some((_, rest))) => format!("***@{rest}"),
-        (_, None) => text.to_owned(),
-    };
-    let shown = match shown.split_once('?') {
-        Some((before, _)) => format!("{before}?..."),
-        None => shown,
-    };
+    let shown = shown_url(text);
     match Url::parse(text) {
         Ok(url) if url.secure || insecure || url.is_loopback() => Some(url),
         Ok(_) => {
@@ -392,6 +422,69 @@ fn agent_url(value: &Value<'_>, insecure: bool) -> Option<Url> {
     }
 }
 
+/// A URL as a message repeats it: without a password in front of the host or a token in the query.
+fn shown_url(text: &str) -> String {
+    let shown = match (text.split_once("://"), text.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://***@{rest}"),
+        (None, Some((_, rest))) => format!("***@{rest}"),
+        (_, None) => text.to_owned(),
+    };
+    match shown.split_once('?') {
+        Some((before, _)) => format!("{before}?..."),
+        None => shown,
+    }
+}
+
+/// Exotel's agents learn the rate from the URL, some of them from nowhere else, and its other parameters reappear in
+/// `start` (Exotel, "Working with the Stream applet").
+fn exotel_query(url: &mut Url, rate: &mut Option<Rate>, options: &mut Options) -> Result<(), &'static str> {
+    let query = url.path_and_query.split_once('?').map_or("", |(_, query)| query).to_owned();
+    let mut named = false;
+    for (name, value) in
+        query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+    {
+        if matches!(name, "sample-rate" | "sample_rate") {
+            let own = value.parse().ok().and_then(Rate::from_hz).filter(|rate| dialect::rates("exotel").contains(rate));
+            let own = own.ok_or("its sample-rate is none of 8000, 16000, 24000")?;
+            if rate.is_some_and(|rate| rate != own) {
+                return Err("its sample-rate is not the trunk's `sample-rate`; write it once");
+            }
+            *rate = Some(own);
+            named = true;
+        } else if !options.exotel.add_parameter(&decoded(name), &decoded(value)) {
+            return Err("Exotel has at most 3 custom parameters, of 256 characters together");
+        }
+    }
+    if let (Some(rate), false) = (*rate, named)
+        && rate != Rate::Hz8000
+    {
+        let sign = if url.path_and_query.contains('?') { '&' } else { '?' };
+        url.path_and_query.push_str(&format!("{sign}sample-rate={}", rate.hz()));
+    }
+    Ok(())
+}
+
+/// A part of a query without its percent signs (RFC 3986 2.1); a plus is a space, as forms have it.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        let escaped = digits.and_then(|digits| str::from_utf8(digits).ok());
+        match (byte, escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok())) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = &after[2..];
+                continue;
+            }
+            (b'+', _) => bytes.push(b' '),
+            _ => bytes.push(byte),
+        }
+        rest = after;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// The tables `[trunk.NAME.DIALECT]`, of which only the trunk's own dialect's may be there.
 fn options(trunk: &str, section: &mut Section<'_>, dialect: Option<&'static str>) -> Options {
     let mut options = Options::default();
@@ -406,7 +499,8 @@ fn options(trunk: &str, section: &mut Section<'_>, dialect: Option<&'static str>
             value.problem(format!("wanted a table: [trunk.{trunk}.{name}]"));
             continue;
         };
-        let known: Vec<_> = Options::known(name).iter().map(|info| info.key).collect();
+        let known: Vec<_> =
+            Options::known(name).iter().filter(|info| info.role != Some(Role::Agent)).map(|info| info.key).collect();
         for (key, value) in table.entries() {
             let option = match (value.as_bool(), value.integer(), value.as_str()) {
                 (Some(flag), _, _) => OptionValue::Bool(flag),
@@ -421,6 +515,10 @@ fn options(trunk: &str, section: &mut Section<'_>, dialect: Option<&'static str>
                     continue;
                 }
             };
+            if Options::known(name).iter().any(|info| info.key == key && info.role == Some(Role::Agent)) {
+                value.problem("it matters to who plays the agent only, and a trunk plays the vendor; leave it out");
+                continue;
+            }
             match options.set(name, key, option) {
                 Ok(()) => {}
                 Err(OptionError::Unknown) => value.problem(no_such("option", key, &known)),
@@ -497,6 +595,27 @@ fn refused_header(name: &str) -> Option<&'static str> {
         "content-length" | "transfer-encoding" => Some("a WebSocket request has no body"),
         _ if lower.starts_with("sec-websocket-") => Some("this header is the handshake's own"),
         _ => None,
+    }
+}
+
+/// Whether a header by this name most likely lets its bearer in somewhere.
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    matches!(name.as_str(), "cookie" | "proxy-authorization")
+        || ["token", "secret", "key", "password"].iter().any(|word| name.contains(word))
+}
+
+/// Whether this file holds certificates.
+fn certificates(path: &Path) -> Result<(), String> {
+    readable(path).map_err(|error| format!("cannot be read: {error}"))?;
+    if !path.is_file() {
+        return Err("it is not a file; it is read more than once, which a pipe cannot be".to_owned());
+    }
+    let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(()),
+        Ok(_) => Err("it holds no certificate; wanted PEM, which begins with -----BEGIN CERTIFICATE-----".to_owned()),
+        Err(error) => Err(format!("it is not PEM: {error}; wanted -----BEGIN CERTIFICATE-----")),
     }
 }
 
@@ -637,9 +756,48 @@ trunks = ["agnet"]
     }
 
     #[test]
+    fn exotels_rate_goes_into_the_url_and_its_other_parameters_into_the_start() {
+        let url = "url = \"wss://agent.example.com/ws?lane=sales%20desk\"\ndialect = \"exotel\"\nsample-rate = 16000";
+        let config = read("url = \"wss://agent.example.com/ws\"\ndialect = \"ozonetel\"", url).unwrap();
+        assert_eq!(config.trunks[0].url.path_and_query, "/ws?lane=sales%20desk&sample-rate=16000");
+        let mut wanted = Options::default();
+        assert!(wanted.exotel.add_parameter("lane", "sales desk"));
+        assert_eq!(config.trunks[0].options.exotel, wanted.exotel);
+
+        let url = "url = \"wss://agent.example.com/ws?sample-rate=24000\"\ndialect = \"exotel\"";
+        let config = read("url = \"wss://agent.example.com/ws\"\ndialect = \"ozonetel\"", url).unwrap();
+        assert_eq!(config.trunks[0].sample_rate, Some(Rate::Hz24000));
+        assert_eq!(config.trunks[0].url.path_and_query, "/ws?sample-rate=24000");
+
+        let problems =
+            read("url = \"wss://agent.example.com/ws\"\ndialect = \"ozonetel\"", &format!("{url}\nsample-rate = 8000"));
+        assert!(problems.unwrap_err().to_string().contains("its sample-rate is not the trunk's"));
+    }
+
+    #[test]
+    fn a_file_that_holds_no_certificate_is_told_by_the_check() {
+        let folder = tempfile::tempdir().unwrap();
+        for (text, words) in [("", "it holds no certificate"), ("-----BEGIN CERTIFICATE-----", "it is not PEM")] {
+            let path = folder.path().join("ca.pem");
+            fs::write(&path, text).unwrap();
+            assert!(certificates(&path).unwrap_err().starts_with(words), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_pipe_does_not_empty_its_own_input() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("talk.wav");
+        fs::write(&path, "RIFF").unwrap();
+        assert_eq!(place(&path), place(&folder.path().join(".").join("talk.wav")));
+        assert_ne!(place(&path), place(&folder.path().join("other.wav")));
+    }
+
+    #[test]
     fn the_file_that_the_readme_shows_is_read() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("extra-ca.pem"), "-----BEGIN CERTIFICATE-----").unwrap();
+        let own = rcgen::generate_simple_self_signed([]).unwrap();
+        fs::write(folder.path().join("extra-ca.pem"), own.cert.pem()).unwrap();
         let path = folder.path().join("trunkline.toml");
         fs::write(
             &path,
@@ -673,7 +831,7 @@ trunks = ["agent"]
             assert_eq!(config.warnings(), [""; 0], "{}", path.display());
             names.push(path.file_name().unwrap().to_owned());
         }
-        assert!(names.len() >= 3, "{names:?}");
+        assert!(names.len() >= 4, "{names:?}");
     }
 
     #[test]
@@ -716,6 +874,9 @@ trunks = ["agent"]
         let headers: Vec<_> = trunk.headers.iter().map(|(name, value)| (name.as_str(), value.reveal())).collect();
         assert_eq!(headers, [("X-Site", "depot"), ("X-Key", "k3y")]);
         assert!(!format!("{trunk:?}").contains("k3y"));
+
+        let trunk = read(r#"headers = { X-Site = "depot" }"#).unwrap();
+        assert!(!format!("{trunk:?}").contains("depot"), "a value that nobody thought a secret may be one");
 
         for (keys, wanted) in [
             (r#"bearer = { env = "BAD" }"#, "the secret has a line break or control character"),
@@ -823,6 +984,119 @@ trunks = ["agent"]
         let table = "dialect = \"ozonetel\"\n[trunk.agent.ozonetel]\nomit-event = true";
         let config = read("dialect = \"ozonetel\"", table).unwrap();
         assert_ne!(format!("{:?}", config.trunks[0].options), format!("{:?}", Options::default()));
+    }
+
+    #[test]
+    fn two_that_write_the_same_file_or_their_own_input_are_told_apart_from_two_that_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("in.wav"), "").unwrap();
+        std::os::unix::fs::symlink(at("in.wav"), at("link.wav")).unwrap();
+        fs::create_dir(at("sub")).unwrap();
+        let said = |one: [&str; 2], other: [&str; 2]| {
+            let pipe = |name: &str, [input, output]: [&str; 2]| {
+                format!("[line.{name}]\nkind = \"pipe\"\ninput = \"{input}\"\noutput = \"{output}\"\n")
+            };
+            let route = |name: &str| format!("[[route]]\nline = \"{name}\"\ntrunks = [\"agent\"]\n");
+            let text = format!("{}{}{GOOD}{}{}", pipe("a", one), pipe("b", other), route("a"), route("b"));
+            let problems = resolve(&at("t.toml"), &text, &Given::default()).err().map(|problems| problems.0);
+            problems.unwrap_or_default().into_iter().map(|one| (one.line, one.key, one.wanted)).collect::<Vec<_>>()
+        };
+        assert_eq!(said(["in.wav", "a.wav"], ["in.wav", "b.wav"]), []);
+        assert_eq!(said(["in.wav", "-"], ["-", "b.wav"]), []);
+        let emptied = "it is the input too, and would be emptied; wanted another file";
+        for same in ["in.wav", "./sub/../in.wav", "link.wav"] {
+            assert_eq!(
+                said(["in.wav", same], ["-", "-"]),
+                [(4, "[line.a] output".to_owned(), emptied.to_owned())],
+                "{same}"
+            );
+        }
+        let taken = "[line.a] writes it too; wanted another file";
+        for same in ["new.wav", "./new.wav", "sub/../new.wav"] {
+            let wanted = [(8, "[line.b] output".to_owned(), taken.to_owned())];
+            assert_eq!(said(["in.wav", "new.wav"], ["-", same]), wanted, "{same}");
+        }
+    }
+
+    #[test]
+    fn a_ca_file_without_a_certificate_is_told_where_it_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = rcgen::generate_simple_self_signed([]).unwrap();
+        let (good, key) = (own.cert.pem(), own.signing_key.serialize_pem());
+        let said = |text: &str| {
+            fs::write(folder.path().join("ca.pem"), text).unwrap();
+            let dialect = "dialect = \"ozonetel\"\n";
+            let text = GOOD.replace(dialect, &format!("{dialect}ca-file = \"ca.pem\"\n"));
+            let problems = resolve(&folder.path().join("t.toml"), &text, &Given::default()).err();
+            problems.map(|problems| (problems.0[0].line, problems.0[0].key.clone(), problems.0[0].wanted.clone()))
+        };
+        assert_eq!(said(&good), None);
+        assert_eq!(said(&format!("{key}{good}{good}")), None);
+        for bad in [&key, "", "-----BEGIN CERTIFICATE-----\nMIIB\n"] {
+            let (line, key, wanted) = said(bad).unwrap();
+            assert_eq!((line, key.as_str()), (8, "[trunk.agent] ca-file"));
+            assert!(wanted.contains("-----BEGIN CERTIFICATE-----"), "{wanted}");
+        }
+    }
+
+    #[test]
+    fn exotels_rate_is_in_the_url_once_however_it_was_named() {
+        let trunk = |url: &str, more: &str| {
+            let to = format!("url = \"{url}\"\ndialect = \"exotel\"\n{more}");
+            read("url = \"wss://agent.example.com/ws\"\ndialect = \"ozonetel\"\n", &to)
+                .map(|config| config.trunks[0].clone())
+        };
+        for (url, more, target, rate) in [
+            ("wss://a.example/ws", "", "/ws", None),
+            ("wss://a.example/ws", "sample-rate = 8000\n", "/ws", Some(Rate::Hz8000)),
+            ("wss://a.example/ws", "sample-rate = 16000\n", "/ws?sample-rate=16000", Some(Rate::Hz16000)),
+            ("wss://a.example/ws?a=b", "sample-rate = 24000\n", "/ws?a=b&sample-rate=24000", Some(Rate::Hz24000)),
+            ("wss://a.example/?sample_rate=16000", "", "/?sample_rate=16000", Some(Rate::Hz16000)),
+            ("wss://a.example/?sample-rate=16000", "sample-rate = 16000\n", "/?sample-rate=16000", Some(Rate::Hz16000)),
+        ] {
+            let trunk = trunk(url, more).unwrap();
+            assert_eq!((trunk.url.path_and_query.as_str(), trunk.sample_rate), (target, rate), "{url} {more}");
+        }
+        for (url, more, wanted) in [
+            (
+                "wss://a.example/?sample-rate=8000&key=hush",
+                "sample-rate = 16000\n",
+                "its sample-rate is not the trunk's `sample-rate`; write it once",
+            ),
+            ("wss://a.example/?sample-rate=48000&key=hush", "", "its sample-rate is none of 8000, 16000, 24000"),
+            (
+                "wss://a.example/?a=1&b=2&c=3&d=hush",
+                "",
+                "Exotel has at most 3 custom parameters, of 256 characters together",
+            ),
+        ] {
+            let said = trunk(url, more).unwrap_err().to_string();
+            assert_eq!(said, format!("t.toml:6: [trunk.agent] url = \"wss://a.example/?...\": {wanted}"));
+        }
+        let mut wanted = Options::default();
+        assert!(
+            wanted.exotel.add_parameter("lane", "sales & more") && wanted.exotel.add_parameter("caf\u{e9}", "100%+5")
+        );
+        let trunk = trunk("wss://a.example/?lane=sales+%26%20more&sample-rate=16000&caf%C3%A9=100%%2B5", "").unwrap();
+        assert_eq!(trunk.options.exotel, wanted.exotel);
+        assert!(!format!("{trunk:?}").contains("sales"), "a parameter may be a token");
+    }
+
+    #[test]
+    fn a_rate_that_the_dialect_does_not_have_is_refused() {
+        for (dialect, hz, wanted) in [
+            ("ozonetel", 16_000, Some("`ozonetel` has only 8000")),
+            ("ozonetel", 8000, None),
+            ("exotel", 48_000, Some("`exotel` has only 8000, 16000, 24000")),
+            ("exotel", 24_000, None),
+            ("binary", 48_000, None),
+        ] {
+            let said = read("dialect = \"ozonetel\"", &format!("dialect = \"{dialect}\"\nsample-rate = {hz}"));
+            let problem = said.err().map(|problems| problems.to_string());
+            let wanted = wanted.map(|wanted| format!("t.toml:8: [trunk.agent] sample-rate: {wanted}"));
+            assert_eq!(problem, wanted, "{dialect} at {hz}");
+        }
     }
 
     #[test]
@@ -1182,7 +1456,7 @@ bearer = { credental = "x" }"#,
             r#"dialect = "ozonetel"
 bearer = { credential = "x" }"#,
             &[
-                r#"t.toml:8: [trunk.agent] bearer.credential = "x": there are no credentials: $CREDENTIALS_DIRECTORY is not set (systemd: LoadCredential=)"#,
+                r#"t.toml:8: [trunk.agent] bearer.credential = ***: there are no credentials: $CREDENTIALS_DIRECTORY is not set (systemd: LoadCredential=)"#,
             ],
         ),
         (
@@ -1208,8 +1482,27 @@ bearer = { env = "NOT_SET" }"#,
         (
             r#"dialect = "ozonetel""#,
             r#"dialect = "ozonetel"
+bearer = { env = "sk_live_hush" }"#,
+            &["t.toml:8: [trunk.agent] bearer.env = ***: this environment variable is not set"],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
+headers = { Cookie = "hush", X-Api-Key = "hush", proxy-authorization = "hush", X-Auth-Token = "hush", X-Shared-Secret = "hush", X-PASSWORD = "hush" }"#,
+            &[
+                r#"t.toml:8: [trunk.agent] headers.Cookie = ***: this header holds a secret, and none is written down here; wanted { credential = "NAME" }, { file = "PATH" } or { env = "NAME" }"#,
+                r#"t.toml:8: [trunk.agent] headers.X-Api-Key = ***: this header holds a secret, and none is written down here; wanted { credential = "NAME" }, { file = "PATH" } or { env = "NAME" }"#,
+                r#"t.toml:8: [trunk.agent] headers.proxy-authorization = ***: this header holds a secret, and none is written down here; wanted { credential = "NAME" }, { file = "PATH" } or { env = "NAME" }"#,
+                r#"t.toml:8: [trunk.agent] headers.X-Auth-Token = ***: this header holds a secret, and none is written down here; wanted { credential = "NAME" }, { file = "PATH" } or { env = "NAME" }"#,
+                r#"t.toml:8: [trunk.agent] headers.X-Shared-Secret = ***: this header holds a secret, and none is written down here; wanted { credential = "NAME" }, { file = "PATH" } or { env = "NAME" }"#,
+                r#"t.toml:8: [trunk.agent] headers.X-PASSWORD = ***: this header holds a secret, and none is written down here; wanted { credential = "NAME" }, { file = "PATH" } or { env = "NAME" }"#,
+            ],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            r#"dialect = "ozonetel"
 bearer = { file = "no" }"#,
-            &[r#"t.toml:8: [trunk.agent] bearer.file = "no": cannot be read: No such file or directory (os error 2)"#],
+            &["t.toml:8: [trunk.agent] bearer.file = ***: cannot be read: No such file or directory (os error 2)"],
         ),
         (
             r#"dialect = "ozonetel""#,
@@ -1266,11 +1559,16 @@ chunk-samples = []
 [trunk.agent.exotel]
 "#,
             &[
-                "t.toml:9: [trunk.agent.ozonetel] omit_event = true: no such option; did you mean `omit-event`? (first-packet-16k, omit-event, seqid, chunk-samples)",
-                r#"t.toml:10: [trunk.agent.ozonetel] seqid = "yes": wanted true or false"#,
+                "t.toml:9: [trunk.agent.ozonetel] omit_event = true: no such option; did you mean `omit-event`? (first-packet-16k, omit-event, chunk-samples)",
+                r#"t.toml:10: [trunk.agent.ozonetel] seqid = "yes": it matters to who plays the agent only, and a trunk plays the vendor; leave it out"#,
                 "t.toml:11: [trunk.agent.ozonetel] chunk-samples = [...]: wanted a value such as `80`",
                 "t.toml:12: [trunk.agent] exotel: options of another dialect; this trunk speaks `ozonetel`",
             ],
+        ),
+        (
+            r#"dialect = "ozonetel""#,
+            "dialect = \"ozonetel\"\nsample-rate = 16000",
+            &["t.toml:8: [trunk.agent] sample-rate: `ozonetel` has only 8000"],
         ),
         (
             r#"dialect = "ozonetel""#,

@@ -59,25 +59,30 @@ pub(super) fn read(value: &Value<'_>, environment: &dyn Environment, folder: &Pa
         }
         return None;
     }
+    // What is found nowhere may be the secret itself, so it is not repeated.
     if let Some(value) = credential {
-        of(value, |name| from_credential(name, environment.credentials_dir().as_deref()))
+        let (name, folder) = (value.str()?, environment.credentials_dir());
+        let found = from_credential(name, folder.as_deref());
+        of(value, found.is_ok(), found)
     } else if let Some(value) = file {
-        of(value, |path| from_file(&folder.join(path)))
+        let path = folder.join(value.str()?);
+        of(value, path.exists(), from_file(&path))
     } else if let Some(value) = variable {
         let name = value.str()?;
         if !is_variable(name) {
-            // It may be the secret itself.
             value.problem_hidden("wanted the name of an environment variable");
             return None;
         }
-        of(value, |name| environment.var(name).ok_or_else(|| "this environment variable is not set".to_owned()))
+        let found = environment.var(name).ok_or_else(|| "this environment variable is not set".to_owned());
+        of(value, found.is_ok() || looks_like_variable(name), found)
     } else {
         None
     }
 }
 
-fn of(value: &Value<'_>, read: impl FnOnce(&str) -> Result<String, String>) -> Option<Secret> {
-    let checked = read(value.str()?).and_then(|mut text| {
+/// `is_name`: what stands in the file names something and can be shown.
+fn of(value: &Value<'_>, is_name: bool, found: Result<String, String>) -> Option<Secret> {
+    let checked = found.and_then(|mut text| {
         if text.ends_with('\n') {
             text.pop();
             if text.ends_with('\r') {
@@ -90,7 +95,7 @@ fn of(value: &Value<'_>, read: impl FnOnce(&str) -> Result<String, String>) -> O
             _ => Ok(Secret(text)),
         }
     });
-    checked.map_err(|wanted| value.problem(wanted)).ok()
+    checked.map_err(|wanted| if is_name { value.problem(wanted) } else { value.problem_hidden(wanted) }).ok()
 }
 
 /// systemd.exec(5): `LoadCredential=NAME:PATH` makes the file NAME; where PATH is a folder, its files become NAME_FILE,
@@ -135,6 +140,11 @@ fn contents(path: &Path) -> io::Result<String> {
 
 fn is_variable(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// By custom they are in capitals, and few tokens are (POSIX 8.1).
+fn looks_like_variable(name: &str) -> bool {
+    !name.starts_with(|first: char| first.is_ascii_digit()) && !name.bytes().any(|byte| byte.is_ascii_lowercase())
 }
 
 const WANTED: &str = r#"{ credential = "NAME" }, { file = "PATH" } or { env = "NAME" }"#;

@@ -54,6 +54,10 @@ impl Dialect for Binary {
         true
     }
 
+    fn marks_ride_on_audio(&self) -> bool {
+        false
+    }
+
     fn marks_on_clear(&self) -> MarksOnClear {
         MarksOnClear::Forget
     }

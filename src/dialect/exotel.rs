@@ -20,6 +20,8 @@
 //! No message asks to hang up: an agent closes the socket. Sources: the pages on the Stream and Voicebot applets and
 //! on AgentStream of Exotel's developer and support sites, and its published sample servers.
 
+use core::fmt;
+
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use crate::{
@@ -27,7 +29,7 @@ use crate::{
         Audio, Carrier, Coding, Dialect, Event, Facts, Format, Full, Incoming, Malformed, MarksOnClear, Message,
         OptionError, OptionInfo, OptionValue, Role, Say, Stamp, StopReason, Text,
         json::{Key, Members, Value},
-        ozonetel::{Name, cut_name, name},
+        mark::{Name, cut_name, name},
     },
     media::{Rate, g711::Law},
 };
@@ -40,7 +42,25 @@ pub struct Options {
     chunk_ms: Option<usize>,
     chunk_bytes: Option<usize>,
     agent_style: AgentStyle,
+    /// The URL's own query parameters, which reappear in `start`.
+    parameters: Parameters,
 }
+
+/// Custom parameters: their names and values. Printed, they keep to themselves, because one may be a token.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Parameters(heapless::Vec<(Parameter, Parameter), MAX_PARAMETERS>);
+
+type Parameter = heapless::String<MAX_PARAMETER_BYTES>;
+
+impl fmt::Debug for Parameters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of them", self.0.len())
+    }
+}
+
+/// How many custom parameters there may be, and their bytes together (Exotel, "Working with the Stream applet").
+const MAX_PARAMETERS: usize = 3;
+const MAX_PARAMETER_BYTES: usize = 256;
 
 /// How a vendor's keys are spelled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,28 +95,42 @@ impl Options {
             key: "key-style",
             default: "\"snake\"",
             help: "As vendor: spell keys in `snake` case, as documented, or in `camel` case.",
+            role: Some(Role::Vendor),
         },
         OptionInfo {
             key: "numbers",
             default: "\"strings\"",
             help: "Send `sequence_number` and `chunk` as `strings` or as `numbers`.",
+            role: None,
         },
         OptionInfo {
             key: "chunk-ms",
             default: "20",
             help: "As vendor: milliseconds of audio in a media message, a multiple of 20 up to 100.",
+            role: Some(Role::Vendor),
         },
         OptionInfo {
             key: "chunk-bytes",
             default: "3200",
             help: "As agent: bytes of PCM in a media message, a multiple of 320 up to 4800; unset, 4800 at 24 kHz.",
+            role: Some(Role::Agent),
         },
         OptionInfo {
             key: "agent-style",
             default: "\"superset\"",
             help: "As agent: send every key that any vendor asks for (`superset`) or only those documented (`minimal`).",
+            role: Some(Role::Agent),
         },
     ];
+
+    /// Adds a query parameter of the URL, decoded, to what `start` tells as `custom_parameters`. `false`: it is one too
+    /// many, or all of them have more than 256 characters together.
+    pub fn add_parameter(&mut self, name: &str, value: &str) -> bool {
+        let so_far: usize = self.parameters.0.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let (Ok(own_name), Ok(own_value)) = (name.try_into(), value.try_into()) else { return false };
+        so_far + name.len() + value.len() <= MAX_PARAMETER_BYTES
+            && self.parameters.0.push((own_name, own_value)).is_ok()
+    }
 
     /// Sets one of [`KNOWN`](Self::KNOWN).
     ///
@@ -309,6 +343,10 @@ impl Dialect for Exotel {
         false
     }
 
+    fn marks_ride_on_audio(&self) -> bool {
+        false
+    }
+
     fn marks_on_clear(&self) -> MarksOnClear {
         MarksOnClear::Tell
     }
@@ -321,7 +359,8 @@ impl Dialect for Exotel {
         match (self.role, step) {
             (Role::Vendor, 0) => out.json(&Connected { event: "connected" })?,
             (Role::Vendor, 1) => {
-                let start = Start { keys: self.keys(), facts, rate: self.rate };
+                let parameters = self.options.parameters.clone(); // on the stack, and once a call
+                let start = Start { keys: self.keys(), facts, rate: self.rate, parameters: &parameters };
                 self.write_event("start", Some(start), facts, out)?;
             }
             (Role::Vendor | Role::Agent, _) => return Ok(false),
@@ -610,6 +649,7 @@ struct Start<'a> {
     keys: &'static Keys,
     facts: &'a Facts,
     rate: Rate,
+    parameters: &'a Parameters,
 }
 
 impl Serialize for Start<'_> {
@@ -620,14 +660,17 @@ impl Serialize for Start<'_> {
         fields.serialize_field(self.keys.account_sid, self.facts.account.as_str())?;
         fields.serialize_field("from", self.facts.from.as_str())?;
         fields.serialize_field("to", self.facts.to.as_str())?;
-        fields.serialize_field(self.keys.custom_parameters, &NoParameters {})?;
+        fields.serialize_field(self.keys.custom_parameters, self.parameters)?;
         fields.serialize_field(self.keys.media_format, &MediaFormat { keys: self.keys, rate: self.rate })?;
         fields.end()
     }
 }
 
-#[derive(Serialize)]
-struct NoParameters {}
+impl Serialize for Parameters {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+    }
+}
 
 struct MediaFormat {
     keys: &'static Keys,
@@ -738,6 +781,23 @@ mod tests {
     }
 
     // As vendor.
+
+    #[test]
+    fn parameters_of_the_url_reappear_in_the_start() {
+        let mut options = Options::default();
+        assert!(options.add_parameter("lane", "sa\"les"));
+        assert!(options.add_parameter("desk", "night"));
+        assert!(!options.add_parameter("long", &"x".repeat(250)), "256 characters together");
+        assert!(options.add_parameter("third", ""));
+        assert!(!options.add_parameter("fourth", ""));
+        let mut vendor = Exotel::new(Role::Vendor, Rate::Hz8000, &options);
+        let mut space = [0; 4096];
+        let mut message = Message::new(&mut space);
+        vendor.write_opening(1, &Facts::default(), Stamp::default(), &mut message).unwrap();
+        let text = str::from_utf8(message.bytes()).unwrap();
+        let expected = r#""custom_parameters":{"lane":"sa\"les","desk":"night","third":""}"#;
+        assert!(text.contains(expected), "{text}");
+    }
 
     #[test]
     fn a_vendor_opens_with_connected_and_start() {

@@ -30,6 +30,7 @@ pub mod decode;
 pub mod detect;
 pub mod exotel;
 pub mod json;
+mod mark;
 pub mod message;
 pub mod ozonetel;
 
@@ -263,6 +264,10 @@ pub trait Dialect: Send {
     /// Whether a binary message is audio. (If not, it is taken for JSON when it begins with `{`.)
     fn binary_is_audio(&self) -> bool;
 
+    /// Whether a mark is part of the message of audio whose end it names, so that [`Say::Mark`] has to come before that
+    /// [`write_audio`](Self::write_audio). Elsewhere a mark is a message of its own, after the audio.
+    fn marks_ride_on_audio(&self) -> bool;
+
     /// What becomes of marks whose audio was flushed.
     fn marks_on_clear(&self) -> MarksOnClear;
 
@@ -329,6 +334,8 @@ pub struct OptionInfo {
     pub default: &'static str,
     /// What it does, in one sentence.
     pub help: &'static str,
+    /// The only role in which it does anything; `None`: it does in both.
+    pub role: Option<Role>,
 }
 
 /// The options of all dialects, each at its default until set.
@@ -366,6 +373,16 @@ impl Options {
 
 /// The dialects by name, in the order that help shows them.
 pub const NAMES: &[&str] = &["binary", "ozonetel", "exotel"];
+
+/// The rates that a dialect's platforms have.
+#[must_use]
+pub fn rates(name: &str) -> &'static [Rate] {
+    match name {
+        "ozonetel" => &[Rate::Hz8000],
+        "exotel" => &[Rate::Hz8000, Rate::Hz16000, Rate::Hz24000],
+        _ => &Rate::ALL,
+    }
+}
 
 /// A dialect for one call. `rate` is the configured one, else the dialect's own; `line` the rate of the line, which
 /// `binary` takes for its own. `None`: there is no dialect of that name.

@@ -19,16 +19,14 @@
 //! The shapes are those of the KooKoo voicebot SDK and its notes. The `media` object of a `start` (`PCMU`) describes
 //! the SIP leg behind the vendor; samples on the socket are linear whatever it says.
 
-use core::str;
-
-use serde::{Serialize, Serializer};
-use serde_json_core::str::EscapedStr;
+use serde::Serialize;
 
 use crate::{
     dialect::{
         Audio, Carrier, Coding, Dialect, Event, Facts, Format, Full, Incoming, MAX_MARK, Malformed, MarksOnClear,
         Message, OptionError, OptionInfo, OptionValue, Role, Say, Stamp,
         json::{Members, Value},
+        mark::{Name, cut_name, name, write_name},
     },
     media::Rate,
 };
@@ -49,21 +47,25 @@ impl Options {
             key: "first-packet-16k",
             default: "true",
             help: "As vendor: send one packet of silence at 16 kHz first, which agents expect to drop.",
+            role: Some(Role::Vendor),
         },
         OptionInfo {
             key: "omit-event",
             default: "false",
             help: "Leave `event` out of media messages and say only `type`.",
+            role: None,
         },
         OptionInfo {
             key: "seqid",
             default: "true",
             help: "As agent: put a `seqid` on packets whose playback is to be acknowledged.",
+            role: Some(Role::Agent),
         },
         OptionInfo {
             key: "chunk-samples",
             default: "80",
             help: "Samples in a media message at 8 kHz, a multiple of 80 up to 800; in proportion at higher rates.",
+            role: None,
         },
     ];
 
@@ -256,6 +258,10 @@ impl Dialect for Ozonetel {
         false
     }
 
+    fn marks_ride_on_audio(&self) -> bool {
+        true
+    }
+
     fn marks_on_clear(&self) -> MarksOnClear {
         MarksOnClear::Forget
     }
@@ -369,61 +375,6 @@ impl Dialect for Ozonetel {
     fn handle_binary<'m>(&mut self, _: &'m [u8]) -> Result<Incoming<'m>, Malformed> {
         Err(Malformed::Binary)
     }
-}
-
-/// The name of a mark as a message spells it, at most [`MAX_MARK`] bytes. `None`: there is none.
-///
-/// A name is kept as it stands between the quotes, escapes included, because it has to outlive the message and to be
-/// told back alike. [`write_name`] puts it back as it was.
-pub(super) fn name<'m>(value: &Value<'m>) -> Option<&'m str> {
-    let bytes = match *value {
-        Value::Str(bytes) | Value::Num(bytes) => bytes,
-        Value::Object(_) | Value::Array(_) | Value::Bool(_) | Value::Null => return None,
-    };
-    str::from_utf8(bytes).ok().filter(|name| !name.is_empty()).map(cut_name)
-}
-
-/// The name's first [`MAX_MARK`] bytes, less what would be half a character or half an escape. Something always stays.
-pub(super) fn cut_name(name: &str) -> &str {
-    if name.len() <= MAX_MARK {
-        return name;
-    }
-    let ends = (1..=MAX_MARK).rev().filter_map(|end| name.get(..end));
-    ends.clone().find(|cut| is_spelled(cut)).or_else(|| ends.clone().next()).unwrap_or_default()
-}
-
-/// Writes a mark's name with its quotes.
-fn write_name(name: &str, out: &mut Message<'_>) -> Result<(), Full> {
-    out.json(&Name(name))
-}
-
-/// A mark's name on its way out: as it is where it is spelled for JSON already, else escaped.
-pub(super) struct Name<'a>(pub(super) &'a str);
-
-impl Serialize for Name<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if is_spelled(self.0) { EscapedStr(self.0).serialize(serializer) } else { serializer.serialize_str(self.0) }
-    }
-}
-
-/// Whether this could stand between the quotes of a JSON string as it is. RFC 8259 section 7.
-fn is_spelled(text: &str) -> bool {
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let fits = match byte {
-            b'\\' => match bytes.next() {
-                Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => true,
-                Some(b'u') => (0..4).all(|_| bytes.next().is_some_and(|digit| digit.is_ascii_hexdigit())),
-                Some(_) | None => false,
-            },
-            b'"' | 0..0x20 => false,
-            _ => true,
-        };
-        if !fits {
-            return false;
-        }
-    }
-    true
 }
 
 /// Whether a value can name an event: a string that is not empty.

@@ -5,15 +5,13 @@
 
 use std::{
     fmt::Write as _,
-    fs::File,
-    io::BufReader,
-    path::{Path, PathBuf},
+    path::PathBuf,
     str::FromStr,
     sync::{Arc, OnceLock},
 };
 
 use crate::{
-    dialect::MAX_MARK,
+    dialect::{MAX_MARK, Options},
     media::{Now, Rate, resample::Resampler},
 };
 
@@ -56,6 +54,10 @@ pub(super) struct Script {
     pub(super) lead: Option<Now>,
     /// Whether a mark is asked for at the end of each message.
     pub(super) marks: bool,
+    /// Of whichever dialect is spoken.
+    pub(super) options: Options,
+    /// The rate of bare samples, unless the request target names one.
+    pub(super) bare_rate: Rate,
 }
 
 /// [`Behave`] with its WAV read.
@@ -97,25 +99,6 @@ impl Voice {
         made.truncate(first + last);
         made.into()
     }
-}
-
-/// Reads a WAV, for the command line. The words of an error are for the operator.
-pub(super) fn read_wav(path: &Path) -> Result<Voice, String> {
-    const CONVERT: &str = "`sox IN.wav -r 8000 -b 16 -e signed OUT.wav` makes one that fits";
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let mut wav = hound::WavReader::new(BufReader::new(file))
-        .map_err(|error| format!("it is no WAV that we can read ({error}); {CONVERT}"))?;
-    let spec = wav.spec();
-    let Some(rate) = Rate::from_hz(spec.sample_rate) else {
-        let hz = spec.sample_rate;
-        return Err(format!("it has {hz} samples a second; 8000, 16000, 24000 and 48000 are possible, {CONVERT}"));
-    };
-    if spec.sample_format != hound::SampleFormat::Int || spec.bits_per_sample != 16 {
-        return Err(format!("its samples have {} bits; 16-bit PCM is possible, {CONVERT}", spec.bits_per_sample));
-    }
-    let left: Result<Vec<i16>, _> = wav.samples().step_by(usize::from(spec.channels.max(1))).collect();
-    let samples = left.map_err(|error| format!("it is cut short or damaged ({error})"))?;
-    if samples.is_empty() { Err("it is empty".to_owned()) } else { Ok(Voice::new(rate, samples)) }
 }
 
 /// A recording on its way out.

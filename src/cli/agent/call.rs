@@ -13,7 +13,7 @@ use crate::{
         behave::{Marks, Name, Part, Script, Speech, Style},
         greeting::{Greeting, Verdict},
     },
-    dialect::{self, Carrier, Dialect, Event, Facts, Options, Role, Say},
+    dialect::{self, Carrier, Dialect, Event, Facts, Role, Say},
     leg::websocket::{
         leg::{Flow, Leg, Over, Setup, Sink, Tally},
         wire::{Side, Violation},
@@ -36,6 +36,10 @@ pub(super) enum Ending {
     NoDialect,
     /// The vendor said nothing that tells its dialect.
     Mute,
+    /// The vendor began no call.
+    NoStart,
+    /// The vendor sent no audio any more.
+    NoMedia,
     /// The vendor answered no ping.
     Silent,
     /// The connection broke or was closed without a word.
@@ -54,6 +58,8 @@ impl fmt::Display for Ending {
             Self::Violation(violation) => return write!(f, "agent: {violation}"),
             Self::NoDialect => "agent: the first message is of no dialect of ours, see --dialect",
             Self::Mute => "agent: no message told the dialect, see --dialect",
+            Self::NoStart => "agent: no start came, see --dialect",
+            Self::NoMedia => return write!(f, "agent: no audio came for {} s", DRY.as_secs()),
             Self::Silent => "agent: two pings went unanswered",
             Self::Lost => "nobody: the connection broke",
             Self::Interrupted => "agent: was stopped",
@@ -152,7 +158,7 @@ impl Call {
             match greeting.handle() {
                 Verdict::Wait if now < self.opened + PATIENCE => {}
                 Verdict::Wait => {
-                    greeting.close(1008, "no message told the dialect");
+                    greeting.close(UNHEARD, "no message told the dialect");
                     self.end(now, Ending::Mute);
                 }
                 Verdict::Unknown => self.end(now, Ending::NoDialect),
@@ -310,6 +316,9 @@ struct Talk {
     /// `None`: the dialect has no word for it.
     cleared: Option<bool>,
     next_beat: Now,
+    opened: Now,
+    /// When we last heard audio, or did not listen.
+    alive: Now,
     paused: bool,
     /// The vendor's side of the WebSocket is over.
     over: bool,
@@ -319,11 +328,11 @@ struct Talk {
 
 impl Talk {
     fn new(name: &str, plan: &Plan, now: Now) -> Option<Self> {
-        // Ozonetel's rate is not in the request target; it is 8 kHz.
-        let rate = if name == "ozonetel" { None } else { plan.rate };
-        let dialect = dialect::open(name, Role::Agent, rate, Rate::Hz8000, &Options::default())?;
+        // What the platform does not have, its request target does not mean: Ozonetel is 8 kHz whatever it names.
+        let rate = plan.rate.filter(|rate| dialect::rates(name).contains(rate));
+        let dialect = dialect::open(name, Role::Agent, rate, plan.script.bare_rate, &plan.script.options)?;
         let rate = dialect.rate();
-        let style = if marks_ride(&*dialect) { Style::Uuid(plan.number) } else { Style::Short };
+        let style = if dialect.marks_ride_on_audio() { Style::Uuid(plan.number) } else { Style::Short };
         // Bare samples have no word for a start: they start with the connection.
         let started = (dialect.expected().carrier == Carrier::Raw).then_some(now);
         let leg = Leg::new(Setup {
@@ -347,6 +356,8 @@ impl Talk {
             said: Duration::ZERO,
             cleared: Some(false),
             next_beat: now + PING_EVERY,
+            opened: now,
+            alive: now,
             paused: false,
             over: false,
             padded: Vec::new(),
@@ -386,6 +397,14 @@ impl Talk {
                     return Some(Ending::Silent);
                 }
             }
+            if now >= self.give_up_at() {
+                let (ending, why) = match self.ear.started {
+                    Some(_) => (Ending::NoMedia, (NORMAL, "")),
+                    None => (Ending::NoStart, (UNHEARD, "no start came")),
+                };
+                self.leg.close(why.0, why.1);
+                return Some(ending);
+            }
             let said = self.leg.tally().messages_out;
             ending = self.act(now, script);
             if ending.is_some() || !self.paused || self.leg.tally().messages_out == said {
@@ -395,12 +414,23 @@ impl Talk {
         }
     }
 
+    /// When a call that goes on like this is over.
+    fn give_up_at(&self) -> Now {
+        match self.ear.started {
+            Some(started) => started.max(self.ear.last).max(self.alive) + DRY,
+            None => self.opened + PATIENCE,
+        }
+    }
+
     fn listen(&mut self, now: Now) -> Option<Ending> {
         while !self.over {
             match self.leg.handle(now, &mut self.ear) {
                 Ok(_) if mem::take(&mut self.ear.held) => self.tune(),
                 Ok(flow) => {
                     self.paused = flow == Flow::Paused;
+                    if self.paused {
+                        self.alive = now;
+                    }
                     break;
                 }
                 Err(over) => {
@@ -472,7 +502,7 @@ impl Talk {
             return false;
         }
         let name = marks.then(|| self.ear.marks.next());
-        let rides = marks_ride(self.leg.dialect());
+        let rides = self.leg.dialect().marks_ride_on_audio();
         let rode = rides && name.as_deref().is_some_and(|name| self.leg.say(now, Say::Mark(name)));
         let whole = n.next_multiple_of(self.unit);
         let message = if whole == n {
@@ -518,7 +548,7 @@ impl Talk {
     }
 
     fn poll_timeout(&self, script: &Script) -> Now {
-        let mut next = self.next_beat;
+        let mut next = self.next_beat.min(self.give_up_at());
         if let (Some(started), Some(after)) = (self.ear.started, script.hangup_after) {
             next = next.min(started + after);
         }
@@ -531,11 +561,6 @@ impl Talk {
         }
         next
     }
-}
-
-/// Whether a mark is asked for on the packet that it is for, and so before it; elsewhere it is a message after it.
-fn marks_ride(dialect: &dyn Dialect) -> bool {
-    dialect.name() == "ozonetel"
 }
 
 /// What was heard.
@@ -657,12 +682,16 @@ const CAPACITY: usize = 96 * 1024;
 const REST: Now = Now::from_millis(60);
 /// How long we wait for a message that tells the dialect.
 const PATIENCE: Now = Now::from_secs(10);
+/// A vendor that sends no audio for so long has lost the call without a word.
+const DRY: Now = Now::from_secs(60);
 /// How long we wait for an answer to our goodbye.
 const GOODBYE: Now = Now::from_secs(2);
 /// How often a vendor's life is tested.
 const PING_EVERY: Now = Now::from_secs(20);
 /// RFC 6455 7.4.1: all is done.
 const NORMAL: u16 = 1000;
+/// RFC 6455 7.4.1: against our policy, for want of a better one.
+const UNHEARD: u16 = 1008;
 /// RFC 6455 7.4.1: the server goes down.
 const GOING_AWAY: u16 = 1001;
 
@@ -670,7 +699,10 @@ const GOING_AWAY: u16 = 1001;
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::{cli::agent::behave::Voice, dialect::StopReason};
+    use crate::{
+        cli::agent::behave::Voice,
+        dialect::{OptionValue, Options, StopReason},
+    };
 
     /// A vendor with a caller, the agent, and the wire between them.
     struct Line {
@@ -726,7 +758,8 @@ mod tests {
     }
 
     fn script(part: Part) -> Script {
-        Script { part, clear_after: None, hangup_after: None, lead: None, marks: false }
+        let (options, bare_rate) = (Options::default(), Rate::Hz8000);
+        Script { part, clear_after: None, hangup_after: None, lead: None, marks: false, options, bare_rate }
     }
 
     const fn ms(ms: u64) -> Now {
@@ -1141,6 +1174,43 @@ mod tests {
         assert_eq!(line.caller.over, Some(Over::Closed(Some(1008))));
         assert_eq!(line.call.report().ending, Ending::Mute);
         assert!(line.call.is_done(line.now));
+    }
+
+    #[test]
+    fn a_dialect_that_was_fixed_waits_for_its_start_no_longer_than_one_that_was_not() {
+        for vendor in ["ozonetel", "exotel"] {
+            let mut line = Line::quiet(vendor, Rate::Hz8000, Some(vendor), script(Part::Echo));
+            line.run(START + ms(9_999));
+            assert_eq!(line.caller.over, None);
+            line.run(START + ms(10_000));
+            assert_eq!(line.caller.over, Some(Over::Closed(Some(1008))));
+            assert_eq!(line.call.report().ending, Ending::NoStart);
+            assert!(line.call.is_done(line.now));
+        }
+    }
+
+    #[test]
+    fn a_call_without_audio_is_over_after_a_minute() {
+        for vendor in DIALECTS {
+            let mut line = Line::open(vendor, Some(vendor), script(Part::Echo));
+            line.run(START + ms(50_000));
+            line.say(&noise(160), 160);
+            line.run(START + ms(109_999));
+            assert_eq!(line.caller.over, None, "{vendor}");
+            line.run(START + ms(110_000));
+            assert_eq!(line.caller.over, Some(Over::Closed(Some(1000))), "{vendor}");
+            assert_eq!(line.call.report().ending, Ending::NoMedia);
+            assert!(line.call.is_done(line.now));
+        }
+    }
+
+    #[test]
+    fn an_option_of_the_dialect_reaches_it() {
+        let mut rules = script(Part::Echo);
+        rules.options.set("exotel", "chunk-bytes", OptionValue::Int(320)).unwrap();
+        let mut line = Line::open("exotel", None, rules);
+        line.say(&noise(1600), 1600);
+        assert_eq!(line.caller.arrivals.len(), 10);
     }
 
     #[test]

@@ -252,15 +252,6 @@ impl DialError {
     pub fn is_timeout(&self) -> bool {
         matches!(self.failure, Failure::Timeout(..))
     }
-
-    /// The HTTP status of a refusal.
-    #[must_use]
-    pub fn status(&self) -> Option<u16> {
-        match &self.failure {
-            Failure::Refused(refusal) => refusal.status,
-            Failure::Dns(_) | Failure::Connect(_) | Failure::Tls(_) | Failure::Lost(..) | Failure::Timeout(..) => None,
-        }
-    }
 }
 
 impl fmt::Display for DialError {
@@ -753,7 +744,8 @@ mod tests {
             let address = saying(true, answer.into()).await;
             let error = dial(&trunk(&format!("ws://{address}/")), None, 20_000).await.unwrap_err();
             assert_eq!(error.to_string(), format!("{address}: {words}"));
-            assert_eq!((error.status(), error.is_timeout()), (status, false));
+            let refused = if let Failure::Refused(refusal) = &error.failure { refusal.status } else { None };
+            assert_eq!((refused, error.is_timeout()), (status, false));
         }
         let address = saying(true, vec![b'x'; 50_000]).await;
         let error = dial(&trunk(&format!("ws://{address}/")), None, 20_000).await.unwrap_err();
@@ -934,7 +926,6 @@ mod tests {
         for (failure, words) in table {
             let error = DialError { agent: "agent.example.com:443".to_owned(), failure };
             assert_eq!(error.to_string(), format!("agent.example.com:443: {words}"));
-            assert_eq!(error.status(), None);
         }
     }
 

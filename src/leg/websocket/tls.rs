@@ -9,7 +9,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use rcgen::{
@@ -18,7 +18,7 @@ use rcgen::{
 };
 use rustls::{
     AlertDescription, CertificateError, CipherSuite, ClientConfig, Connection, DigitallySignedStruct, OtherError,
-    PeerIncompatible, ProtocolVersion, RootCertStore, ServerConfig, SignatureScheme, SupportedCipherSuite,
+    PeerIncompatible, RootCertStore, ServerConfig, SignatureScheme, SupportedCipherSuite,
     client::{
         Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -52,30 +52,45 @@ pub fn order(suites: &mut [SupportedCipherSuite], has_aes: bool) {
 }
 
 /// What a client needs: the platform's roots (or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name) and the
-/// certificates of `ca_file`. Reads dozens of files; call it once, on the dial thread.
+/// certificates of `ca_file`. The first call reads dozens of files, as [`PlatformRoots::get`] does: not for a thread
+/// that moves audio.
 ///
 /// # Errors
 /// [`TlsError`] when there is nobody to trust, or `ca_file` does not hold certificates.
 pub fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
-    let platform = rustls_native_certs::load_native_certs();
-    let why = platform.errors.first().map(ToString::to_string);
-    client_config_with(platform.certs, why, ca_file)
+    client_config_with(PlatformRoots::get(), ca_file)
 }
 
-fn client_config_with(
-    platform: Vec<CertificateDer<'static>>,
+/// Whom the platform trusts.
+#[derive(Debug)]
+pub struct PlatformRoots {
+    roots: RootCertStore,
+    /// Why there are none, if that is known.
     why_none: Option<String>,
-    ca_file: Option<&Path>,
-) -> Result<Arc<ClientConfig>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(platform);
+}
+
+impl PlatformRoots {
+    /// As they were when this process first asked: they are read once, however many `ca-file`s stand beside them.
+    pub fn get() -> &'static Self {
+        static READ: OnceLock<PlatformRoots> = OnceLock::new();
+        READ.get_or_init(|| {
+            let found = rustls_native_certs::load_native_certs();
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(found.certs);
+            Self { roots, why_none: found.errors.first().map(ToString::to_string) }
+        })
+    }
+}
+
+fn client_config_with(platform: &PlatformRoots, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = platform.roots.clone();
     if let Some(path) = ca_file {
         for certificate in certificates(path)? {
             roots.add(certificate).map_err(|error| TlsError::NotTrustable(path.to_owned(), explain_tls(&error)))?;
         }
     }
     if roots.is_empty() {
-        return Err(TlsError::NoRoots(why_none));
+        return Err(TlsError::NoRoots(platform.why_none.clone()));
     }
     let provider = provider();
     let inner = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone())
@@ -194,16 +209,6 @@ fn server_config(dir: &Path) -> Result<Arc<ServerConfig>, TlsError> {
 #[must_use]
 pub fn suite_name(connection: &Connection) -> Option<&'static str> {
     connection.negotiated_cipher_suite()?.suite().as_str()
-}
-
-/// The version in use, once the handshake is done.
-#[must_use]
-pub fn version_name(connection: &Connection) -> Option<&'static str> {
-    match connection.protocol_version()? {
-        ProtocolVersion::TLSv1_2 => Some("TLS 1.2"),
-        ProtocolVersion::TLSv1_3 => Some("TLS 1.3"),
-        _ => None,
-    }
 }
 
 /// Says what went wrong in a handshake, and what would mend it.
@@ -559,9 +564,13 @@ pub(super) mod tests {
         Arc::new(config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap())
     }
 
+    fn rootless(why_none: Option<&str>) -> PlatformRoots {
+        PlatformRoots { roots: RootCertStore::empty(), why_none: why_none.map(str::to_owned) }
+    }
+
     /// A client that trusts this file and, unlike a real one, not the machine's own roots.
     pub(crate) fn client(ca_file: &Path) -> Arc<ClientConfig> {
-        client_config_with(Vec::new(), None, Some(ca_file)).unwrap()
+        client_config_with(&rootless(None), Some(ca_file)).unwrap()
     }
 
     /// A handshake in memory.
@@ -593,6 +602,11 @@ pub(super) mod tests {
 
     fn refused(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>, name: &'static str) -> String {
         explain_tls(&shake(client, server, name).unwrap_err())
+    }
+
+    #[test]
+    fn the_platforms_roots_are_read_once() {
+        assert!(core::ptr::eq(PlatformRoots::get(), PlatformRoots::get()));
     }
 
     #[test]
@@ -632,11 +646,10 @@ pub(super) mod tests {
         let (ca, ca_file) = ca(dir.path());
         let (ours, theirs) = shake(&client(&ca_file), &server(Some(&ca), |_| {}), "localhost").unwrap();
         let expected = if has_aes() { "TLS13_AES_128_GCM_SHA256" } else { "TLS13_CHACHA20_POLY1305_SHA256" };
-        assert_eq!((suite_name(&ours), version_name(&ours)), (Some(expected), Some("TLS 1.3")));
+        assert_eq!(suite_name(&ours), Some(expected));
         assert_eq!(suite_name(&theirs), Some(expected));
         let old = server_of(Some(&ca), &[&rustls::version::TLS12], |_| {});
         let (ours, _) = shake(&client(&ca_file), &old, "localhost").unwrap();
-        assert_eq!(version_name(&ours), Some("TLS 1.2"));
         assert!(suite_name(&ours).unwrap().starts_with("TLS_ECDHE_ECDSA_WITH_"));
     }
 
@@ -762,10 +775,10 @@ pub(super) mod tests {
         let junk = said(&path("junk.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"));
         assert!(junk.starts_with("F has a certificate that cannot be used: "), "{junk}");
         assert_eq!(
-            client_config_with(Vec::new(), None, None).unwrap_err().to_string(),
+            client_config_with(&rootless(None), None).unwrap_err().to_string(),
             "no CA is trusted on this machine; run `apt install ca-certificates`, or set ca-file"
         );
-        let why = client_config_with(Vec::new(), Some("no /x".to_owned()), None).unwrap_err().to_string();
+        let why = client_config_with(&rootless(Some("no /x")), None).unwrap_err().to_string();
         assert!(why.ends_with("or set ca-file (no /x)"), "{why}");
         let bad = throwaway_ca(dir.path(), &["w\u{fc}rst".to_owned()]).unwrap_err().to_string();
         assert!(bad.starts_with("not all of these are names or addresses: localhost, 127.0.0.1, ::1, w"), "{bad}");

@@ -3,7 +3,7 @@
 //! Only [`read_head`] touches one. What it reads past the head is the first of the WebSocket itself: it has to go on to
 //! whoever reads frames.
 
-use core::{fmt, time::Duration};
+use core::fmt;
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -103,22 +103,11 @@ pub struct Refusal {
     pub status: Option<u16>,
     /// What it said, e.g. `401 Unauthorized: token expired`.
     pub words: String,
-    /// Whether asking again could help.
-    pub retry: Retry,
-}
-
-/// Whether asking again could help.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
-    /// Not before somebody changes something.
-    Useless,
-    /// Perhaps: the server is busy or ill. It may have said how long to wait.
-    Later(Option<Duration>),
 }
 
 impl Refusal {
     fn odd(words: &str) -> Self {
-        Self { status: None, words: words.to_owned(), retry: Retry::Useless }
+        Self { status: None, words: words.to_owned() }
     }
 
     /// What an operator can do about it.
@@ -161,12 +150,7 @@ fn refusal(status: u16, reason: &str, headers: &Headers<'_>, body: &[u8]) -> Ref
             words = format!("{words}: {said}");
         }
     }
-    let wait = headers.only("retry-after").and_then(|value| core::str::from_utf8(value).ok()?.parse().ok());
-    let retry = match status {
-        408 | 429 | 500..=599 => Retry::Later(wait.map(Duration::from_secs)),
-        _ => Retry::Useless,
-    };
-    Refusal { status: Some(status), words, retry }
+    Refusal { status: Some(status), words }
 }
 
 /// The start of a body, as far as a person would want to read it in one line.
@@ -548,7 +532,7 @@ mod tests {
             (welcome(&vec!["A: b"; 64]), "an answer of more than 64 headers"),
         ];
         for (head, words) in table {
-            assert_eq!(said(&head), Refusal { status: None, words: words.to_owned(), retry: Retry::Useless });
+            assert_eq!(said(&head), Refusal { status: None, words: words.to_owned() });
         }
         let twice = welcome(&["Sec-WebSocket-Protocol: audio", "Sec-WebSocket-Protocol: audio"]);
         assert!(check_response(&twice, b"", KEY, Some("audio")).is_err());
@@ -603,9 +587,6 @@ mod tests {
         for (refusal, words, advice) in &table {
             assert_eq!((refusal.to_string().as_str(), refusal.advice()), (*words, *advice));
         }
-        assert_eq!(table[6].0.retry, Retry::Later(Some(Duration::from_secs(7))));
-        assert_eq!(table[7].0.retry, Retry::Later(None));
-        assert_eq!(table[0].0.retry, Retry::Useless);
         assert_eq!(table[0].0.status, Some(401));
     }
 
