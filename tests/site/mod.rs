@@ -501,8 +501,10 @@ pub fn assert_same(ended: &str, heard: &[i16], said: &[i16]) {
     } else {
         println!("this machine was busy: {repaid} samples were given back, what was heard is only counted");
     }
+    // Where delay was given back two places are cross-faded, and a few of those samples come out as zero: silence.
+    let faded = if repaid == 0 { 0 } else { said.len() / 200 };
     assert!(
-        heard.len() <= said.len() && heard.len() + repaid >= said.len(),
+        heard.len() <= said.len() && heard.len() + repaid + faded >= said.len(),
         "{} heard, {} said: {ended}",
         heard.len(),
         said.len()
