@@ -124,8 +124,9 @@ impl Line {
                             None => {
                                 // As long as time went by: how many samples the message has is not known yet.
                                 let gap = self.last_message.map_or(PTIME, |then| now.saturating_sub(then));
-                                let gap = gap.min(LONGEST_MESSAGE).as_micros() as usize;
-                                self.pending_silence = if last { gap * Rate::Hz8000.frame() / 20_000 } else { 0 };
+                                // In steps of 10 ms, or the jitter of arrivals would leave odd samples in every queue behind.
+                                let tens = (gap.min(LONGEST_MESSAGE).as_millis() as usize + 5) / 10;
+                                self.pending_silence = if last { tens * Rate::Hz8000.samples(10) } else { 0 };
                                 if last {
                                     self.last_message = Some(now);
                                 }
@@ -263,6 +264,16 @@ mod tests {
             }
         }
         assert_eq!(silence, 160 + 8 * 80);
+    }
+
+    #[test]
+    fn the_silence_of_a_phone_with_jitter_is_whole_frames() {
+        let mut line = line(&[]);
+        for ms in [0, 19, 41, 60, 79] {
+            line.feed(&frame(0x10, &[0; 320]));
+            let input = line.poll(Now::from_millis(ms)).unwrap().unwrap();
+            assert_eq!(input, Input::Audio(Rate::Hz8000, &[0; 160]), "at {ms} ms");
+        }
     }
 
     #[test]
