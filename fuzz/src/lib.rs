@@ -160,5 +160,6 @@ pub fn facts() -> Facts {
         from: text("+15550100011"),
         to: text("+15550100022"),
         did: text(""),
+        custom: Default::default(),
     }
 }

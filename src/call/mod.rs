@@ -42,13 +42,17 @@ pub enum EndReason {
     Overload,
     /// The daemon is going down.
     Drained,
+    /// Somebody ended it by `trunkline hangup`.
+    Operator,
+    /// The daemon was killed, or the power failed, while the call was live. Found out at the next start.
+    Cut,
     /// A fault of ours. The other calls go on.
     Bug,
 }
 
 impl EndReason {
     /// Every reason, for metrics.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::LineHungUp,
         Self::TrunkHungUp,
         Self::Abandoned,
@@ -61,6 +65,8 @@ impl EndReason {
         Self::Protocol,
         Self::Overload,
         Self::Drained,
+        Self::Operator,
+        Self::Cut,
         Self::Bug,
     ];
 
@@ -80,6 +86,8 @@ impl EndReason {
             Self::Protocol => "protocol",
             Self::Overload => "overload",
             Self::Drained => "drained",
+            Self::Operator => "operator",
+            Self::Cut => "cut",
             Self::Bug => "bug",
         }
     }

@@ -49,6 +49,8 @@ pub struct Config {
     pub media: Media,
     /// Watching and steering.
     pub control: Control,
+    /// What is kept of calls.
+    pub records: Records,
     /// Where calls come from, in the file's order.
     pub lines: Vec<Line>,
     /// Where agents are, in the file's order.
@@ -161,6 +163,21 @@ impl Media {
 pub struct Control {
     /// Where `/metrics` and `/health` are served; `None`: nowhere.
     pub http: Option<SocketAddr>,
+    /// Whether `POST /calls/UUID` may tell of calls to come.
+    pub call_info: bool,
+    /// Where `trunkline status` and its like find the daemon; `None`: nowhere.
+    pub socket: Option<PathBuf>,
+    /// How long live calls may go on after SIGTERM or `trunkline drain`.
+    pub drain: Duration,
+}
+
+/// `[records]`: what is kept of calls that are over.
+#[derive(Clone, Debug)]
+pub struct Records {
+    /// The folder of `records.jsonl` and `open/`; `None`: nothing is kept.
+    pub directory: Option<PathBuf>,
+    /// Whether phone numbers are kept whole.
+    pub full_numbers: bool,
 }
 
 /// `[line.NAME]`: where calls come from.

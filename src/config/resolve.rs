@@ -13,8 +13,8 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{
     config::{
-        Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Route, Secret,
-        Trunk, Url,
+        Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Records, Route,
+        Secret, Trunk, Url,
         file::{File, Section, Value, near_miss, no_such},
         highest_rate, is_loopback, secret,
     },
@@ -47,12 +47,14 @@ impl Resolver<'_> {
         let account = root.get("account").and_then(|value| account(&value));
         let mut media_section = root.table("media");
         let mut control_section = root.table("control");
+        let mut records_section = root.table("records");
         let mut lines = root.tables("line");
         let mut trunks = root.tables("trunk");
         let mut routes = root.array_of_tables("route");
         root.finish();
 
-        let control = control(&mut control_section);
+        let control = self.control(&mut control_section);
+        let records = self.records(&mut records_section);
         let line_names: Vec<_> = lines.iter().map(|(name, _)| *name).collect();
         let trunk_names: Vec<_> = trunks.iter().map(|(name, _)| *name).collect();
         let lines_read: Vec<_> = lines.iter_mut().map(|(name, section)| self.line(name, section)).collect();
@@ -66,10 +68,64 @@ impl Resolver<'_> {
             account: account.unwrap_or("trunkline").to_owned(),
             media,
             control,
+            records,
             lines: lines_read.into_iter().collect::<Option<_>>()?,
             trunks: trunks_read.into_iter().collect::<Option<_>>()?,
             routes,
         })
+    }
+
+    fn control(&self, section: &mut Section<'_>) -> Control {
+        let http = section.get("http");
+        let anywhere = section.flag("http-anywhere");
+        let call_info = section.flag("call-info");
+        let socket = section.get("socket");
+        let drain = section.whole("drain-seconds", 0..=3600, DRAIN_SECONDS);
+        section.finish();
+        let default = SocketAddr::from((Ipv4Addr::LOCALHOST, HTTP_PORT));
+        let http = match http {
+            None => Some(default),
+            Some(value) if value.as_str() == Some("off") => None,
+            Some(value) => address(&value, HTTP_PORT, "; or \"off\"").inspect(|http| {
+                if !anywhere && !is_loopback(http.ip()) {
+                    value.problem(
+                        "others could reach it, and it asks nobody for a password; listen on 127.0.0.1, or set \
+                         http-anywhere = true",
+                    );
+                }
+            }),
+        };
+        if call_info && http.is_none() {
+            section.problem("call-info", "nobody can tell of calls while http = \"off\"; wanted an address there");
+        }
+        let socket = match socket {
+            None => self.environment.var("RUNTIME_DIRECTORY").map(|folder| first_of(&folder).join("control.sock")),
+            Some(value) if value.as_str() == Some("off") => None,
+            Some(value) => self.path(&value, "wanted a path, e.g. \"/run/trunkline/control.sock\"; or \"off\""),
+        };
+        Control { http, call_info, socket, drain: Duration::from_secs(drain.into()) }
+    }
+
+    fn records(&self, section: &mut Section<'_>) -> Records {
+        let directory = match section.get("directory") {
+            None => self.environment.var("STATE_DIRECTORY").map(|folder| first_of(&folder)),
+            Some(value) if value.as_str() == Some("off") => None,
+            Some(value) => self.path(&value, "wanted a folder, e.g. \"/var/lib/trunkline\"; or \"off\""),
+        };
+        let full_numbers = section.flag("full-numbers");
+        section.finish();
+        Records { directory, full_numbers }
+    }
+
+    /// A path; a relative one begins at the config file's folder.
+    fn path(&self, value: &Value<'_>, wanted: &str) -> Option<PathBuf> {
+        match value.as_str() {
+            Some(path) if !path.is_empty() => Some(self.folder.join(path)),
+            _ => {
+                value.problem(wanted);
+                None
+            }
+        }
     }
 
     fn line(&self, name: &str, section: &mut Section<'_>) -> Option<Line> {
@@ -298,24 +354,9 @@ fn media(section: &mut Section<'_>, rate: Rate) -> Media {
     media
 }
 
-fn control(section: &mut Section<'_>) -> Control {
-    let http = section.get("http");
-    let anywhere = section.flag("http-anywhere");
-    section.finish();
-    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, HTTP_PORT));
-    let http = match http {
-        None => Some(default),
-        Some(value) if value.as_str() == Some("off") => None,
-        Some(value) => address(&value, HTTP_PORT, "; or \"off\"").inspect(|http| {
-            if !anywhere && !is_loopback(http.ip()) {
-                value.problem(
-                    "others could reach it, and it asks nobody for a password; listen on 127.0.0.1, or set \
-                     http-anywhere = true",
-                );
-            }
-        }),
-    };
-    Control { http }
+/// The first of the folders that systemd names, separated by colons (systemd.exec(5), `$STATE_DIRECTORY`).
+fn first_of(folders: &str) -> PathBuf {
+    PathBuf::from(folders.split(':').next().unwrap_or_default())
 }
 
 fn audiosocket(section: &mut Section<'_>) -> Option<LineKind> {
@@ -645,6 +686,9 @@ const PIPE_KEYS: &[&str] = &["input", "output", "sample-rate"];
 const AUDIOSOCKET_PORT: u16 = 9092;
 const HTTP_PORT: u16 = 9464;
 
+/// How long live calls may go on when the daemon is to end (s).
+const DRAIN_SECONDS: u32 = 30;
+
 /// What the dialects have room for (bytes).
 const MAX_ACCOUNT: usize = 128;
 
@@ -939,6 +983,26 @@ trunks = ["agent"]
     }
 
     #[test]
+    fn systemds_folders_hold_the_records_and_the_socket_unless_the_file_says_otherwise() {
+        let given = |toml: &str| {
+            let variables =
+                [("RUNTIME_DIRECTORY", "/run/trunkline:/run/more"), ("STATE_DIRECTORY", "/var/lib/trunkline")].into();
+            let text = GOOD.replacen("[control]", toml, 1);
+            resolve(Path::new("/etc/t.toml"), &text, &Given { variables, ..Given::default() }).unwrap()
+        };
+        let config = given("[control]");
+        assert_eq!(config.control.socket.as_deref(), Some(Path::new("/run/trunkline/control.sock")));
+        assert_eq!(config.records.directory.as_deref(), Some(Path::new("/var/lib/trunkline")));
+        assert!(!config.records.full_numbers && !config.control.call_info);
+        assert_eq!(config.control.drain, Duration::from_secs(30));
+        let config = given("[records]\ndirectory = \"kept\"\n[control]\nsocket = \"off\"\ndrain-seconds = 0");
+        assert_eq!((config.control.socket, config.control.drain), (None, Duration::ZERO));
+        assert_eq!(config.records.directory.as_deref(), Some(Path::new("/etc/kept")));
+        let config = read("[control]", "[control]").unwrap();
+        assert_eq!((config.control.socket, config.records.directory), (None, None));
+    }
+
+    #[test]
     fn what_is_allowed_but_unwise_is_said_at_every_start() {
         let listening = "kind = \"audiosocket\"\nlisten = \"0.0.0.0\"\n";
         let said = |from: &str, to: &str| read(from, to).unwrap().warnings();
@@ -1150,8 +1214,8 @@ max-calls = 2"#,
             r#"acount = "x"
 [medja]"#,
             &[
-                "t.toml:1: acount: no such key; did you mean `account`? (account, media, control, line, trunk, route)",
-                "t.toml:2: medja: no such table; did you mean `media`? (account, media, control, line, trunk, route)",
+                "t.toml:1: acount: no such key; did you mean `account`? (account, media, control, records, line, trunk, route)",
+                "t.toml:2: medja: no such table; did you mean `media`? (account, media, control, records, line, trunk, route)",
             ],
         ),
         (
@@ -1655,7 +1719,7 @@ trunks = ["agent"]
             "[[routes]]",
             &[
                 "t.toml:3: [line.pbx]: no [[route]] names this line; its calls would have nowhere to go",
-                "t.toml:8: routes: no such table; did you mean `route`? (account, media, control, line, trunk, route)",
+                "t.toml:8: routes: no such table; did you mean `route`? (account, media, control, records, line, trunk, route)",
             ],
         ),
     ];

@@ -20,14 +20,12 @@
 //! No message asks to hang up: an agent closes the socket. Sources: the pages on the Stream and Voicebot applets and
 //! on AgentStream of Exotel's developer and support sites, and its published sample servers.
 
-use core::fmt;
-
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use crate::{
     dialect::{
         Audio, Carrier, Coding, Dialect, Event, Facts, Format, Full, Incoming, Malformed, MarksOnClear, Message,
-        OptionError, OptionInfo, OptionValue, Role, Say, Stamp, StopReason, Text,
+        OptionError, OptionInfo, OptionValue, Parameters, Role, Say, Stamp, StopReason, Text,
         json::{Key, Members, Value},
         mark::{Name, cut_name, name},
     },
@@ -45,22 +43,6 @@ pub struct Options {
     /// The URL's own query parameters, which reappear in `start`.
     parameters: Parameters,
 }
-
-/// Custom parameters: their names and values. Printed, they keep to themselves, because one may be a token.
-#[derive(Clone, Default, PartialEq, Eq)]
-struct Parameters(heapless::Vec<(Parameter, Parameter), MAX_PARAMETERS>);
-
-type Parameter = heapless::String<MAX_PARAMETER_BYTES>;
-
-impl fmt::Debug for Parameters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of them", self.0.len())
-    }
-}
-
-/// How many custom parameters there may be, and their bytes together (Exotel, "Working with the Stream applet").
-const MAX_PARAMETERS: usize = 3;
-const MAX_PARAMETER_BYTES: usize = 256;
 
 /// How a vendor's keys are spelled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,10 +108,7 @@ impl Options {
     /// Adds a query parameter of the URL, decoded, to what `start` tells as `custom_parameters`. `false`: it is one too
     /// many, or all of them have more than 256 characters together.
     pub fn add_parameter(&mut self, name: &str, value: &str) -> bool {
-        let so_far: usize = self.parameters.0.iter().map(|(name, value)| name.len() + value.len()).sum();
-        let (Ok(own_name), Ok(own_value)) = (name.try_into(), value.try_into()) else { return false };
-        so_far + name.len() + value.len() <= MAX_PARAMETER_BYTES
-            && self.parameters.0.push((own_name, own_value)).is_ok()
+        self.parameters.add(name, value)
     }
 
     /// Sets one of [`KNOWN`](Self::KNOWN).
@@ -359,7 +338,11 @@ impl Dialect for Exotel {
         match (self.role, step) {
             (Role::Vendor, 0) => out.json(&Connected { event: "connected" })?,
             (Role::Vendor, 1) => {
-                let parameters = self.options.parameters.clone(); // on the stack, and once a call
+                // On the stack, and once a call. What was told of this call goes before what the URL says of all.
+                let mut parameters = facts.custom.clone();
+                for (name, value) in self.options.parameters.iter() {
+                    parameters.add(name, value);
+                }
                 let start = Start { keys: self.keys(), facts, rate: self.rate, parameters: &parameters };
                 self.write_event("start", Some(start), facts, out)?;
             }
@@ -666,12 +649,6 @@ impl Serialize for Start<'_> {
     }
 }
 
-impl Serialize for Parameters {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, value)| (name.as_str(), value.as_str())))
-    }
-}
-
 struct MediaFormat {
     keys: &'static Keys,
     rate: Rate,
@@ -813,6 +790,17 @@ mod tests {
             )
         );
         assert_eq!(opening(&mut vendor, 2), None);
+    }
+
+    #[test]
+    fn what_was_told_of_the_call_goes_before_what_the_url_says_of_all() {
+        let mut vendor = vendor();
+        assert!(vendor.options.add_parameter("lane", "any") && vendor.options.add_parameter("desk", "night"));
+        let mut facts = facts();
+        assert!(facts.custom.add("lane", "sales"));
+        let (_, text) = written(|out| vendor.write_opening(1, &facts, STAMP, out));
+        let expected = r#""custom_parameters":{"lane":"sales","desk":"night"}"#;
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

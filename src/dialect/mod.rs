@@ -33,8 +33,9 @@ pub mod json;
 mod mark;
 pub mod message;
 pub mod ozonetel;
+mod parameters;
 
-pub use self::message::Message;
+pub use self::{message::Message, parameters::Parameters};
 
 /// A short text of a call: an id, a number. Longer ones are cut, never refused.
 pub type Text = heapless::String<128>;
@@ -237,6 +238,8 @@ pub struct Facts {
     pub to: Text,
     /// The number dialled in, where it differs from `to`.
     pub did: Text,
+    /// What else was told of the call.
+    pub custom: Parameters,
 }
 
 /// The grammar of one call on one WebSocket, in one role.

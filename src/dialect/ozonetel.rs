@@ -429,7 +429,7 @@ const MAX_CHUNK: usize = 960;
 pub(super) mod tests {
     use super::*;
     use crate::dialect::{
-        StopReason,
+        Parameters, StopReason,
         decode::{Decoder, most_samples},
         json::{Run, Splitter},
     };
@@ -448,6 +448,7 @@ pub(super) mod tests {
             from: "+15550100011".try_into().unwrap(),
             to: "+15550100022".try_into().unwrap(),
             did: "".try_into().unwrap(),
+            custom: Parameters::default(),
         }
     }
 

@@ -96,6 +96,11 @@ impl Debt {
         self.base = usize::MAX;
     }
 
+    /// The queue ran dry within the utterance: whatever stands in it from now on is no lead of the agent's.
+    pub const fn on_underrun(&mut self) {
+        self.base = 0;
+    }
+
     /// What is owed now. `fill` is what the queue holds right after a frame was taken; both in samples.
     pub fn owed(&mut self, now: Now, fill: usize, cushion: usize) -> Owed {
         self.turn(now);
@@ -262,6 +267,16 @@ mod tests {
         let mut debt = Debt::new(Rate::Hz8000);
         debt.on_utterance(at(0));
         assert_eq!(stream(&mut debt, 0, 200, 1600), Owed::default());
+    }
+
+    #[test]
+    fn what_stands_after_the_queue_once_ran_dry_is_no_lead() {
+        let mut debt = Debt::new(Rate::Hz8000);
+        debt.on_utterance(at(0));
+        stream(&mut debt, 0, 10, 1600);
+        debt.on_underrun();
+        let owed = stream(&mut debt, 200, 100, 1600);
+        assert_eq!((owed.any, owed.quiet), (0, 1600 - CUSHION.max(2 * debt.jitter())));
     }
 
     #[test]

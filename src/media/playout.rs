@@ -189,6 +189,7 @@ impl Playout {
                     self.weather.underruns += 1;
                     self.cushion = (self.cushion + CUSHION_STEP).min(CUSHION_MOST).max(self.least_cushion);
                     self.last_trouble = now;
+                    self.debt.on_underrun();
                 }
                 _ => self.debt.on_utterance(now),
             }
