@@ -76,7 +76,9 @@ impl Call {
         loop {
             while let Some(input) = self.line.poll(self.now).unwrap() {
                 match input {
-                    Input::Audio(rate, samples) => self.bridge.handle_line_audio(rate, samples, &mut self.pool),
+                    Input::Audio(rate, samples) => {
+                        self.bridge.handle_line_audio(self.now, rate, samples, &mut self.pool)
+                    }
                     Input::Digit(digit) => self.bridge.handle_digit(self.now, digit),
                     Input::Hangup => {
                         let hung_up = CallEvent::LineEnded(EndReason::LineHungUp);

@@ -169,7 +169,7 @@ impl Site {
         assert_eq!(self.line.feed(bytes), bytes.len());
         while let Some(input) = self.line.poll(self.now).unwrap() {
             match input {
-                Input::Audio(rate, samples) => self.bridge.handle_line_audio(rate, samples, &mut self.pool),
+                Input::Audio(rate, samples) => self.bridge.handle_line_audio(self.now, rate, samples, &mut self.pool),
                 Input::Digit(digit) => self.bridge.handle_digit(self.now, digit),
                 Input::Hangup => {
                     let event = CallEvent::LineEnded(EndReason::LineHungUp);
@@ -633,7 +633,7 @@ fn a_call_that_waits_above_its_cap_leaves_the_others_alone() {
         assert_eq!(modest.handle_trunk(Now::ZERO, &mut pool), Flow::Hungry);
     }
     for _ in 0..100 {
-        modest.handle_line_audio(Rate::Hz8000, &[1; FRAME], &mut pool);
+        modest.handle_line_audio(Now::ZERO, Rate::Hz8000, &[1; FRAME], &mut pool);
     }
     assert_eq!(modest.uplink().dropped, 0);
 }
@@ -643,7 +643,7 @@ fn what_the_caller_said_last_goes_out_before_the_goodbye() {
     let mut site = Site::new("ozonetel", 600);
     // A second of the caller's speech that the trunk's socket has not taken yet.
     for i in 0..50 {
-        site.bridge.handle_line_audio(Rate::Hz8000, &speech(i * FRAME, FRAME), &mut site.pool);
+        site.bridge.handle_line_audio(site.now, Rate::Hz8000, &speech(i * FRAME, FRAME), &mut site.pool);
         site.bridge.pump(site.now, &mut site.pool);
     }
     let event = CallEvent::LineEnded(EndReason::LineHungUp);
@@ -669,7 +669,7 @@ fn what_the_caller_said_while_the_trunk_was_dialled_is_sent_first() {
     let limits = Limits { downlink_seconds: 600, uplink_max_ms: 2000, cushion: Now::from_millis(10) };
     let mut bridge = Bridge::new(Now::ZERO, Now::from_secs(9), Rate::Hz8000, limits, &mut pool).unwrap();
     for i in 0..300 {
-        bridge.handle_line_audio(Rate::Hz8000, &speech(i * FRAME, FRAME), &mut pool);
+        bridge.handle_line_audio(Now::ZERO, Rate::Hz8000, &speech(i * FRAME, FRAME), &mut pool);
     }
     bridge.handle_trunk_answered(Now::from_secs(6), leg("binary", Role::Vendor, Now::ZERO), &mut pool);
     let mut agent = leg("binary", Role::Agent, Now::ZERO);
@@ -694,7 +694,7 @@ fn a_trunk_that_reads_slowly_costs_the_oldest_of_the_callers_words() {
     let mut site = Site::new("binary", 600);
     for i in 0..500 {
         // Nothing of the trunk's out is taken.
-        site.bridge.handle_line_audio(Rate::Hz8000, &speech(i * FRAME, FRAME), &mut site.pool);
+        site.bridge.handle_line_audio(site.now, Rate::Hz8000, &speech(i * FRAME, FRAME), &mut site.pool);
         site.bridge.pump(site.now, &mut site.pool);
     }
     let dropped = site.bridge.uplink().dropped as usize;

@@ -11,6 +11,8 @@ use crate::{
     media::{
         Now, Rate,
         frame::MAX_SAMPLES,
+        histogram::Histogram,
+        level::{SILENCE_DBOV, level_dbov},
         marks::Marks,
         playout::{Playout, Queue, Tick, Weather},
         pool::{Account, BLOCK, Full, Pool},
@@ -62,6 +64,15 @@ pub struct UplinkTally {
     pub digits: u64,
 }
 
+/// How long things took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delays {
+    /// From the moment a frame was read from the line to the moment the message that holds it was handed to the kernel.
+    pub uplink: Histogram,
+    /// How long after it was due a frame left for the line; frames that never left count as late as the one after them.
+    pub playout: Histogram,
+}
+
 /// The bridge.
 pub struct Bridge {
     state: State,
@@ -78,6 +89,7 @@ pub struct Bridge {
     /// How the trunk's side came to its end.
     over: Option<Over>,
     times: Times,
+    delays: Delays,
     /// Ticks on which the line took no frame.
     blocked: usize,
 }
@@ -89,6 +101,8 @@ pub struct Times {
     pub started: Now,
     /// A trunk took the call.
     pub bridged: Option<Now>,
+    /// The line's first audio came.
+    pub first_spoken: Option<Now>,
     /// The agent was first heard.
     pub first_heard: Option<Now>,
     /// The line was over.
@@ -101,6 +115,12 @@ struct Uplink {
     /// From the line's rate to the ring's, while they differ.
     resampler: Option<Resampler>,
     tally: UplinkTally,
+    /// The loudest frame since somebody asked (dBov).
+    loudest: i8,
+    /// When the oldest frame came that was not handed to the trunk's socket yet.
+    waits_since: Option<Now>,
+    /// What had been sent when it came (samples).
+    sent_before: u64,
 }
 
 struct Downlink {
@@ -134,6 +154,9 @@ impl Bridge {
                 rate,
                 resampler: None,
                 tally: UplinkTally::default(),
+                loudest: SILENCE_DBOV,
+                waits_since: None,
+                sent_before: 0,
             },
             downlink: Downlink {
                 ring: Ring::new(rate.samples(limits.downlink_seconds * 1000)),
@@ -152,6 +175,7 @@ impl Bridge {
             stopped: None,
             over: None,
             times: Times { started: now, ..Times::default() },
+            delays: Delays::default(),
             blocked: 0,
         })
     }
@@ -211,12 +235,19 @@ impl Bridge {
     }
 
     /// The line sent samples at this rate. Call [`pump`](Self::pump) afterwards.
-    pub fn handle_line_audio(&mut self, rate: Rate, samples: &[i16], pool: &mut Pool) {
+    pub fn handle_line_audio(&mut self, now: Now, rate: Rate, samples: &[i16], pool: &mut Pool) {
         if rate != self.line_rate {
             self.on_line_rate(rate, pool);
         }
         self.retune_uplink();
         let up = &mut self.uplink;
+        self.times.first_spoken.get_or_insert(now);
+        if self.trunk.is_some() && up.waits_since.is_none() {
+            (up.waits_since, up.sent_before) = (Some(now), up.tally.sent);
+        }
+        if up.tally.frames.is_multiple_of(LOOKED_AT) {
+            up.loudest = up.loudest.max(level_dbov(samples));
+        }
         up.tally.frames += 1;
         up.tally.samples += samples.len() as u64;
         match &mut up.resampler {
@@ -311,6 +342,23 @@ impl Bridge {
         self.say_goodbye(now, pool);
     }
 
+    /// All that [`pump`](Self::pump) wrote is in the kernel's hands since `now`.
+    pub fn handle_uplink_sent(&mut self, now: Now) {
+        let up = &mut self.uplink;
+        // What does not fill a message yet waits for more of the caller's speech, and that is not our delay.
+        if up.tally.sent > up.sent_before
+            && let Some(since) = up.waits_since.take()
+        {
+            self.delays.uplink.record(now.saturating_sub(since));
+        }
+    }
+
+    /// Whether some of the caller's speech was not handed to the trunk's socket yet.
+    #[must_use]
+    pub const fn is_uplink_waiting(&self) -> bool {
+        self.uplink.waits_since.is_some()
+    }
+
     /// Whether a whole message of the caller's speech waits and may be sent. After a close nothing may.
     #[must_use]
     pub fn has_uplink(&self) -> bool {
@@ -320,6 +368,7 @@ impl Bridge {
     /// Fills `out`, one frame at the line's rate, and says how many of its samples are the agent's. When it was
     /// written to the line, tell so by [`handle_frame_written`](Self::handle_frame_written).
     pub fn poll_frame(&mut self, mut tick: Tick, pool: &mut Pool, out: &mut [i16]) -> usize {
+        self.delays.playout.record_many(tick.late, 1 + u32::try_from(tick.missed).unwrap_or(u32::MAX - 1));
         tick.missed += core::mem::take(&mut self.blocked);
         let down = &mut self.downlink;
         if down.resampler.is_some() && down.ring.is_empty() && down.ring.staged() == 0 && down.playout.is_dry() {
@@ -396,6 +445,29 @@ impl Bridge {
     #[must_use]
     pub const fn weather(&self) -> Weather {
         self.downlink.playout.weather()
+    }
+
+    /// How long things took.
+    #[must_use]
+    pub const fn delays(&self) -> Delays {
+        self.delays
+    }
+
+    /// What of the agent's speech waits to be heard (ms).
+    #[must_use]
+    pub const fn delay_ms(&self) -> u64 {
+        ms(self.downlink.ring.len(), self.downlink.playout.rate())
+    }
+
+    /// What of the caller's speech waits to be sent (ms).
+    #[must_use]
+    pub const fn backlog_ms(&self) -> u64 {
+        ms(self.uplink.ring.len(), self.uplink.rate)
+    }
+
+    /// The loudest frame of the caller and of the agent since this was last asked (dBov).
+    pub const fn take_levels(&mut self) -> (i8, i8) {
+        (core::mem::replace(&mut self.uplink.loudest, SILENCE_DBOV), self.downlink.playout.take_loudest())
     }
 
     /// What the trunk's leg met.
@@ -577,6 +649,12 @@ impl Sink for Ear<'_> {
     }
 }
 
+const fn ms(samples: usize, rate: Rate) -> u64 {
+    samples as u64 * 1000 / rate.hz() as u64
+}
+
+/// One frame in so many is looked at for how loud the caller is.
+const LOOKED_AT: u64 = 4;
 /// How long the agent has to close by itself after our stop.
 const AGENT_CLOSES: Now = Now::from_secs(1);
 /// So long before the end of our patience the goodbye is said whatever the caller's speech does.

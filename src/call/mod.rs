@@ -9,9 +9,11 @@
 use core::fmt;
 
 pub mod bridge;
+pub mod gauges;
 pub mod outcome;
 pub mod shard;
 pub mod state;
+pub mod vitals;
 
 pub use self::{bridge::Bridge, outcome::Outcome, state::State};
 

@@ -3,7 +3,7 @@
 use crate::{
     call::{
         EndReason,
-        bridge::{Bridge, Times, UplinkTally},
+        bridge::{Bridge, Delays, Times, UplinkTally},
     },
     leg::websocket::leg::Tally,
     media::{Now, playout::Weather},
@@ -24,12 +24,25 @@ pub struct Figures {
     pub marks: u64,
     /// When things happened.
     pub times: Times,
+    /// How long things took.
+    pub delays: Delays,
+    /// What went over the line's connection.
+    pub line: LineTally,
+}
+
+/// What went over a line's connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineTally {
+    /// Bytes read.
+    pub bytes_in: u64,
+    /// Bytes written.
+    pub bytes_out: u64,
 }
 
 impl Figures {
-    /// The bridge's figures as they are now.
+    /// The figures as they are now.
     #[must_use]
-    pub fn of(bridge: &Bridge) -> Self {
+    pub fn of(bridge: &Bridge, line: LineTally) -> Self {
         let (clears, marks) = bridge.clears_and_marks();
         Self {
             uplink: bridge.uplink(),
@@ -38,6 +51,8 @@ impl Figures {
             clears,
             marks,
             times: bridge.times(),
+            delays: bridge.delays(),
+            line,
         }
     }
 }
@@ -53,6 +68,16 @@ pub struct Outcome {
     pub ended: Now,
     /// Its figures.
     pub figures: Figures,
+    /// What the line spoke, by its name in Asterisk; `None`: it never said enough to tell.
+    pub codec: Option<&'static str>,
     /// The network's words, where it was the network.
     pub words: Option<String>,
+}
+
+impl Outcome {
+    /// A call that ended before it moved anything.
+    #[must_use]
+    pub fn stillborn(seq: u64, reason: EndReason, ended: Now) -> Self {
+        Self { seq, reason, ended, figures: Figures::default(), codec: None, words: None }
+    }
 }

@@ -35,8 +35,10 @@ use crate::{
     call::{
         Bridge, EndReason,
         bridge::Limits,
-        outcome::{Figures, Outcome},
+        gauges::Gauges,
+        outcome::{Figures, LineTally, Outcome},
         state::{Event, State},
+        vitals::{Punctuality, Vitals},
     },
     clock,
     control::metrics::{Counter, Metrics},
@@ -75,6 +77,13 @@ pub enum Order {
         /// The trunk, or why there is none.
         result: Result<Box<Answered>, EndReason>,
     },
+    /// End this call for this reason.
+    End {
+        /// Which call.
+        seq: u64,
+        /// What its record says.
+        reason: EndReason,
+    },
     /// End every call for this reason.
     EndAll(EndReason),
 }
@@ -91,6 +100,8 @@ pub struct NewCall {
     pub give_up_after: Now,
     /// Dropped when the call ends before a trunk has answered.
     pub dialing: oneshot::Sender<()>,
+    /// Where it shows itself.
+    pub gauges: Arc<Gauges>,
 }
 
 /// A line that is up.
@@ -134,6 +145,8 @@ pub struct ShardSetup {
     pub reports: mpsc::Sender<Box<Outcome>>,
     /// Where it counts.
     pub metrics: Arc<Metrics>,
+    /// Where it shows that it lives and keeps up.
+    pub vitals: Arc<Vitals>,
 }
 
 /// Runs a media thread until its mailbox closes and its last call is over.
@@ -158,11 +171,18 @@ pub fn run(setup: ShardSetup) -> io::Result<()> {
             scratch: vec![0; SCRATCH].into(),
             reports: setup.reports,
             metrics: setup.metrics,
+            vitals: Arc::clone(&setup.vitals),
+            punctuality: Punctuality::default(),
+            last_tick: Now::ZERO,
             pool_told: 0,
             waker: None,
             leaving: 0,
         }));
         let playout = spawn_local(play(Rc::clone(&shard)));
+        let watched = Rc::clone(&shard);
+        let pulse = spawn_local(async move {
+            setup.vitals.answer(|| watched.borrow().is_served(clock::now())).await;
+        });
         let mut orders = setup.orders;
         // Nobody waits for it only when the daemon is already on its way out.
         let _ = setup.ready.send(());
@@ -176,6 +196,7 @@ pub fn run(setup: ShardSetup) -> io::Result<()> {
         })
         .await;
         playout.abort();
+        pulse.abort();
         Ok(())
     });
     runtime.block_on(counting::Counted::new(main, metrics))
@@ -192,6 +213,9 @@ struct Shard {
     scratch: Box<[u8]>,
     reports: mpsc::Sender<Box<Outcome>>,
     metrics: Arc<Metrics>,
+    vitals: Arc<Vitals>,
+    punctuality: Punctuality,
+    last_tick: Now,
     pool_told: usize,
     /// Waits for the last call to end and the last connection to be left.
     waker: Option<Waker>,
@@ -210,6 +234,9 @@ struct Call {
     readers: [Option<Waker>; 2],
     /// The figures that the metrics know.
     told: Figures,
+    line_tally: LineTally,
+    codec: Option<&'static str>,
+    gauges: Arc<Gauges>,
     words: Option<String>,
 }
 
@@ -257,6 +284,7 @@ async fn play(shard: Rc<RefCell<Shard>>) {
 impl Shard {
     fn tick(&mut self, expired: u64) {
         let now = clock::now();
+        self.last_tick = now;
         let before = self.ticks;
         self.ticks += expired;
         let armed = self.ticker.get_ref().armed_at();
@@ -271,6 +299,9 @@ impl Shard {
             let first = (own(before) + 1) * 2 - parity;
             let late = now.saturating_sub(armed + TICK * u32::try_from(first).unwrap_or(u32::MAX));
             let tick = Tick { now, late, missed: due as usize - 1 };
+            if matches!(self.calls.get(slot), Some(Some(_))) {
+                self.punctuality.on_frame(late, tick.missed);
+            }
             self.with_slot(slot, |call, pool, _| call.on_tick(tick, pool));
             self.settle(slot, now);
         }
@@ -288,6 +319,14 @@ impl Shard {
         }
     }
 
+    fn end(&mut self, slot: usize, reason: EndReason, now: Now) {
+        self.with_slot(slot, |call, pool, _| {
+            call.bridge.handle_event(now, Event::Ordered(reason), pool);
+            call.flush_trunk(now, pool);
+        });
+        self.settle(slot, now);
+    }
+
     fn slot_of(&self, seq: u64) -> Option<usize> {
         self.calls.iter().position(|call| call.as_ref().is_some_and(|call| call.seq == seq))
     }
@@ -299,9 +338,7 @@ impl Shard {
         }
         // What it held of the pool stays lost: it is in disorder, and the others go on.
         if let Some(Some(call)) = self.calls.get_mut(slot).map(Option::take) {
-            let outcome =
-                Outcome { seq: call.seq, reason: EndReason::Bug, ended: now, figures: call.told, words: None };
-            self.report(outcome);
+            self.report(Outcome { figures: call.told, ..Outcome::stillborn(call.seq, EndReason::Bug, now) });
         }
     }
 
@@ -328,21 +365,31 @@ impl Shard {
                 }
             }
             call.bridge.release(&mut self.pool);
-            let figures = Figures::of(&call.bridge);
+            let figures = call.figures();
             self.metrics.add_growth(&call.told, &figures);
             let outcome = Outcome {
                 seq: call.seq,
                 reason,
                 ended: now,
                 figures,
+                codec: call.codec,
                 words: call.words.take().or_else(|| words_of(&call.bridge)),
             };
             self.report(outcome);
             if self.calls.iter().all(Option::is_none) {
                 self.ticker.get_ref().disarm();
+                // Nobody is kept waiting any more.
+                self.punctuality = Punctuality::default();
+                self.vitals.set_overloaded(false);
             }
             self.wake_if_idle();
         });
+    }
+
+    /// Whether live calls get their ticks.
+    fn is_served(&self, now: Now) -> bool {
+        let since = self.last_tick.max(self.ticker.get_ref().armed_at());
+        self.calls.iter().all(Option::is_none) || now.saturating_sub(since) < TICKS_MISSING
     }
 
     fn is_idle(&self) -> bool {
@@ -365,10 +412,12 @@ impl Shard {
 
     fn tell_metrics(&mut self) {
         for call in self.calls.iter_mut().flatten() {
-            let figures = Figures::of(&call.bridge);
+            let figures = call.figures();
             self.metrics.add_growth(&call.told, &figures);
             call.told = figures;
+            call.gauges.set(&mut call.bridge);
         }
+        self.vitals.set_overloaded(self.punctuality.turn());
         let high = self.pool.high_water();
         self.metrics.add_pool(((high - self.pool_told) * BLOCK * 2) as u64);
         self.pool_told = high;
@@ -397,21 +446,22 @@ fn handle_order(shard: &Rc<RefCell<Shard>>, order: Order) {
                 shard.settle(slot, now);
             }
         }
+        Order::End { seq, reason } => {
+            let mut shard = shard.borrow_mut();
+            let Some(slot) = shard.slot_of(seq) else { return };
+            shard.end(slot, reason, now);
+        }
         Order::EndAll(reason) => {
             let mut shard = shard.borrow_mut();
             for slot in 0..shard.calls.len() {
-                shard.with_slot(slot, |call, pool, _| {
-                    call.bridge.handle_event(now, Event::Ordered(reason), pool);
-                    call.flush_trunk(now, pool);
-                });
-                shard.settle(slot, now);
+                shard.end(slot, reason, now);
             }
         }
     }
 }
 
 fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
-    let NewCall { seq, facts, line, give_up_after, dialing } = new;
+    let NewCall { seq, facts, line, give_up_after, dialing, gauges } = new;
     let rate = match &line {
         NewLine::Audiosocket { line, .. } => line.rate(),
         NewLine::Pipe(ends) => ends.rate,
@@ -431,8 +481,7 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
             if let Some(NewLine::Audiosocket { stream, line }) = line {
                 turn_away(shard, stream, &line);
             }
-            let outcome = Outcome { seq, reason, ended: now, figures: Figures::default(), words: None };
-            return this.report(outcome);
+            return this.report(Outcome::stillborn(seq, reason, now));
         }
     };
     if this.calls.iter().all(Option::is_none) {
@@ -442,12 +491,15 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
     let call = Call {
         seq,
         bridge,
-        line: io,
         trunk: None,
         facts,
         dialing: Some(dialing),
         readers: [None, None],
         told: Figures::default(),
+        line_tally: LineTally::default(),
+        codec: matches!(io, LineIo::Pipe(_)).then_some("pcm"),
+        gauges,
+        line: io,
         words: None,
     };
     let slot = match this.calls.iter().position(Option::is_none) {
@@ -578,7 +630,8 @@ async fn read_pipe(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut input: 
         let over = frame.is_none();
         shard.with_slot(slot, |call, pool, _| match frame {
             Some(frame) => {
-                call.bridge.handle_line_audio(call.bridge.line_rate(), frame.samples(), pool);
+                call.line_tally.bytes_in += size_of_val(frame.samples()) as u64;
+                call.bridge.handle_line_audio(now, call.bridge.line_rate(), frame.samples(), pool);
                 call.flush_trunk(now, pool);
             }
             None => {
@@ -689,7 +742,10 @@ impl Call {
         let frame = &mut frame[..self.bridge.line_rate().frame()];
         let heard = self.bridge.poll_frame(tick, pool, frame);
         match self.line.write(frame) {
-            Ok(()) => self.bridge.handle_frame_written(tick.now, heard, pool),
+            Ok(written) => {
+                self.line_tally.bytes_out += written as u64;
+                self.bridge.handle_frame_written(tick.now, heard, pool);
+            }
             Err(error) => {
                 self.explain(&error);
                 self.bridge.handle_event(tick.now, Event::LineEnded(EndReason::LineLost), pool);
@@ -698,6 +754,7 @@ impl Call {
     }
 
     fn on_line_bytes(&mut self, now: Now, mut bytes: &[u8], pool: &mut Pool) {
+        self.line_tally.bytes_in += bytes.len() as u64;
         let LineIo::Audiosocket { line, .. } = &mut self.line else { return };
         let mut end = None;
         while end.is_none() {
@@ -720,7 +777,7 @@ impl Call {
                 }
             };
             match input {
-                Input::Audio(rate, samples) => self.bridge.handle_line_audio(rate, samples, pool),
+                Input::Audio(rate, samples) => self.bridge.handle_line_audio(now, rate, samples, pool),
                 Input::Digit(digit) => self.bridge.handle_digit(now, digit),
                 Input::Hangup => end = Some(EndReason::LineHungUp),
                 Input::Failed(code) => {
@@ -740,6 +797,7 @@ impl Call {
                 }
             }
         }
+        self.codec = line.codec().or(self.codec);
         if let Some(reason) = end {
             self.bridge.handle_event(now, Event::LineEnded(reason), pool);
         }
@@ -838,6 +896,7 @@ impl Call {
             }
             match trunk.send(leg) {
                 Ok(true) if self.bridge.has_uplink() => {}
+                Ok(true) if self.bridge.is_uplink_waiting() => return self.bridge.handle_uplink_sent(clock::now()),
                 Ok(_) => return,
                 Err(error) => {
                     // The reading side finds out what it means: the agent's goodbye may be on its way.
@@ -847,6 +906,10 @@ impl Call {
                 }
             }
         }
+    }
+
+    fn figures(&self) -> Figures {
+        Figures::of(&self.bridge, self.line_tally)
     }
 
     /// The caller goes on in the dialplan.
@@ -897,8 +960,8 @@ impl LineIo {
         }
     }
 
-    /// Writes one frame, in one write.
-    fn write(&mut self, frame: &[i16]) -> io::Result<()> {
+    /// Writes one frame, in one write; says how many bytes it has.
+    fn write(&mut self, frame: &[i16]) -> io::Result<usize> {
         match self {
             Self::Audiosocket { socket, line, pending } => {
                 let mut message = [0; line::MAX_MESSAGE];
@@ -910,10 +973,10 @@ impl LineIo {
                 };
                 // Fits: it is as large as the largest message.
                 let _ = pending.extend_from_slice(&message[n..]);
-                Ok(())
+                Ok(message.len())
             }
-            Self::Pipe(output) => output.write(frame),
-            Self::Gone => Ok(()),
+            Self::Pipe(output) => output.write(frame).map(|()| size_of_val(frame)),
+            Self::Gone => Ok(0),
         }
     }
 }
@@ -979,6 +1042,8 @@ const TRUNK: usize = 1;
 /// How long a peer has to close after our goodbye.
 const LEAVE: Now = Now::from_secs(2);
 const TICKS_A_SECOND: u64 = 100;
+/// Live calls without a tick for so long are not served.
+const TICKS_MISSING: Now = Now::from_secs(2);
 
 /// Counts the heap allocations of a media thread while calls are live.
 mod counting {

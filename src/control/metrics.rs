@@ -7,7 +7,13 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use crate::call::{EndReason, outcome::Figures};
+use crate::{
+    call::{EndReason, outcome::Figures},
+    media::{
+        Now,
+        histogram::{self, Histogram},
+    },
+};
 
 /// What is counted. Each has a row in [`TABLE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +42,16 @@ pub enum Counter {
     Clears,
     Marks,
     MediaAllocations,
+    LineBytesIn,
+    LineBytesOut,
+    TrunkBytesIn,
+    TrunkBytesOut,
     CallsRefused,
     ReportsLost,
 }
 
 /// Name and meaning of each counter, in the order of [`Counter`].
-pub const TABLE: [(&str, &str); 25] = [
+pub const TABLE: [(&str, &str); 29] = [
     ("trunkline_uplink_frames_total", "Frames that lines sent"),
     ("trunkline_uplink_samples_total", "Samples that lines sent"),
     ("trunkline_uplink_sent_samples_total", "Samples handed to trunks, at the line's rate"),
@@ -65,7 +75,11 @@ pub const TABLE: [(&str, &str); 25] = [
     ("trunkline_clears_total", "Clears obeyed"),
     ("trunkline_marks_heard_total", "Marks told as heard"),
     ("trunkline_media_allocations_total", "Heap allocations of media threads in live calls (feature count-allocs)"),
-    ("trunkline_calls_refused_total", "Calls refused because there was no room"),
+    ("trunkline_line_in_bytes_total", "Bytes read from lines"),
+    ("trunkline_line_out_bytes_total", "Bytes written to lines"),
+    ("trunkline_trunk_in_bytes_total", "Bytes of WebSocket frames read from trunks"),
+    ("trunkline_trunk_out_bytes_total", "Bytes of WebSocket frames written to trunks"),
+    ("trunkline_calls_refused_total", "Calls refused: no seat, overload, or the daemon is going down"),
     ("trunkline_reports_lost_total", "Reports of media threads that found their queue full"),
 ];
 
@@ -76,6 +90,54 @@ pub struct Metrics {
     ended: [AtomicU64; EndReason::ALL.len()],
     live: AtomicU64,
     pool_bytes: AtomicU64,
+    histograms: [SharedHistogram; HISTOGRAMS.len()],
+}
+
+/// What is told as a histogram. Each has a row in [`HISTOGRAMS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each one's meaning is its row in HISTOGRAMS")]
+pub enum Delay {
+    Uplink,
+    Playout,
+    Setup,
+}
+
+/// Name and meaning of each histogram, in the order of [`Delay`].
+pub const HISTOGRAMS: [(&str, &str); 3] = [
+    ("trunkline_uplink_delay_seconds", "From a line's frame read to its message handed to the trunk's socket"),
+    ("trunkline_playout_lateness_seconds", "How long after it was due a frame left for its line"),
+    ("trunkline_setup_seconds", "From a call's arrival to its trunk's answer"),
+];
+
+#[derive(Debug, Default)]
+struct SharedHistogram {
+    counts: [AtomicU64; histogram::BUCKETS],
+    sum_us: AtomicU64,
+}
+
+impl SharedHistogram {
+    fn add_growth(&self, before: &Histogram, after: &Histogram) {
+        for (shared, (before, after)) in self.counts.iter().zip(before.counts.iter().zip(&after.counts)) {
+            let grown = after.wrapping_sub(*before);
+            if grown > 0 {
+                shared.fetch_add(grown.into(), Relaxed);
+            }
+        }
+        self.sum_us.fetch_add(after.sum_us.saturating_sub(before.sum_us), Relaxed);
+    }
+
+    fn write(&self, name: &str, help: &str, text: &mut String) -> std::fmt::Result {
+        writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram")?;
+        let mut so_far = 0;
+        for (index, count) in self.counts.iter().enumerate() {
+            so_far += count.load(Relaxed);
+            match histogram::upper_us(index) {
+                Some(us) => writeln!(text, "{name}_bucket{{le=\"{}\"}} {so_far}", us as f64 / 1e6)?,
+                None => writeln!(text, "{name}_bucket{{le=\"+Inf\"}} {so_far}")?,
+            }
+        }
+        writeln!(text, "{name}_sum {}\n{name}_count {so_far}", self.sum_us.load(Relaxed) as f64 / 1e6)
+    }
 }
 
 impl Metrics {
@@ -97,6 +159,15 @@ impl Metrics {
         for ((counter, before), (_, after)) in rows(before).into_iter().zip(rows(after)) {
             self.add(counter, after.saturating_sub(before));
         }
+        self.histograms[Delay::Uplink as usize].add_growth(&before.delays.uplink, &after.delays.uplink);
+        self.histograms[Delay::Playout as usize].add_growth(&before.delays.playout, &after.delays.playout);
+    }
+
+    /// A trunk answered so long after its call had come.
+    pub fn add_setup(&self, took: Now) {
+        let mut histogram = Histogram::default();
+        histogram.record(took);
+        self.histograms[Delay::Setup as usize].add_growth(&Histogram::default(), &histogram);
     }
 
     /// A call began.
@@ -150,12 +221,16 @@ impl Metrics {
         row("trunkline_calls", "gauge", "Live calls", &mut gauge(&self.live));
         let help = "The most of the sample pool that was ever in use";
         row("trunkline_pool_high_water_bytes", "gauge", help, &mut gauge(&self.pool_bytes));
+        for ((name, help), histogram) in HISTOGRAMS.iter().zip(&self.histograms) {
+            // Writing to a String does not fail.
+            let _ = histogram.write(name, help, &mut text);
+        }
         text
     }
 }
 
-fn rows(figures: &Figures) -> [(Counter, u64); 22] {
-    let Figures { uplink, downlink, trunk, clears, marks, times: _ } = figures;
+fn rows(figures: &Figures) -> [(Counter, u64); 26] {
+    let Figures { uplink, downlink, trunk, clears, marks, line, times: _, delays: _ } = figures;
     [
         (Counter::UplinkFrames, uplink.frames),
         (Counter::UplinkSamples, uplink.samples),
@@ -177,6 +252,10 @@ fn rows(figures: &Figures) -> [(Counter, u64); 22] {
         (Counter::TrunkContradicted, trunk.contradicted),
         (Counter::TrunkGathered, trunk.gathered),
         (Counter::TrunkClamped, trunk.clamped),
+        (Counter::LineBytesIn, line.bytes_in),
+        (Counter::LineBytesOut, line.bytes_out),
+        (Counter::TrunkBytesIn, trunk.bytes_in),
+        (Counter::TrunkBytesOut, trunk.bytes_out),
         (Counter::Clears, *clears),
         (Counter::Marks, *marks),
     ]
@@ -198,6 +277,23 @@ mod tests {
         let text = metrics.text();
         assert!(text.contains("\ntrunkline_downlink_repaid_samples_total 480\n"), "{text}");
         assert!(text.contains("\ntrunkline_marks_heard_total 3\n"));
+    }
+
+    #[test]
+    fn a_histogram_is_told_as_prometheus_wants_it() {
+        let metrics = Metrics::default();
+        let mut after = Figures::default();
+        after.delays.playout.record(Now::from_micros(100));
+        after.delays.playout.record(Now::from_secs(100));
+        metrics.add_growth(&Figures::default(), &after);
+        metrics.add_growth(&after, &after);
+        metrics.add_setup(Now::from_millis(80));
+        let text = metrics.text();
+        let name = "trunkline_playout_lateness_seconds";
+        assert!(text.contains(&format!("{name}_bucket{{le=\"0.000064\"}} 0\n")), "{text}");
+        assert!(text.contains(&format!("{name}_bucket{{le=\"0.000128\"}} 1\n")));
+        assert!(text.contains(&format!("{name}_bucket{{le=\"+Inf\"}} 2\n{name}_sum 100.0001\n{name}_count 2\n")));
+        assert!(text.contains("trunkline_setup_seconds_count 1\n"));
     }
 
     #[test]

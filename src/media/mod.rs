@@ -9,6 +9,7 @@ pub mod clock;
 pub mod debt;
 pub mod frame;
 pub mod g711;
+pub mod histogram;
 pub mod level;
 pub mod marks;
 pub mod overlap;

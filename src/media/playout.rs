@@ -13,7 +13,7 @@ use crate::media::{
     clock::{Now, PTIME},
     debt::Debt,
     frame::{MAX_SAMPLES, Rate},
-    level::{Quiet, fade_out, level_dbov},
+    level::{Quiet, SILENCE_DBOV, fade_out, level_dbov},
     overlap,
     pool::{Account, Pool},
     ring::Ring,
@@ -85,6 +85,8 @@ pub struct Playout {
     debt: Debt,
     levels: Quiet,
     last_level: i8,
+    /// The loudest frame since somebody asked (dBov).
+    loudest: i8,
     /// What may still be left out of loud frames at no more than 25 % faster (samples).
     haste: usize,
     /// The fading rest of what a clear cut off.
@@ -120,6 +122,7 @@ impl Playout {
             debt: Debt::new(rate),
             levels: Quiet::new(),
             last_level: 0,
+            loudest: SILENCE_DBOV,
             haste: 0,
             fade: heapless::Vec::new(),
             fill_before: 0,
@@ -145,6 +148,11 @@ impl Playout {
     #[must_use]
     pub const fn cushion(&self) -> Now {
         self.cushion
+    }
+
+    /// The loudest frame of the agent since this was last asked (dBov).
+    pub const fn take_loudest(&mut self) -> i8 {
+        core::mem::replace(&mut self.loudest, SILENCE_DBOV)
     }
 
     /// The trunk's last ping time.
@@ -268,6 +276,7 @@ impl Playout {
         self.repay(now, queue, out);
         self.last_level = level_dbov(out);
         self.levels.push(self.last_level);
+        self.loudest = self.loudest.max(self.last_level);
         frame
     }
 

@@ -241,7 +241,7 @@ impl Daemon {
         let dir = tempfile::tempdir().unwrap();
         let mut ports = free_ports(routes.len() + 1);
         let http = ports.pop().unwrap();
-        let mut config = format!("[media]\n{media}\n[control]\nhttp = \"127.0.0.1:{http}\"\n");
+        let mut config = format!("[media]\n{media}\n[control]\nhttp = \"127.0.0.1:{http}\"\ndrain-seconds = 0\n");
         for (Route { name, url, dialect, ca }, port) in routes.iter().zip(&ports) {
             let ca = ca.map(|ca| format!("ca-file = {:?}", ca.join("ca.pem"))).unwrap_or_default();
             write!(

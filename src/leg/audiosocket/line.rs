@@ -72,6 +72,20 @@ impl Line {
         }
     }
 
+    /// The name of what the PBX speaks, as Asterisk has it; `None`: it has said nothing yet.
+    #[must_use]
+    pub const fn codec(&self) -> Option<&'static str> {
+        Some(match self.coding {
+            None => return None,
+            Some(Coding::Pcm(Rate::Hz8000)) => "slin",
+            Some(Coding::Pcm(Rate::Hz16000)) => "slin16",
+            Some(Coding::Pcm(Rate::Hz24000)) => "slin24",
+            Some(Coding::Pcm(Rate::Hz48000)) => "slin48",
+            Some(Coding::G711(Law::Mu)) => "ulaw",
+            Some(Coding::G711(Law::A)) => "alaw",
+        })
+    }
+
     /// Copies bytes in; says how many fitted. Poll until there is no more input, then feed the rest.
     pub fn feed(&mut self, bytes: &[u8]) -> usize {
         self.reader.feed(bytes)

@@ -3,7 +3,7 @@
 //! The trunks of a route are tried in order, each within its own `connect-timeout-ms`. What it brings up is handed to
 //! the call's media thread; a call that ends first takes its dialling with it.
 
-use std::{collections::HashMap, io, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use log::{info, warn};
 use tokio::{
@@ -15,11 +15,13 @@ use crate::{
     call::{
         EndReason,
         shard::{Answered, Order},
+        vitals::Vitals,
     },
+    clock,
     config::Config,
     dialect::{self, Carrier, Role},
     leg::websocket::{
-        dial::{Dialed, dial},
+        dial::{Dialed, Stages, dial},
         link::Link,
         tls,
     },
@@ -40,8 +42,44 @@ pub struct Request {
     pub cancelled: oneshot::Receiver<()>,
     /// The call's media thread.
     pub reply: mpsc::Sender<Order>,
-    /// Who else wants to know which trunk took the call, and by what cipher.
-    pub taken: oneshot::Sender<(usize, Option<&'static str>)>,
+}
+
+/// What became of an attempt to reach a trunk.
+#[derive(Debug)]
+pub struct News {
+    /// For which call.
+    pub seq: u64,
+    /// Which trunk, by its place in the config.
+    pub trunk: usize,
+    /// When (ms since 1970).
+    pub at_ms: u64,
+    /// The trunk took the call; or why it did not, in words.
+    pub result: Result<Handshake, String>,
+}
+
+/// How a trunk answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Handshake {
+    /// Who answered.
+    pub peer: SocketAddr,
+    /// The cipher suite that the server picked; `None`: no TLS.
+    pub cipher: Option<&'static str>,
+    /// What took how long.
+    pub stages: Stages,
+}
+
+/// What the dial thread is made of.
+pub struct DialSetup {
+    /// The trunks.
+    pub config: Arc<Config>,
+    /// What it needs for TLS.
+    pub roots: Roots,
+    /// Who wants a trunk.
+    pub requests: mpsc::Receiver<Request>,
+    /// Where it tells how each attempt went; what does not fit is not told.
+    pub news: mpsc::Sender<News>,
+    /// Where it shows that it lives.
+    pub vitals: Arc<Vitals>,
 }
 
 /// What every dial needs: made once, on the dial thread, because reading the platform's roots takes time.
@@ -67,19 +105,23 @@ impl Roots {
 ///
 /// # Errors
 /// When the runtime cannot be made.
-pub fn run(config: Arc<Config>, roots: Roots, mut requests: mpsc::Receiver<Request>) -> io::Result<()> {
+pub fn run(setup: DialSetup) -> io::Result<()> {
+    let DialSetup { config, roots, mut requests, news, vitals } = setup;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
     let roots = Arc::new(roots);
     LocalSet::new().block_on(&runtime, async move {
+        spawn_local(async move { vitals.answer(|| true).await });
         while let Some(request) = requests.recv().await {
-            spawn_local(serve(Arc::clone(&config), Arc::clone(&roots), request));
+            spawn_local(serve(Arc::clone(&config), Arc::clone(&roots), news.clone(), request));
         }
     });
     Ok(())
 }
 
-async fn serve(config: Arc<Config>, roots: Arc<Roots>, request: Request) {
-    let Request { seq, call_id, trunks, line_rate, mut cancelled, reply, taken } = request;
+async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>, request: Request) {
+    let Request { seq, call_id, trunks, line_rate, mut cancelled, reply } = request;
+    // The control thread is behind by thousands of attempts, or gone.
+    let tell = |trunk, result| drop(news.try_send(News { seq, trunk, at_ms: clock::epoch_ms(), result }));
     let mut reason = EndReason::TrunkRefused;
     for index in trunks {
         let trunk = &config.trunks[index];
@@ -101,15 +143,16 @@ async fn serve(config: Arc<Config>, roots: Arc<Roots>, request: Request) {
                     tls_ms = stages.tls.as_millis() as u64, upgrade_ms = stages.upgrade.as_millis() as u64;
                     "trunk answered"
                 );
-                // Nobody listens any more when the call has just ended, and then its socket closes with this answer.
-                let _ = taken.send((index, cipher));
+                tell(index, Ok(Handshake { peer, cipher, stages }));
                 let answered = Answered { stream, link: Link::new(tls, read_ahead), dialect };
+                // Nobody listens any more when the call has just ended, and then its socket closes with this answer.
                 let _ = reply.send(Order::Trunk { seq, result: Ok(Box::new(answered)) }).await;
                 return;
             }
             Err(error) => {
                 reason = if error.is_timeout() { EndReason::TrunkTimeout } else { EndReason::TrunkRefused };
                 warn!(call_id, trunk = trunk.name, error:%; "trunk did not take the call");
+                tell(index, Err(error.to_string()));
             }
         }
     }

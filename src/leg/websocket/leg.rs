@@ -59,6 +59,10 @@ pub struct Tally {
     pub messages_in: u64,
     /// Written.
     pub messages_out: u64,
+    /// Bytes of WebSocket frames read; under TLS, inside it.
+    pub bytes_in: u64,
+    /// Bytes of WebSocket frames written.
+    pub bytes_out: u64,
     /// Samples of the peer, at its rate.
     pub samples_in: u64,
     /// Not understood and dropped.
@@ -139,6 +143,7 @@ impl Leg {
     /// So many bytes were read into [`spare`](Self::spare).
     pub fn filled(&mut self, n: usize) {
         self.wire.filled(n);
+        self.ear.tally.bytes_in += n as u64;
         if n > 0 {
             self.liveness.handle_data();
         }
@@ -225,6 +230,7 @@ impl Leg {
     /// So many bytes of [`out`](Self::out) were sent.
     pub fn written(&mut self, n: usize) {
         self.wire.written(n);
+        self.ear.tally.bytes_out += n as u64;
     }
 
     /// Samples on our side that make one message of audio.

@@ -1,0 +1,293 @@
+//! The calls there are, and what the control thread knows of each: the only place that knows how many.
+
+use core::time::Duration;
+use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, sync::Arc, thread};
+
+use log::{info, warn};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, mpsc, oneshot},
+    task::spawn_local,
+};
+
+use crate::{
+    call::{
+        EndReason, Outcome,
+        gauges::Gauges,
+        shard::{NewCall, NewLine, Order},
+        vitals::Vitals,
+    },
+    clock,
+    config::Config,
+    control::metrics::{Counter, Metrics},
+    daemon::accept::turn_away,
+    dialect::{Facts, Text},
+    leg::{
+        audiosocket::{Uuid, line::Line},
+        pipe,
+        websocket::dialer::{self, Handshake, News},
+    },
+    media::{Now, Rate},
+};
+
+/// What the tasks of the control thread share.
+pub(super) struct Shared {
+    pub(super) config: Arc<Config>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) media: RefCell<Vec<mpsc::Sender<Order>>>,
+    /// The threads that have to turn, by name; the media threads' come last, in their order.
+    pub(super) vitals: Vec<(String, Arc<Vitals>)>,
+    pub(super) dial: mpsc::Sender<dialer::Request>,
+    pub(super) calls: RefCell<Calls>,
+    /// The last that was heard of each trunk.
+    pub(super) trunks: RefCell<Vec<TrunkNews>>,
+    /// The daemon is going down.
+    pub(super) draining: Notify,
+    /// Somebody wants it to.
+    pub(super) drain: Notify,
+    /// Writers of pipes whose calls have ended.
+    pub(super) writers: mpsc::UnboundedSender<thread::JoinHandle<()>>,
+}
+
+/// The calls there are: the only place that knows how many.
+#[derive(Default)]
+pub(super) struct Calls {
+    pub(super) live: HashMap<u64, Live>,
+    /// Connections whose first message is still to come.
+    pub(super) arriving: usize,
+    /// Connections that were turned away and are not closed yet.
+    pub(super) leaving: usize,
+    next: u64,
+    refused_since_told: u64,
+    last_told: Option<Now>,
+    pub(super) draining: bool,
+    pub(super) pipe_failed: bool,
+}
+
+/// What is known of a live call.
+pub(super) struct Live {
+    pub(super) call_id: String,
+    /// Its line, by its place in the config.
+    pub(super) line: usize,
+    pub(super) media: usize,
+    pub(super) started: Now,
+    pub(super) gauges: Arc<Gauges>,
+    /// The trunk that took it, by its place in the config, and how it answered.
+    pub(super) trunk: Option<(usize, Handshake)>,
+    writer: Option<thread::JoinHandle<()>>,
+}
+
+/// The last that was heard of a trunk, with when it was (ms since 1970).
+#[derive(Default)]
+pub(super) struct TrunkNews {
+    pub(super) handshake: Option<(u64, Handshake)>,
+    pub(super) refusal: Option<(u64, String)>,
+}
+
+/// A line that has come up.
+pub(super) enum Arrival {
+    Audiosocket { stream: std::net::TcpStream, line: Box<Line>, uuid: Uuid, peer: SocketAddr },
+    Pipe(pipe::Ends, thread::JoinHandle<()>),
+}
+
+impl Shared {
+    /// A call begins: its media thread gets the line, the dial thread the route.
+    pub(super) fn begin(self: &Rc<Self>, line_index: usize, arrival: Arrival, line_rate: Rate) {
+        let mut calls = self.calls.borrow_mut();
+        let seq = calls.next;
+        calls.next += 1;
+        let line_name = &self.config.lines[line_index].name;
+        let route = self.config.routes.iter().find(|route| route.line == line_index);
+        let trunks = route.map(|route| route.trunks.clone()).unwrap_or_default();
+        let timeouts: Duration = trunks.iter().map(|&trunk| self.config.trunks[trunk].connect_timeout).sum();
+
+        let mut facts = made_up_facts(&self.config.account);
+        let (line, writer) = match arrival {
+            Arrival::Audiosocket { stream, line, uuid, peer } => {
+                // 36 characters fit.
+                facts.call_sid = text(&uuid.to_string());
+                info!(call_id = facts.call_id.as_str(), line = line_name, uuid:%, peer:%; "call started");
+                (NewLine::Audiosocket { stream, line }, None)
+            }
+            Arrival::Pipe(ends, writer) => {
+                info!(call_id = facts.call_id.as_str(), line = line_name; "call started");
+                (NewLine::Pipe(ends), Some(writer))
+            }
+        };
+        let (dialing, cancelled) = oneshot::channel();
+        let gauges = Arc::new(Gauges::default());
+        let call_id = facts.call_id.to_string();
+        let media = self.least_busy(&calls);
+        let give_up_after = timeouts + Duration::from_secs(1);
+        let new = NewCall { seq, facts, line, give_up_after, dialing, gauges: Arc::clone(&gauges) };
+        let started = clock::now();
+        let live = Live { call_id: call_id.clone(), line: line_index, media, started, gauges, trunk: None, writer };
+        calls.live.insert(seq, live);
+        self.metrics.call_began();
+        let Some(orders) = self.media.borrow().get(media).cloned() else { return };
+        let request = dialer::Request { seq, call_id, trunks, line_rate, cancelled, reply: orders.clone() };
+        drop(calls);
+        if let Err(error) = orders.try_send(Order::Call(Box::new(new))) {
+            // So far behind that more calls can only make it worse.
+            if let Order::Call(new) = error.into_inner()
+                && let NewLine::Audiosocket { stream, .. } = new.line
+                && let Ok(stream) = TcpStream::from_std(stream)
+            {
+                turn_away(self, stream);
+            }
+            self.on_ended(Outcome::stillborn(seq, EndReason::Overload, started));
+        } else if self.dial.try_send(request).is_err() {
+            // The media thread has the call, and gives it back.
+            let refused = Order::Trunk { seq, result: Err(EndReason::Overload) };
+            spawn_local(async move { orders.send(refused).await.is_ok() });
+        }
+    }
+
+    /// Closes the media threads' mailboxes.
+    pub(super) fn close(&self) {
+        self.media.borrow_mut().clear();
+    }
+
+    fn least_busy(&self, calls: &Calls) -> usize {
+        let load = |media: usize| calls.live.values().filter(|call| call.media == media).count();
+        (0..self.media.borrow().len()).min_by_key(|&media| load(media)).unwrap_or(0)
+    }
+
+    /// Whether a trunk of this line takes the line's rate, which the first audio tells.
+    pub(super) fn wants_rate(&self, line: usize) -> bool {
+        let trunks = self.config.routes.iter().filter(|route| route.line == line).flat_map(|route| &route.trunks);
+        trunks
+            .map(|&trunk| &self.config.trunks[trunk])
+            .any(|trunk| trunk.dialect == "binary" && trunk.sample_rate.is_none())
+    }
+
+    /// Whether a media thread does not keep up with the calls it has.
+    pub(super) fn is_overloaded(&self) -> bool {
+        self.vitals.iter().any(|(_, vitals)| vitals.is_overloaded())
+    }
+
+    /// A trunk answered, or did not.
+    pub(super) fn on_news(&self, news: News) {
+        let News { seq, trunk, at_ms, result } = news;
+        let last = &mut self.trunks.borrow_mut()[trunk];
+        match &result {
+            Ok(handshake) => last.handshake = Some((at_ms, *handshake)),
+            Err(words) => last.refusal = Some((at_ms, words.clone())),
+        }
+        if let (Ok(handshake), Some(live)) = (result, self.calls.borrow_mut().live.get_mut(&seq)) {
+            live.trunk = Some((trunk, handshake));
+            self.metrics.add_setup(clock::now().saturating_sub(live.started));
+        }
+    }
+
+    /// Whether one more call may come.
+    pub(super) fn has_seat(&self) -> bool {
+        let mut calls = self.calls.borrow_mut();
+        let max_calls = self.config.media.max_calls;
+        let why = if calls.draining {
+            "the daemon is going down"
+        } else if calls.live.len() >= max_calls || calls.arriving >= max_calls + MOST_ARRIVING {
+            "all seats are taken; see max-calls"
+        } else if self.is_overloaded() {
+            "frames leave late: the machine does not keep up with the calls it has"
+        } else {
+            return true;
+        };
+        self.metrics.add(Counter::CallsRefused, 1);
+        calls.refused_since_told += 1;
+        let now = clock::now();
+        if calls.last_told.is_none_or(|told| now - told >= TELL_REFUSALS) {
+            let (refused, live) = (calls.refused_since_told, calls.live.len());
+            warn!(refused, live, max_calls, why; "calls are refused");
+            calls.refused_since_told = 0;
+            calls.last_told = Some(now);
+        }
+        false
+    }
+
+    pub(super) fn on_ended(&self, outcome: Outcome) {
+        let Some(live) = self.calls.borrow_mut().live.remove(&outcome.seq) else { return };
+        let Outcome { reason, ended, figures, words, .. } = outcome;
+        self.metrics.call_ended(reason);
+        let trunk = live.trunk.map_or("none", |(index, _)| self.config.trunks[index].name.as_str());
+        let line = self.config.lines[live.line].name.as_str();
+        let (up, down, heard) = (figures.uplink, figures.downlink, figures.trunk);
+        let (times, clears, marks) = (figures.times, figures.clears, figures.marks);
+        // What never happened is shown as -1, so that the field is a number in every line.
+        let ms = |from: Option<Now>| from.map_or(-1, |at| at.saturating_sub(times.started).as_millis() as i64);
+        let seconds = (ended.saturating_sub(times.started).as_millis() as f64) / 1000.0;
+        info!(
+            call_id = live.call_id, line, trunk, end_reason:% = reason, words = words.as_deref().unwrap_or(""),
+            seconds, bridged_ms = ms(times.bridged), first_heard_ms = ms(times.first_heard),
+            frames_up = up.frames, frames_down = down.frames, samples_up = up.samples, samples_heard = down.heard,
+            dropped = up.dropped, underruns = down.underruns, late = down.late, missed = down.missed,
+            flushed = down.flushed, repaid = down.repaid, clears, marks, digits = up.digits,
+            messages_in = heard.messages_in, messages_out = heard.messages_out, malformed = heard.malformed,
+            unknown = heard.unknown, skipped = heard.skipped, contradicted = heard.contradicted,
+            clamped = heard.clamped;
+            "call ended"
+        );
+        if let Some(malformed) = heard.first_malformed {
+            warn!(call_id = live.call_id, trunk, count = heard.malformed; "messages of the trunk were dropped: {malformed}");
+        }
+        if let Some(writer) = live.writer {
+            let good = matches!(reason, EndReason::LineHungUp | EndReason::TrunkHungUp | EndReason::Drained);
+            self.calls.borrow_mut().pipe_failed |= !good;
+            // It writes what it has and ends with the call, and is joined when the daemon ends.
+            let _ = self.writers.send(writer);
+        }
+    }
+}
+
+/// Ids for a call whose platform gave none.
+fn made_up_facts(account: &str) -> Facts {
+    let mut random = [0; 16];
+    // The kernel's generator does not fail once the machine has booted.
+    let _ = getrandom::fill(&mut random);
+    let mut call_id = Text::new();
+    for byte in &random[..12] {
+        // 32 letters, so that no letter is likelier than another; 12 fit.
+        let _ = call_id.push(char::from(ALPHABET[usize::from(byte % 32)]));
+    }
+    let four_digits = u16::from_le_bytes([random[12], random[13]]) % 10_000;
+    Facts {
+        ucid: text(&format!("{}{four_digits:04}", clock::epoch_ms())),
+        stream_sid: call_id.clone(),
+        account: text(account),
+        call_id,
+        ..Facts::default()
+    }
+}
+
+/// A short text, cut where it is not.
+fn text(long: &str) -> Text {
+    let mut text = Text::new();
+    for character in long.chars() {
+        if text.push(character).is_err() {
+            break;
+        }
+    }
+    text
+}
+
+const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+/// Refusals are told once in so long.
+const TELL_REFUSALS: Now = Now::from_secs(60);
+/// Connections that may be about to name their calls, beside as many as there are seats.
+const MOST_ARRIVING: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_up_ids_have_their_shape_and_differ() {
+        let (first, second) = (made_up_facts("office"), made_up_facts("office"));
+        assert_eq!(first.call_id.len(), 12);
+        assert!(first.call_id.bytes().all(|byte| ALPHABET.contains(&byte)));
+        assert_ne!(first.call_id, second.call_id);
+        assert_eq!(first.ucid.len(), 17);
+        assert!(first.ucid.bytes().all(|byte| byte.is_ascii_digit()));
+        assert_eq!((first.stream_sid.as_str(), first.account.as_str()), (first.call_id.as_str(), "office"));
+    }
+}

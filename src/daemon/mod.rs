@@ -1,0 +1,396 @@
+//! The daemon: starts the threads, takes calls on the lines, and tells the log what became of them.
+//!
+//! This is the control thread. It reads a line's first message, so that a media thread only ever sees calls.
+//!
+//! | thread | waits on |
+//! |---|---|
+//! | control (this one) | listeners, first messages, reports, signals, the control port |
+//! | dial | requests, names, handshakes |
+//! | media | orders, line and trunk sockets, its ticker |
+
+use core::time::Duration;
+use std::{cell::RefCell, io, net::SocketAddr, path::Path, rc::Rc, sync::Arc, thread};
+
+use log::{error, info, warn};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{Notify, mpsc, oneshot},
+    task::{LocalSet, spawn_local},
+};
+
+use crate::{
+    call::{
+        EndReason, Outcome,
+        bridge::Limits,
+        shard::{self, Order, ShardSetup},
+        vitals::Vitals,
+    },
+    clock,
+    config::{self, Config, LineKind, PathOrDash, ProcessEnvironment},
+    control::{http, metrics::Metrics},
+    daemon::calls::{Arrival, Shared},
+    exit,
+    leg::{
+        pipe,
+        websocket::{
+            dialer::{self, DialSetup, News},
+            tls,
+        },
+    },
+    media::{Now, pool::BLOCK},
+};
+
+mod accept;
+mod calls;
+
+/// Runs the daemon with this config until a signal, or until its only line, a pipe, has ended. Returns the exit code.
+#[must_use]
+pub fn run(path: &Path) -> u8 {
+    let _ = clock::now();
+    let config = match config::load(path, &ProcessEnvironment) {
+        Ok(config) => Arc::new(config),
+        Err(problems) => {
+            error!("the config has to be mended before the daemon can start\n{problems}");
+            return exit::CONFIG;
+        }
+    };
+    info!(config = path.display().to_string(), version = env!("CARGO_PKG_VERSION"); "trunkline starts");
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(error:%; "no event loop could be made");
+            return exit::FAILED;
+        }
+    };
+    let code = LocalSet::new().block_on(&runtime, async {
+        match Daemon::start(config).await {
+            Ok(daemon) => daemon.run().await,
+            Err(fault) => {
+                error!("{}", fault.words);
+                fault.code
+            }
+        }
+    });
+    // A thread that hangs in a name look-up, or in a pipe that nobody reads, is not waited for.
+    runtime.shutdown_background();
+    code
+}
+
+/// Why the daemon did not start.
+struct Fault {
+    code: u8,
+    words: String,
+}
+
+impl Fault {
+    fn config(words: String) -> Self {
+        Self { code: exit::CONFIG, words }
+    }
+
+    fn system(words: &str, error: &io::Error) -> Self {
+        Self { code: exit::FAILED, words: format!("{words}: {error}") }
+    }
+}
+
+struct Daemon {
+    config: Arc<Config>,
+    reports: mpsc::Receiver<Box<Outcome>>,
+    news: mpsc::Receiver<News>,
+    shared: Rc<Shared>,
+    /// Told by each media thread when it is at its end.
+    ended: mpsc::Receiver<()>,
+    writers: mpsc::UnboundedReceiver<thread::JoinHandle<()>>,
+}
+
+impl Daemon {
+    async fn start(config: Arc<Config>) -> Result<Self, Fault> {
+        let metrics = Arc::new(Metrics::default());
+        let (dial, requests) = mpsc::channel(config.media.max_calls + 1);
+        let (tell_news, news) = mpsc::channel(4 * config.media.max_calls + 64);
+        let dial_vitals = Arc::new(Vitals::default());
+        let roots = start_dialing(&config, requests, tell_news, Arc::clone(&dial_vitals))?;
+
+        // Every call that ends has room for its report, whatever keeps this thread.
+        let (reporter, reports) = mpsc::channel(2 * config.media.max_calls + 64);
+        let (at_end, ended) = mpsc::channel(config.media.threads);
+        let mut media = Vec::new();
+        let mut vitals = vec![("dial".to_owned(), dial_vitals)];
+        for number in 0..config.media.threads {
+            let (orders, mailbox) = mpsc::channel(2 * config.media.max_calls + 64);
+            let (ready, is_ready) = oneshot::channel();
+            let name = format!("media-{number}");
+            let own_vitals = Arc::new(Vitals::default());
+            vitals.push((name.clone(), Arc::clone(&own_vitals)));
+            let setup = ShardSetup {
+                blocks: config.media.pool_bytes(config.line_rate()) / (2 * BLOCK) / config.media.threads,
+                seats: config.media.max_calls.div_ceil(config.media.threads),
+                seat: Limits::reserve(config.line_rate()),
+                limits: limits(&config),
+                orders: mailbox,
+                reports: reporter.clone(),
+                metrics: Arc::clone(&metrics),
+                vitals: own_vitals,
+                ready,
+            };
+            let at_end = at_end.clone();
+            let work = move || {
+                if let Err(error) = shard::run(setup) {
+                    error!(error:%; "a media thread failed");
+                }
+                // The daemon is there, or the process is ending anyway.
+                let _ = at_end.blocking_send(());
+            };
+            spawn(&name, work)?;
+            is_ready
+                .await
+                .map_err(|_| Fault { code: exit::FAILED, words: "a media thread did not start".to_owned() })?;
+            media.push(orders);
+        }
+        let (writers, writers_to_join) = mpsc::unbounded_channel();
+
+        let shared = Rc::new(Shared {
+            config: Arc::clone(&config),
+            metrics: Arc::clone(&metrics),
+            media: RefCell::new(media),
+            vitals,
+            dial,
+            calls: RefCell::default(),
+            trunks: RefCell::new(config.trunks.iter().map(|_| calls::TrunkNews::default()).collect()),
+            draining: Notify::new(),
+            drain: Notify::new(),
+            writers,
+        });
+        if let Some(address) = config.control.http {
+            let listener = bind(address, "[control] http").await?;
+            info!(listen:% = listens_on(&listener, address); "health and metrics are served");
+            spawn_local(http::serve(listener, Arc::clone(&metrics)));
+        }
+        roots
+            .await
+            .map_err(|_| Fault::config("the dial thread ended".to_owned()))?
+            .map_err(|error| Fault::config(format!("TLS cannot be set up: {error}")))?;
+        for (index, line) in config.lines.iter().enumerate() {
+            match &line.kind {
+                LineKind::Audiosocket { listen, .. } => {
+                    let listener = bind(*listen, &format!("[line.{}] listen", line.name)).await?;
+                    info!(line = line.name, listen:% = listens_on(&listener, *listen); "line listens");
+                    spawn_local(accept::accept(Rc::clone(&shared), index, listener));
+                }
+                LineKind::Pipe { input, output, sample_rate } => {
+                    let (ends, writer) = pipe::open(path_of(input), path_of(output), *sample_rate)
+                        .map_err(|error| Fault::config(format!("[line.{}] {error}", line.name)))?;
+                    shared.begin(index, Arrival::Pipe(ends, writer), *sample_rate);
+                }
+            }
+        }
+        Ok(Self { config, reports, news, shared, ended, writers: writers_to_join })
+    }
+
+    async fn run(mut self) -> u8 {
+        let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+        let (Ok(terminate), Ok(interrupt)) = signals else {
+            error!("signals cannot be received");
+            return exit::FAILED;
+        };
+        let mut signals = Signals { terminate, interrupt };
+        info!(max_calls = self.config.media.max_calls; "ready for calls");
+        let only_pipes = self.config.lines.iter().all(|line| matches!(line.kind, LineKind::Pipe { .. }));
+        loop {
+            tokio::select! {
+                Some(news) = self.news.recv() => self.shared.on_news(news),
+                Some(outcome) = self.reports.recv() => self.on_ended(*outcome),
+                () = signals.recv() => break,
+                () = self.shared.drain.notified() => break,
+                Some(()) = self.ended.recv() => {
+                    error!("a media thread ended; the daemon ends too, to be started again");
+                    return exit::FAILED;
+                }
+            }
+            if only_pipes && self.shared.calls.borrow().live.is_empty() {
+                break;
+            }
+        }
+        let failed = self.drain(&mut signals).await;
+        info!("trunkline ends");
+        if failed { exit::FAILED } else { exit::OK }
+    }
+
+    fn on_ended(&mut self, outcome: Outcome) {
+        // How its trunk answered was told before it ended.
+        while let Ok(news) = self.news.try_recv() {
+            self.shared.on_news(news);
+        }
+        self.shared.on_ended(outcome);
+    }
+
+    /// Takes calls' ends until there are no more calls.
+    async fn calls_end(&mut self) {
+        while !self.shared.calls.borrow().live.is_empty() {
+            tokio::select! {
+                Some(news) = self.news.recv() => self.shared.on_news(news),
+                Some(outcome) = self.reports.recv() => self.on_ended(*outcome),
+                // Every thread is gone, and its calls with it.
+                else => break,
+            }
+        }
+    }
+
+    /// Takes no new calls, lets the live ones go on for a while, ends the rest in order, and lets every connection close
+    /// in order. A signal ends the waiting, and a second one everything. Returns whether a pipe's call had failed.
+    async fn drain(mut self, signals: &mut Signals) -> bool {
+        let shared = Rc::clone(&self.shared);
+        shared.calls.borrow_mut().draining = true;
+        shared.draining.notify_waiters();
+        let live = shared.calls.borrow().live.len();
+        let grace = self.config.control.drain;
+        if live > 0 && !grace.is_zero() {
+            info!(calls = live, grace_s = grace.as_secs(); "new calls are refused; live calls may go on for a while");
+            tokio::select! {
+                () = self.calls_end() => {}
+                () = tokio::time::sleep(grace) => {}
+                () = signals.recv() => {}
+            }
+        }
+        tokio::select! {
+            failed = self.end() => failed,
+            () = signals.recv() => {
+                warn!("a second signal: the daemon ends at once");
+                true
+            }
+        }
+    }
+
+    /// Ends what is still live, and closes every connection in order. Returns whether a pipe's call had failed.
+    async fn end(mut self) -> bool {
+        let shared = Rc::clone(&self.shared);
+        let live = shared.calls.borrow().live.len();
+        if live > 0 {
+            info!(calls = live; "live calls are ended");
+            let media = shared.media.borrow().clone();
+            for media in media {
+                // A thread that is gone has no calls.
+                let _ = media.send(Order::EndAll(EndReason::Drained)).await;
+            }
+        }
+        if tokio::time::timeout(GOODBYES, self.calls_end()).await.is_err() {
+            warn!(calls = shared.calls.borrow().live.len(); "calls did not end in time");
+        }
+        let Self { mut ended, mut writers, config, .. } = self;
+        let failed = shared.calls.borrow().pipe_failed;
+
+        // A pipe's writer writes what it has; one that nobody reads is left.
+        let written = async {
+            while let Ok(writer) = writers.try_recv() {
+                // It panicked: the log has it.
+                let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+            }
+        };
+        let _ = tokio::time::timeout(CLOSE, written).await;
+        // The media threads end when the last mailbox is closed and the last connection is left.
+        let closed = async {
+            while shared.calls.borrow().leaving > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let threads = config.media.threads;
+            shared.close();
+            for _ in 0..threads {
+                ended.recv().await;
+            }
+        };
+        // Late or not, the process ends now.
+        let _ = tokio::time::timeout(CLOSE, closed).await;
+        failed
+    }
+}
+
+/// What ends the daemon from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+type RootsReady = oneshot::Receiver<Result<(), tls::TlsError>>;
+
+fn start_dialing(
+    config: &Arc<Config>,
+    requests: mpsc::Receiver<dialer::Request>,
+    news: mpsc::Sender<News>,
+    vitals: Arc<Vitals>,
+) -> Result<RootsReady, Fault> {
+    let (ready, roots_ready) = oneshot::channel();
+    let config = Arc::clone(config);
+    let work = move || {
+        let roots = match dialer::Roots::load(&config) {
+            Ok(roots) => roots,
+            Err(error) => {
+                // The daemon that asked is there, or the process is ending anyway.
+                let _ = ready.send(Err(error));
+                return;
+            }
+        };
+        let _ = ready.send(Ok(()));
+        if let Err(error) = dialer::run(DialSetup { config, roots, requests, news, vitals }) {
+            error!(error:%; "the dial thread ended");
+        }
+    };
+    spawn("dial", work)?;
+    Ok(roots_ready)
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, Fault> {
+    let builder = thread::Builder::new().name(name.to_owned());
+    builder.spawn(work).map_err(|error| Fault::system("a thread could not be started", &error))
+}
+
+async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, Fault> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let next = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("find who has it with `ss -ltnp sport = :{}`, or choose another port", address.port())
+            }
+            io::ErrorKind::PermissionDenied => {
+                "ports under 1024 need a right that the service does not have".to_owned()
+            }
+            _ => "choose an address of this machine".to_owned(),
+        };
+        Fault::config(format!("{key} = \"{address}\": {error}; {next}"))
+    })
+}
+
+/// Where a listener really listens: the config may leave the choice of the port to the kernel.
+fn listens_on(listener: &TcpListener, wanted: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(wanted)
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        downlink_seconds: config.media.downlink_seconds as usize,
+        uplink_max_ms: config.media.uplink_max_ms as usize,
+        cushion: Now::from_millis(config.media.cushion_ms.into()),
+    }
+}
+
+fn path_of(path: &PathOrDash) -> Option<&Path> {
+    match path {
+        PathOrDash::Dash => None,
+        PathOrDash::Path(path) => Some(path),
+    }
+}
+
+/// How long connections have to close after the last call.
+const CLOSE: Duration = Duration::from_millis(2500);
+/// How long calls that were ended have: the trunks' goodbye, and one second.
+const GOODBYES: Duration = Duration::from_secs(6);
