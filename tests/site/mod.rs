@@ -166,6 +166,12 @@ impl Process {
         rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
     }
 
+    /// Ends it as `kill -9` does.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits for its end, and for all that it said.
     pub fn wait(mut self, at_most: Duration) -> (ExitStatus, String) {
         let (sender, ended) = mpsc::channel();
