@@ -32,7 +32,7 @@ use crate::{
     clock,
     config::{self, Cidr, Config, LineKind, PathOrDash, ProcessEnvironment},
     control::{
-        http,
+        http, messages,
         metrics::{Counter, Metrics},
     },
     dialect::{Facts, Text},
@@ -57,11 +57,17 @@ pub fn run(path: &Path) -> u8 {
     let config = match config::load(path, &ProcessEnvironment) {
         Ok(config) => Arc::new(config),
         Err(problems) => {
-            error!("the config has to be mended before the daemon can start\n{problems}");
+            error!(
+                message_id = messages::CONFIG_WRONG;
+                "the config has to be mended before the daemon can start\n{problems}"
+            );
             return exit::CONFIG;
         }
     };
-    info!(config = path.display().to_string(), version = env!("CARGO_PKG_VERSION"); "trunkline starts");
+    info!(
+        message_id = messages::STARTED, config = path.display().to_string(), version = env!("CARGO_PKG_VERSION");
+        "trunkline starts"
+    );
     for warning in config.warnings() {
         warn!("{warning}");
     }
@@ -76,7 +82,7 @@ pub fn run(path: &Path) -> u8 {
         match Daemon::start(config).await {
             Ok(daemon) => daemon.run().await,
             Err(fault) => {
-                error!("{}", fault.words);
+                error!(message_id = messages::CANNOT_START; "the daemon cannot start: {}", fault.words);
                 fault.code
             }
         }
@@ -228,7 +234,7 @@ impl Daemon {
             error!("signals cannot be received");
             return exit::FAILED;
         };
-        info!(max_calls = self.config.media.max_calls; "ready for calls");
+        info!(message_id = messages::READY, max_calls = self.config.media.max_calls; "ready for calls");
         let only_pipes = self.config.lines.iter().all(|line| matches!(line.kind, LineKind::Pipe { .. }));
         loop {
             tokio::select! {
@@ -236,7 +242,10 @@ impl Daemon {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 Some(()) = self.ended.recv() => {
-                    error!("a media thread ended; the daemon ends too, to be started again");
+                    error!(
+                        message_id = messages::MEDIA_ENDED;
+                        "a media thread ended; the daemon ends too, to be started again"
+                    );
                     return exit::FAILED;
                 }
             }
@@ -249,7 +258,7 @@ impl Daemon {
             _ = terminate.recv() => true,
             _ = interrupt.recv() => true,
         };
-        info!("trunkline ends");
+        info!(message_id = messages::STOPPED; "trunkline ends");
         if failed { exit::FAILED } else { exit::OK }
     }
 
@@ -260,7 +269,7 @@ impl Daemon {
         shared.draining.notify_waiters();
         let live = shared.calls.borrow().live.len();
         if live > 0 {
-            info!(calls = live; "live calls are ended");
+            info!(message_id = messages::DRAINING, calls = live; "live calls are ended");
             let media = shared.media.borrow().clone();
             for media in media {
                 // A thread that is gone has no calls.
@@ -326,11 +335,18 @@ impl Shared {
             Arrival::Audiosocket { stream, line, uuid, peer } => {
                 // 36 characters fit.
                 facts.call_sid = text(&uuid.to_string());
-                info!(call_id = facts.call_id.as_str(), line = line_name, uuid:%, peer:%; "call started");
+                info!(
+                    message_id = messages::CALL_STARTED,
+                    call_id = facts.call_id.as_str(), line = line_name, uuid:%, peer:%;
+                    "call started"
+                );
                 (NewLine::Audiosocket { stream, line }, None)
             }
             Arrival::Pipe(ends, writer) => {
-                info!(call_id = facts.call_id.as_str(), line = line_name; "call started");
+                info!(
+                    message_id = messages::CALL_STARTED, call_id = facts.call_id.as_str(), line = line_name;
+                    "call started"
+                );
                 (NewLine::Pipe(ends), Some(writer))
             }
         };
@@ -392,7 +408,10 @@ impl Shared {
         let now = clock::now();
         if calls.last_told.is_none_or(|told| now - told >= TELL_REFUSALS) {
             let (refused, max_calls) = (calls.refused_since_told, self.config.media.max_calls);
-            warn!(refused, max_calls; "calls are refused: all seats are taken, or the daemon is going down");
+            warn!(
+                message_id = messages::CALLS_REFUSED, refused, max_calls;
+                "calls are refused: all seats are taken, or the daemon is going down"
+            );
             calls.refused_since_told = 0;
             calls.last_told = Some(now);
         }
@@ -411,8 +430,9 @@ impl Shared {
         let ms = |from: Option<Now>| from.map_or(-1, |at| at.saturating_sub(times.started).as_millis() as i64);
         let seconds = (ended.saturating_sub(times.started).as_millis() as f64) / 1000.0;
         info!(
-            call_id = live.call_id, line = live.line, trunk, end_reason:% = reason, words = words.as_deref().unwrap_or(""),
-            seconds, bridged_ms = ms(times.bridged), first_heard_ms = ms(times.first_heard),
+            message_id = messages::CALL_ENDED, call_id = live.call_id, line = live.line, trunk, end_reason:% = reason,
+            words = words.as_deref().unwrap_or(""), seconds,
+            bridged_ms = ms(times.bridged), first_heard_ms = ms(times.first_heard),
             frames_up = up.frames, frames_down = down.frames, samples_up = up.samples, samples_heard = down.heard,
             dropped = up.dropped, underruns = down.underruns, late = down.late, missed = down.missed,
             flushed = down.flushed, repaid = down.repaid, clears, marks, digits = up.digits,
@@ -422,7 +442,10 @@ impl Shared {
             "call ended"
         );
         if let Some(malformed) = heard.first_malformed {
-            warn!(call_id = live.call_id, trunk, count = heard.malformed; "messages of the trunk were dropped: {malformed}");
+            warn!(
+                message_id = messages::MALFORMED, call_id = live.call_id, leg = "trunk", trunk, count = heard.malformed;
+                "messages of the trunk were dropped: {malformed}"
+            );
         }
         if let Some(writer) = live.writer {
             let good = matches!(reason, EndReason::LineHungUp | EndReason::TrunkHungUp | EndReason::Drained);
@@ -449,7 +472,10 @@ async fn accept(shared: Rc<Shared>, line: usize, listener: TcpListener) {
             }
         };
         if !allow.is_empty() && !allow.iter().any(|cidr| cidr.contains(peer.ip())) {
-            warn!(line = shared.config.lines[line].name, peer:%; "a connection from outside `allow` was closed");
+            warn!(
+                message_id = messages::OUTSIDER, line = shared.config.lines[line].name, peer:%;
+                "a connection from outside `allow` was closed"
+            );
             continue;
         }
         if !shared.has_seat() {
