@@ -5,3 +5,4 @@ pub mod http;
 pub mod journal;
 pub mod messages;
 pub mod metrics;
+pub mod systemd;
