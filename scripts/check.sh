@@ -7,6 +7,7 @@ if cargo fmt --version >/dev/null 2>&1; then cargo fmt --check; else echo "not r
 if cargo clippy --version >/dev/null 2>&1; then
     cargo clippy --locked --all-targets -- -D warnings
     cargo clippy --locked --all-targets --features count-allocs -- -D warnings
+    cargo clippy --locked --all-targets --no-default-features -- -D warnings
 else
     echo "not run: cargo clippy is not installed; warnings of the compiler are looked at instead"
     RUSTFLAGS="-D warnings" cargo check --locked --all-targets

@@ -8,15 +8,17 @@ use clap::Parser;
 use trunkline::{
     cli::{Cli, Command, agent, call},
     config::{self, ProcessEnvironment},
+    control::journal,
     daemon, exit,
 };
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
-        .format_timestamp_millis()
-        .format_target(false)
-        .init();
+    // What it still has to write when it is dropped is waited for, for a while.
+    let _journal = match journal::start() {
+        Ok(journal) => journal,
+        Err(error) => return ExitCode::from(failed(&format_args!("the logger did not start: {error}"))),
+    };
     let code = match cli.command {
         Command::Run { config } => daemon::run(&config),
         Command::Check { config } => check(&config),
@@ -51,6 +53,8 @@ fn check(path: &std::path::Path) -> u8 {
 }
 
 fn failed(error: &dyn std::fmt::Display) -> u8 {
+    // What was logged came first.
+    log::logger().flush();
     eprintln!("trunkline: {error}");
     exit::FAILED
 }

@@ -2,9 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use trunkline::config::{self, ProcessEnvironment};
+use trunkline::{
+    config::{self, ProcessEnvironment},
+    control::{journal, messages},
+};
 
 /// The code blocks of a Markdown file in this language.
 fn blocks<'t>(text: &'t str, language: &str) -> Vec<&'t str> {
@@ -37,5 +44,72 @@ fn every_file_that_the_readme_links_to_is_there() {
     let readme = fs::read_to_string(root.join("README.md")).unwrap();
     for target in readme.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
         assert!(root.join(target).exists(), "{target}");
+    }
+}
+
+/// The rows of the table under this heading, without its head.
+fn table<'t>(page: &'t str, heading: &str) -> Vec<&'t str> {
+    let (_, section) = page.split_once(&format!("\n## {heading}\n")).unwrap();
+    section.lines().skip_while(|line| *line != "|---|---|").skip(1).take_while(|line| line.starts_with('|')).collect()
+}
+
+#[test]
+fn the_page_for_operations_has_every_field_and_message() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap();
+    let fields: Vec<_> = journal::FIELDS.iter().map(|(name, meaning)| format!("| `{name}` | {meaning} |")).collect();
+    assert_eq!(table(&page, "Fields"), fields);
+    let messages: Vec<_> = messages::TABLE.iter().map(|(_, id, sentence)| format!("| {sentence} | `{id}` |")).collect();
+    assert_eq!(table(&page, "Messages"), messages);
+    // The ids that scripts are shown with are those of something.
+    for id in page.split("MESSAGE_ID=").skip(1).filter_map(|rest| rest.get(..32)) {
+        assert!(messages::TABLE.iter().any(|(_, known, _)| *known == id), "{id}");
+    }
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { sources(&path, found) } else { found.push(path) }
+    }
+}
+
+#[test]
+fn a_message_is_logged_with_the_sentence_that_the_table_has() {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let mut checked = 0;
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for call in text.split("message_id = messages::").skip(1) {
+            let name = call.split(|c: char| !c.is_ascii_uppercase() && c != '_').next().unwrap();
+            let (_, _, sentence) = messages::TABLE.iter().find(|(known, ..)| *known == name).unwrap();
+            // In a log macro the sentence is what follows the semicolon.
+            let logged = call.split_once(';').map(|(_, logged)| logged.trim_start()).unwrap();
+            assert!(logged.starts_with(&format!("\"{sentence}")), "{}: {name}: {logged:.80}", file.display());
+            checked += 1;
+        }
+    }
+    assert!(checked > 10, "{checked}");
+}
+
+#[test]
+fn systemd_takes_the_catalog() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("usr/lib/systemd/catalog");
+    fs::create_dir_all(&folder).unwrap();
+    let catalog = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/trunkline.catalog");
+    fs::copy(catalog, folder.join("trunkline.catalog")).unwrap();
+    let journalctl =
+        |option: &str| Command::new("journalctl").arg(format!("--root={}", root.path().display())).arg(option).output();
+    let Ok(updated) = journalctl("--update-catalog") else {
+        println!("not run: journalctl is not installed");
+        return;
+    };
+    let said = String::from_utf8_lossy(&updated.stderr);
+    assert!(updated.status.success() && said.trim().is_empty(), "{said}");
+    let listed = journalctl("--list-catalog").unwrap().stdout;
+    let listed = String::from_utf8_lossy(&listed);
+    for (_, id, sentence) in messages::TABLE {
+        assert!(listed.contains(&format!("{id} Trunkline: ")), "{sentence}: {listed}");
     }
 }

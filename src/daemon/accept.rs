@@ -14,6 +14,7 @@ use tokio::{
 use crate::{
     call::EndReason,
     config::{Cidr, LineKind},
+    control::messages,
     daemon::calls::{Arrival, Shared},
     leg::audiosocket::{
         Uuid,
@@ -40,7 +41,10 @@ pub(super) async fn accept(shared: Rc<Shared>, line: usize, listener: TcpListene
             }
         };
         if !allow.is_empty() && !allow.iter().any(|cidr| cidr.contains(peer.ip())) {
-            warn!(line = shared.config.lines[line].name, peer:%; "a connection from outside `allow` was closed");
+            warn!(
+                message_id = messages::OUTSIDER, line = shared.config.lines[line].name, peer:%;
+                "a connection from outside `allow` was closed"
+            );
             continue;
         }
         if !shared.has_seat() {
@@ -76,7 +80,7 @@ async fn arrive(shared: Rc<Shared>, line: usize, mut stream: TcpStream, peer: So
         }
         Some(Ok(Err(words))) => {
             shared.metrics.call_never_began(EndReason::Protocol);
-            warn!(line = name, peer:%, end_reason:% = EndReason::Protocol; "{words}");
+            warn!(line = name, peer:%, end_reason:% = EndReason::Protocol, words; "a connection was no AudioSocket call");
             return;
         }
         Some(Ok(Ok(uuid))) => uuid,
@@ -123,9 +127,9 @@ async fn first_message(stream: &mut TcpStream, reader: &mut Reader) -> Result<Uu
     let _ = socket.set_tcp_user_timeout(Some(LINE_USER_TIMEOUT));
     loop {
         let uuid = match reader.peek() {
-            Err(violation) => return Err(format!("this is not AudioSocket: {violation}")),
+            Err(violation) => return Err(violation.to_string()),
             Ok(Some(Item::Uuid(uuid))) => Some(Uuid(uuid)),
-            Ok(Some(_)) => return Err("this is not AudioSocket: its first message names no call".to_owned()),
+            Ok(Some(_)) => return Err("its first message names no call".to_owned()),
             Ok(None) => None,
         };
         if let Some(uuid) = uuid {

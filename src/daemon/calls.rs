@@ -19,7 +19,10 @@ use crate::{
     },
     clock,
     config::Config,
-    control::metrics::{Counter, Metrics},
+    control::{
+        messages,
+        metrics::{Counter, Metrics},
+    },
     daemon::accept::turn_away,
     dialect::{Facts, Text},
     leg::{
@@ -106,11 +109,18 @@ impl Shared {
             Arrival::Audiosocket { stream, line, uuid, peer } => {
                 // 36 characters fit.
                 facts.call_sid = text(&uuid.to_string());
-                info!(call_id = facts.call_id.as_str(), line = line_name, uuid:%, peer:%; "call started");
+                info!(
+                    message_id = messages::CALL_STARTED,
+                    call_id = facts.call_id.as_str(), line = line_name, uuid:%, peer:%;
+                    "call started"
+                );
                 (NewLine::Audiosocket { stream, line }, None)
             }
             Arrival::Pipe(ends, writer) => {
-                info!(call_id = facts.call_id.as_str(), line = line_name; "call started");
+                info!(
+                    message_id = messages::CALL_STARTED, call_id = facts.call_id.as_str(), line = line_name;
+                    "call started"
+                );
                 (NewLine::Pipe(ends), Some(writer))
             }
         };
@@ -198,7 +208,7 @@ impl Shared {
         let now = clock::now();
         if calls.last_told.is_none_or(|told| now - told >= TELL_REFUSALS) {
             let (refused, live) = (calls.refused_since_told, calls.live.len());
-            warn!(refused, live, max_calls, why; "calls are refused");
+            warn!(message_id = messages::CALLS_REFUSED, refused, live, max_calls, why; "calls are refused");
             calls.refused_since_told = 0;
             calls.last_told = Some(now);
         }
@@ -217,7 +227,7 @@ impl Shared {
         let ms = |from: Option<Now>| from.map_or(-1, |at| at.saturating_sub(times.started).as_millis() as i64);
         let seconds = (ended.saturating_sub(times.started).as_millis() as f64) / 1000.0;
         info!(
-            call_id = live.call_id, line, trunk, end_reason:% = reason, words = words.as_deref().unwrap_or(""),
+            message_id = messages::CALL_ENDED, call_id = live.call_id, line, trunk, end_reason:% = reason, words = words.as_deref().unwrap_or(""),
             seconds, bridged_ms = ms(times.bridged), first_heard_ms = ms(times.first_heard),
             frames_up = up.frames, frames_down = down.frames, samples_up = up.samples, samples_heard = down.heard,
             dropped = up.dropped, underruns = down.underruns, late = down.late, missed = down.missed,
@@ -228,7 +238,10 @@ impl Shared {
             "call ended"
         );
         if let Some(malformed) = heard.first_malformed {
-            warn!(call_id = live.call_id, trunk, count = heard.malformed; "messages of the trunk were dropped: {malformed}");
+            warn!(
+                message_id = messages::MALFORMED, call_id = live.call_id, leg = "trunk", trunk, count = heard.malformed;
+                "messages of the trunk were dropped: {malformed}"
+            );
         }
         if let Some(writer) = live.writer {
             let good = matches!(reason, EndReason::LineHungUp | EndReason::TrunkHungUp | EndReason::Drained);

@@ -28,7 +28,7 @@ use crate::{
     },
     clock,
     config::{self, Config, LineKind, PathOrDash, ProcessEnvironment},
-    control::{http, metrics::Metrics},
+    control::{http, messages, metrics::Metrics},
     daemon::calls::{Arrival, Shared},
     exit,
     leg::{
@@ -51,11 +51,17 @@ pub fn run(path: &Path) -> u8 {
     let config = match config::load(path, &ProcessEnvironment) {
         Ok(config) => Arc::new(config),
         Err(problems) => {
-            error!("the config has to be mended before the daemon can start\n{problems}");
+            error!(
+                message_id = messages::CONFIG_WRONG;
+                "the config has to be mended before the daemon can start\n{problems}"
+            );
             return exit::CONFIG;
         }
     };
-    info!(config = path.display().to_string(), version = env!("CARGO_PKG_VERSION"); "trunkline starts");
+    info!(
+        message_id = messages::STARTED, config = path.display().to_string(), version = env!("CARGO_PKG_VERSION");
+        "trunkline starts"
+    );
     for warning in config.warnings() {
         warn!("{warning}");
     }
@@ -70,7 +76,7 @@ pub fn run(path: &Path) -> u8 {
         match Daemon::start(config).await {
             Ok(daemon) => daemon.run().await,
             Err(fault) => {
-                error!("{}", fault.words);
+                error!(message_id = messages::CANNOT_START; "the daemon cannot start: {}", fault.words);
                 fault.code
             }
         }
@@ -197,7 +203,7 @@ impl Daemon {
             return exit::FAILED;
         };
         let mut signals = Signals { terminate, interrupt };
-        info!(max_calls = self.config.media.max_calls; "ready for calls");
+        info!(message_id = messages::READY, max_calls = self.config.media.max_calls; "ready for calls");
         let only_pipes = self.config.lines.iter().all(|line| matches!(line.kind, LineKind::Pipe { .. }));
         loop {
             tokio::select! {
@@ -206,7 +212,10 @@ impl Daemon {
                 () = signals.recv() => break,
                 () = self.shared.drain.notified() => break,
                 Some(()) = self.ended.recv() => {
-                    error!("a media thread ended; the daemon ends too, to be started again");
+                    error!(
+                        message_id = messages::MEDIA_ENDED;
+                        "a media thread ended; the daemon ends too, to be started again"
+                    );
                     return exit::FAILED;
                 }
             }
@@ -215,7 +224,7 @@ impl Daemon {
             }
         }
         let failed = self.drain(&mut signals).await;
-        info!("trunkline ends");
+        info!(message_id = messages::STOPPED; "trunkline ends");
         if failed { exit::FAILED } else { exit::OK }
     }
 
@@ -248,7 +257,10 @@ impl Daemon {
         let live = shared.calls.borrow().live.len();
         let grace = self.config.control.drain;
         if live > 0 && !grace.is_zero() {
-            info!(calls = live, grace_s = grace.as_secs(); "new calls are refused; live calls may go on for a while");
+            info!(
+                message_id = messages::DRAINING, calls = live, grace_s = grace.as_secs();
+                "live calls may go on for a while; new ones are refused"
+            );
             tokio::select! {
                 () = self.calls_end() => {}
                 () = tokio::time::sleep(grace) => {}

@@ -297,7 +297,8 @@ impl Daemon {
     }
 }
 
-fn http_get(port: u16, path: &str) -> String {
+/// The whole answer to a GET of the control port.
+pub fn http_get(port: u16, path: &str) -> String {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();

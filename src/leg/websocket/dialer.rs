@@ -19,6 +19,7 @@ use crate::{
     },
     clock,
     config::Config,
+    control::messages,
     dialect::{self, Carrier, Role},
     leg::websocket::{
         dial::{Dialed, Stages, dial},
@@ -138,7 +139,8 @@ async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>,
         match dialed {
             Ok(Dialed { stream, tls, read_ahead, peer, cipher, stages }) => {
                 info!(
-                    call_id, trunk = trunk.name, peer:%, dialect = trunk.dialect, cipher = cipher.unwrap_or("none"),
+                    message_id = messages::TRUNK_ANSWERED, call_id, leg = "trunk", trunk = trunk.name,
+                    dialect = trunk.dialect, peer:%, cipher = cipher.unwrap_or("none"),
                     dns_ms = stages.dns.as_millis() as u64, connect_ms = stages.connect.as_millis() as u64,
                     tls_ms = stages.tls.as_millis() as u64, upgrade_ms = stages.upgrade.as_millis() as u64;
                     "trunk answered"
@@ -151,7 +153,11 @@ async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>,
             }
             Err(error) => {
                 reason = if error.is_timeout() { EndReason::TrunkTimeout } else { EndReason::TrunkRefused };
-                warn!(call_id, trunk = trunk.name, error:%; "trunk did not take the call");
+                warn!(
+                    message_id = messages::TRUNK_REFUSED, call_id, leg = "trunk", trunk = trunk.name,
+                    dialect = trunk.dialect, peer = error.agent, error:%;
+                    "trunk did not take the call"
+                );
                 tell(index, Err(error.to_string()));
             }
         }

@@ -1,0 +1,86 @@
+//! The sentences that remote ops look for: each has an id in the journal (`MESSAGE_ID`), and an entry in the catalog,
+//! `systemd/trunkline.catalog`, which says what happened and what to do (`journalctl -x`).
+//!
+//! An id stays with its event for ever, however the sentence changes: scripts look for it.
+
+macro_rules! messages {
+    ($($(#[$doc:meta])* $name:ident = $id:literal, $sentence:literal;)*) => {
+        $($(#[$doc])* pub const $name: &str = $id;)*
+
+        /// Name here, id and sentence of each.
+        pub const TABLE: &[(&str, &str, &str)] = &[$((stringify!($name), $id, $sentence)),*];
+    };
+}
+
+messages! {
+    /// The process has read its config.
+    STARTED = "3ec1013924bb49b7906693f71431cb95", "trunkline starts";
+    /// The config is wrong; the message lists every problem.
+    CONFIG_WRONG = "603bfc8c96104a2a89f173b36ca69527", "the config has to be mended before the daemon can start";
+    /// Something else keeps it from starting.
+    CANNOT_START = "65537b533c9d4110bdf12ee9b5882556", "the daemon cannot start";
+    /// Every line listens.
+    READY = "e4bff8855298464e8f9205bcd29647b5", "ready for calls";
+    /// A call has come in.
+    CALL_STARTED = "b8f722cc4b0e457b828019519e3dabc1", "call started";
+    /// A trunk took the call.
+    TRUNK_ANSWERED = "270e2e3037d5471498abd0a00ed7f6da", "trunk answered";
+    /// A trunk did not; the next of the route is tried.
+    TRUNK_REFUSED = "1def1e6f20d44b8bbb6e838f1b92e54b", "trunk did not take the call";
+    /// A call is over: its record in brief.
+    CALL_ENDED = "b5450a14d67944139587dc83c18ea134", "call ended";
+    /// There was no seat for calls.
+    CALLS_REFUSED = "a578e144532d4e56905295967aa13321", "calls are refused";
+    /// Somebody who is not in `allow` connected to a line.
+    OUTSIDER = "59ebc601d90448c3b9e1535cec699c43", "a connection from outside `allow` was closed";
+    /// The agent sends what its dialect does not have.
+    MALFORMED = "b62c6ae7ea484e648b761fc4ff23020c", "messages of the trunk were dropped";
+    /// No new calls; the live ones come to their end.
+    DRAINING = "2b5d531372d54b368a22369b2afcca60", "live calls are ended";
+    /// The process ends as it should.
+    STOPPED = "37495417eb384ba5b1dc58b32bb1e64c", "trunkline ends";
+    /// Records wait in memory.
+    RECORDS_FAILING = "4f14d800b7544a9eab4bf9c8f1ced266", "records cannot be written";
+    /// Records that waited are on disk.
+    RECORDS_WRITTEN = "3a1eef8426824007bb7be69d4d813e54", "records are written again";
+    /// More was logged than could be written.
+    LINES_DROPPED = "aed35ddd10e8442394a791ab50616110", "log lines were dropped";
+    /// A media thread is gone, and the process with it.
+    MEDIA_ENDED = "07fb224494664e33ad7b3601a98bf07d", "a media thread ended";
+    /// A bug of ours.
+    PANIC = "4ed7d6463e7442968fc62fc1c4a5b097", "a thread panicked";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    const CATALOG: &str = include_str!("../../systemd/trunkline.catalog");
+
+    #[test]
+    fn ids_are_of_128_bits_and_no_two_alike() {
+        let ids: HashSet<_> = TABLE.iter().map(|(_, id, _)| id).collect();
+        assert_eq!(ids.len(), TABLE.len());
+        assert!(ids.iter().all(|id| id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))));
+    }
+
+    #[test]
+    fn the_catalog_explains_every_message_and_no_other() {
+        let explained: Vec<_> = CATALOG.lines().filter_map(|line| line.strip_prefix("-- ")).collect();
+        let ids: Vec<_> = TABLE.iter().map(|(_, id, _)| *id).collect();
+        assert_eq!(explained, ids, "in the order of the table");
+    }
+
+    #[test]
+    fn every_entry_of_the_catalog_has_a_head_and_a_text() {
+        for entry in CATALOG.split("\n-- ").skip(1) {
+            let (head, text) = entry.split_once("\n\n").unwrap_or((entry, ""));
+            for key in ["\nSubject: ", "\nDefined-By: Trunkline", "\nSupport: "] {
+                assert!(head.contains(key), "{key:?} is missing: {head}");
+            }
+            assert!(text.trim().len() > 80, "says too little: {entry}");
+        }
+    }
+}
