@@ -70,6 +70,8 @@ impl Machine {
         self.run(["journalctl", "--update-catalog"]);
         self.run(["systemctl", "daemon-reload"]);
         self.write("/etc/trunkline/trunkline.toml", config);
+        // A minimal root has none.
+        self.write("/etc/hosts", "127.0.0.1 localhost\n");
     }
 
     /// A file of the machine, as this side sees it.
@@ -137,18 +139,19 @@ impl Machine {
         self.read("/var/lib/trunkline/records.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// The service's threads of this name, as this side counts; the first is that of the process itself.
+    /// The service's thread of this name, as this side counts. The process's own, `trunkline`, comes first of its like.
     pub(crate) fn thread(&self, name: &str) -> u32 {
         let processes = self.cgroup.join("payload/system.slice/trunkline.service/cgroup.procs");
         let process = fs::read_to_string(processes).unwrap();
         let tasks = fs::read_dir(format!("/proc/{}/task", process.trim())).unwrap();
-        let tasks: Vec<_> = tasks.map(|task| task.unwrap()).collect();
+        let mut tasks: Vec<_> = tasks.map(|task| task.unwrap()).collect();
+        tasks.sort_by_key(|task| task.file_name().to_str().unwrap().parse::<u32>().unwrap());
         let named = |task: &&fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap().trim() == name;
         let task = tasks.iter().find(named).unwrap_or_else(|| panic!("the service has no thread {name}"));
         task.file_name().to_str().unwrap().parse().unwrap()
     }
 
-    /// A process of the machine by its name, as this side counts.
+    /// The process of a unit that has one, as this side counts.
     pub(crate) fn process(&self, unit: &str) -> u32 {
         let processes = self.cgroup.join("payload/system.slice").join(unit).join("cgroup.procs");
         fs::read_to_string(processes).unwrap().trim().parse().unwrap()
