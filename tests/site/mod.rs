@@ -13,7 +13,7 @@ use std::{
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Condvar, Mutex, mpsc},
+    sync::{Arc, Condvar, Mutex, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -154,7 +154,8 @@ impl Process {
 
     /// All that was said so far.
     pub fn said(&self) -> String {
-        self.lines.0.lock().unwrap().join("\n")
+        // A wait that gave up has poisoned it, and then this is what the failed test prints.
+        self.lines.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 
     pub fn id(&self) -> u32 {

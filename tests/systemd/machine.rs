@@ -1,0 +1,280 @@
+//! A machine for one test: a minimal Debian under `systemd-nspawn`, with the binary and `systemd/` installed as a package
+//! would install them.
+//!
+//! ```text
+//!  setpriv --pdeathsig KILL      ends with the test, however that ends
+//!    unshare --pid --mount       its end is everybody's end, and the mounts' end
+//!      boot -> systemd-nspawn
+//!        systemd                 the leader, whose namespaces are the machine's
+//! ```
+//!
+//! Its network is a loopback of its own, so that ports are always free. Calls are placed and agents played by processes
+//! of this side in that network; what an administrator would type runs inside.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::site::{Process, SOON, TRUNKLINE, noise, write_wav};
+
+/// A booted machine with Trunkline installed, and not started.
+pub(crate) struct Machine {
+    process: Option<Process>,
+    /// The first process, as this side counts.
+    leader: u32,
+    cgroup: PathBuf,
+    _scratch: tempfile::TempDir,
+}
+
+impl Machine {
+    /// `None`: there is nothing to boot, which is told; in CI it is a failure.
+    pub(crate) fn boot(config: &str) -> Option<Self> {
+        let root = root()?;
+        let scratch = tempfile::tempdir().unwrap();
+        let number = BOOTED.fetch_add(1, Relaxed);
+        let cgroup = cgroups().join(format!("trunkline-test-{}-{number}", std::process::id()));
+        let boot = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/systemd/boot");
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        command.arg("sh").args([&boot, &root, Path::new(TRUNKLINE), scratch.path(), &cgroup]);
+        let process = Process::start(&mut command);
+        process.line(&["Reached target", "multi-user.target"]);
+        let nspawn = only_child(process.id());
+        let machine = Self { leader: only_child(nspawn), process: Some(process), cgroup, _scratch: scratch };
+        machine.install(config);
+        Some(machine)
+    }
+
+    /// What a package does.
+    fn install(&self, config: &str) {
+        let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+        let places = [
+            ("trunkline.service", "/usr/lib/systemd/system/trunkline.service"),
+            ("trunkline.sysusers.conf", "/usr/lib/sysusers.d/trunkline.conf"),
+            ("trunkline.tmpfiles.conf", "/usr/lib/tmpfiles.d/trunkline.conf"),
+            ("trunkline.catalog", "/usr/lib/systemd/catalog/trunkline.catalog"),
+        ];
+        for (file, place) in places {
+            fs::copy(files.join(file), self.path(place)).unwrap();
+        }
+        self.run(["systemd-sysusers", "trunkline.conf"]);
+        self.run(["systemd-tmpfiles", "--create", "trunkline.conf"]);
+        self.run(["journalctl", "--update-catalog"]);
+        self.run(["systemctl", "daemon-reload"]);
+        self.write("/etc/trunkline/trunkline.toml", config);
+        // A minimal root has none.
+        self.write("/etc/hosts", "127.0.0.1 localhost\n");
+    }
+
+    /// A file of the machine, as this side sees it.
+    pub(crate) fn path(&self, inside: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{inside}", self.leader))
+    }
+
+    pub(crate) fn write(&self, inside: &str, text: &str) {
+        fs::write(self.path(inside), text).unwrap();
+    }
+
+    /// The text of a file, empty while it is not there.
+    pub(crate) fn read(&self, inside: &str) -> String {
+        fs::read_to_string(self.path(inside)).unwrap_or_default()
+    }
+
+    /// Runs a command inside. Returns how it ended and what it said.
+    pub(crate) fn try_run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> (ExitStatus, String) {
+        self.start(args).wait(SOON)
+    }
+
+    /// Runs a command that has to succeed.
+    #[track_caller]
+    pub(crate) fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> String {
+        let (status, said) = self.try_run(args);
+        assert!(status.success(), "{status}: {said}");
+        said
+    }
+
+    /// Starts a command inside.
+    pub(crate) fn start<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Process {
+        let leader = self.leader.to_string();
+        let mut command = Command::new("nsenter");
+        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        Process::start(command.args(["--all", "--target", &leader, "--"]).args(args))
+    }
+
+    /// A program of this side in the machine's network.
+    pub(crate) fn in_network(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--target", &self.leader.to_string(), "--", program]);
+        command
+    }
+
+    /// A property of the service.
+    pub(crate) fn property(&self, name: &str) -> String {
+        self.run(["systemctl", "show", "--value", "--property", name, "trunkline.service"])
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_properties(&self, wanted: &[(&str, &str)]) {
+        for (name, value) in wanted {
+            assert_eq!(self.property(name), *value, "{name}");
+        }
+    }
+
+    /// What the journal has of the service.
+    pub(crate) fn journal(&self) -> Vec<Value> {
+        let said = self.run(["journalctl", "--unit", "trunkline.service", "--output", "json"]);
+        said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The records that have been written.
+    pub(crate) fn records(&self) -> Vec<Value> {
+        self.read("/var/lib/trunkline/records.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The service's thread of this name, as this side counts. The process's own, `trunkline`, comes first of its like.
+    pub(crate) fn thread(&self, name: &str) -> u32 {
+        let processes = self.cgroup.join("payload/system.slice/trunkline.service/cgroup.procs");
+        let process = fs::read_to_string(processes).unwrap();
+        let tasks = fs::read_dir(format!("/proc/{}/task", process.trim())).unwrap();
+        let mut tasks: Vec<_> = tasks.map(|task| task.unwrap()).collect();
+        tasks.sort_by_key(|task| task.file_name().to_str().unwrap().parse::<u32>().unwrap());
+        let named = |task: &&fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap().trim() == name;
+        let task = tasks.iter().find(named).unwrap_or_else(|| panic!("the service has no thread {name}"));
+        task.file_name().to_str().unwrap().parse().unwrap()
+    }
+
+    /// The process of a unit that has one, as this side counts.
+    pub(crate) fn process(&self, unit: &str) -> u32 {
+        let processes = self.cgroup.join("payload/system.slice").join(unit).join("cgroup.procs");
+        fs::read_to_string(processes).unwrap().trim().parse().unwrap()
+    }
+
+    /// An agent that echoes.
+    pub(crate) fn agent(&self) -> Process {
+        let listen = ["--listen", "127.0.0.1:8765", "--plain"];
+        let agent = Process::start(self.in_network(TRUNKLINE).arg("agent").args(listen));
+        agent.line(&["127.0.0.1:8765"]);
+        agent
+    }
+
+    /// Places a call that lasts so long.
+    pub(crate) fn call(&self, lasting: Duration) -> Call {
+        self.call_named(lasting, None)
+    }
+
+    pub(crate) fn call_named(&self, lasting: Duration, uuid: Option<&str>) -> Call {
+        let dir = tempfile::tempdir().unwrap();
+        let (play, record) = (dir.path().join("said.wav"), dir.path().join("heard.wav"));
+        write_wav(&play, &noise(lasting.as_secs_f64(), 1));
+        let mut command = self.in_network(TRUNKLINE);
+        command.args(["call", "--json", "--audiosocket", "127.0.0.1:9092"]);
+        command.args(["--hangup-after", &lasting.as_millis().to_string()]);
+        command.arg("--play").arg(play).arg("--record").arg(record);
+        if let Some(uuid) = uuid {
+            command.args(["--uuid", uuid]);
+        }
+        Call { process: Process::start(&mut command), _dir: dir }
+    }
+
+    /// A short call in which the caller hears the agent.
+    #[track_caller]
+    pub(crate) fn serves_a_call(&self) {
+        self.call(Duration::from_secs(1)).assert_served();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let journal = self.start(["journalctl", "--no-pager", "--unit", "trunkline.service"]);
+            println!("--- the journal:\n{}", journal.wait(SOON).1);
+        }
+        // Then the rest ends in order, and leaves nothing behind.
+        if let Some(leader) = rustix::process::Pid::from_raw(self.leader as i32) {
+            let _ = rustix::process::kill_process(leader, rustix::process::Signal::KILL);
+        }
+        if let Some(process) = self.process.take() {
+            process.wait(SOON);
+        }
+        remove_cgroup(&self.cgroup);
+    }
+}
+
+/// `trunkline call`, under way.
+pub(crate) struct Call {
+    process: Process,
+    _dir: tempfile::TempDir,
+}
+
+impl Call {
+    /// Waits for its end. Returns its summary; without one nobody answered.
+    pub(crate) fn end(self) -> Option<Value> {
+        let (_, said) = self.process.wait(3 * SOON);
+        said.lines().find(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap())
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.process.count(&["{"]) > 0
+    }
+
+    /// It went on to its end, and its caller heard the agent all the while.
+    #[track_caller]
+    pub(crate) fn assert_served(self) {
+        let summary = self.end().expect("nobody answered");
+        assert_eq!((&summary["ok"], &summary["ended_by"]), (&Value::Bool(true), &"caller".into()), "{summary}");
+    }
+}
+
+/// Looks again and again until it holds.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, at_most: Duration, holds: impl Fn() -> bool) {
+    let until = Instant::now() + at_most;
+    while !holds() {
+        assert!(Instant::now() < until, "not within {at_most:?}: {what}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// What `scripts/setup-systemd` has made.
+fn root() -> Option<PathBuf> {
+    let mut dirs = Path::new(TRUNKLINE).ancestors().map(|dir| dir.join("systemd/root"));
+    let found = dirs.find(|root| root.join("installed").exists()).filter(|_| rustix::process::getuid().is_root());
+    if found.is_none() {
+        let next = "run scripts/setup-systemd, and the tests, as root";
+        let in_ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
+        assert!(!in_ci, "there is no machine to boot: {next}");
+        println!("not run: there is no machine to boot, {next}");
+    }
+    found
+}
+
+fn only_child(process: u32) -> u32 {
+    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap();
+    children.trim().parse().unwrap_or_else(|_| panic!("{process} has the children {children:?}"))
+}
+
+/// The second version of control groups, alone or beside the first.
+fn cgroups() -> PathBuf {
+    let both = Path::new("/sys/fs/cgroup/unified");
+    if both.exists() { both.to_owned() } else { PathBuf::from("/sys/fs/cgroup") }
+}
+
+fn remove_cgroup(cgroup: &Path) {
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroup(&entry.path());
+        }
+    }
+    // One that is left over is empty and harms nobody.
+    let _ = fs::remove_dir(cgroup);
+}
+
+static BOOTED: AtomicU32 = AtomicU32::new(0);
