@@ -6,7 +6,7 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use trunkline::{
-    cli::{Cli, Command, agent, call},
+    cli::{Cli, Command, agent, call, steer},
     config::{self, ProcessEnvironment},
     control::journal,
     daemon, exit,
@@ -22,6 +22,10 @@ fn main() -> ExitCode {
     let code = match cli.command {
         Command::Run { config } => daemon::run(&config),
         Command::Check { config } => check(&config),
+        Command::Status(args) => done(steer::status(&args)),
+        Command::Calls(args) => done(steer::calls(&args)),
+        Command::Hangup(args) => done(steer::hangup(&args)),
+        Command::Drain(at) => done(steer::drain(&at)),
         Command::Agent(args) => match agent::run(&args) {
             Ok(()) => exit::OK,
             Err(error) => failed(&error),
@@ -49,6 +53,13 @@ fn check(path: &std::path::Path) -> u8 {
             eprintln!("{problems}");
             exit::CONFIG
         }
+    }
+}
+
+fn done(outcome: Result<(), steer::SteerError>) -> u8 {
+    match outcome {
+        Ok(()) => exit::OK,
+        Err(error) => failed(&error),
     }
 }
 

@@ -6,6 +6,8 @@ use clap::{Parser, Subcommand};
 
 pub mod agent;
 pub mod call;
+pub mod show;
+pub mod steer;
 mod wav;
 
 /// Puts any PBX, phone line or sound card on a cloud voice agent.
@@ -32,6 +34,14 @@ pub enum Command {
         #[arg(long, value_name = "FILE", default_value = "/etc/trunkline/trunkline.toml")]
         config: PathBuf,
     },
+    /// Show how the daemon is: lines, trunks with what they said last, and live calls
+    Status(steer::StatusArgs),
+    /// List the live calls
+    Calls(steer::CallsArgs),
+    /// End a live call; the caller goes on in the dialplan
+    Hangup(steer::HangupArgs),
+    /// Take no new calls, and end when the live ones have
+    Drain(steer::At),
     /// Play a voice agent, to hear a line before there is a cloud
     Agent(agent::AgentArgs),
     /// Play a PBX: place one AudioSocket call, play a WAV file into it and record what comes back
@@ -43,6 +53,10 @@ A whole call on this machine, in three terminals:
   trunkline agent --listen 127.0.0.1:8765 --dialect auto --behave echo --plain
   trunkline run --config configs/echo-ws-local.toml
   trunkline call --audiosocket 127.0.0.1:9092 --play hello.wav --record heard.wav
+
+A daemon that runs:
+  trunkline status --watch
+  trunkline calls
 
 Log lines: RUST_LOG=debug. Health and counters: http://127.0.0.1:9464/health and /metrics.";
 

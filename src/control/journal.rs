@@ -83,6 +83,14 @@ pub fn start() -> io::Result<Journal> {
     Ok(journal)
 }
 
+/// Entries of this process that found the queue full.
+#[must_use]
+pub fn lines_lost() -> u64 {
+    LOST.load(Relaxed)
+}
+
+static LOST: AtomicU64 = AtomicU64::new(0);
+
 /// A logger that writes by `outlet`, on a thread of its own.
 fn open(filter: env_logger::Logger, outlet: impl FnMut(&Entry) + Send + 'static) -> io::Result<(Logger, Journal)> {
     let (sender, entries) = sync_channel(CAPACITY);
@@ -113,6 +121,7 @@ impl Log for Logger {
             self.tally.logged.fetch_add(1, Relaxed);
             if self.sender.try_send(entry).is_err() {
                 self.tally.dropped.fetch_add(1, Relaxed);
+                LOST.fetch_add(1, Relaxed);
             }
         }
     }

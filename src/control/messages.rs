@@ -35,8 +35,8 @@ messages! {
     OUTSIDER = "59ebc601d90448c3b9e1535cec699c43", "a connection from outside `allow` was closed";
     /// The agent sends what its dialect does not have.
     MALFORMED = "b62c6ae7ea484e648b761fc4ff23020c", "messages of the trunk were dropped";
-    /// No new calls; the live ones come to their end.
-    DRAINING = "2b5d531372d54b368a22369b2afcca60", "live calls are ended";
+    /// No new calls; the live ones may go on for a while.
+    DRAINING = "2b5d531372d54b368a22369b2afcca60", "live calls may go on for a while";
     /// The process ends as it should.
     STOPPED = "37495417eb384ba5b1dc58b32bb1e64c", "trunkline ends";
     /// Records wait in memory.
@@ -47,6 +47,8 @@ messages! {
     LINES_DROPPED = "aed35ddd10e8442394a791ab50616110", "log lines were dropped";
     /// A media thread is gone, and the process with it.
     MEDIA_ENDED = "07fb224494664e33ad7b3601a98bf07d", "a media thread ended";
+    /// A thread's loop does not turn; the watchdog will end the process.
+    THREAD_SILENT = "c0d3f0a5b18f4d0e9c6a7b52e1f49d83", "a thread does not answer";
     /// A bug of ours.
     PANIC = "4ed7d6463e7442968fc62fc1c4a5b097", "a thread panicked";
 }

@@ -4,7 +4,7 @@
 
 use std::{
     fmt::Write,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use crate::{
@@ -48,10 +48,12 @@ pub enum Counter {
     TrunkBytesOut,
     CallsRefused,
     ReportsLost,
+    RecordsWritten,
+    RecordsLost,
 }
 
 /// Name and meaning of each counter, in the order of [`Counter`].
-pub const TABLE: [(&str, &str); 29] = [
+pub const TABLE: [(&str, &str); 31] = [
     ("trunkline_uplink_frames_total", "Frames that lines sent"),
     ("trunkline_uplink_samples_total", "Samples that lines sent"),
     ("trunkline_uplink_sent_samples_total", "Samples handed to trunks, at the line's rate"),
@@ -81,6 +83,8 @@ pub const TABLE: [(&str, &str); 29] = [
     ("trunkline_trunk_out_bytes_total", "Bytes of WebSocket frames written to trunks"),
     ("trunkline_calls_refused_total", "Calls refused: no seat, overload, or the daemon is going down"),
     ("trunkline_reports_lost_total", "Reports of media threads that found their queue full"),
+    ("trunkline_records_written_total", "Records of calls that are safe on the disk"),
+    ("trunkline_records_lost_total", "Records of calls that found no room in memory while the disk took none"),
 ];
 
 /// The counters and gauges of the process.
@@ -90,6 +94,8 @@ pub struct Metrics {
     ended: [AtomicU64; EndReason::ALL.len()],
     live: AtomicU64,
     pool_bytes: AtomicU64,
+    records_waiting: AtomicU64,
+    records_failing: AtomicBool,
     histograms: [SharedHistogram; HISTOGRAMS.len()],
 }
 
@@ -198,6 +204,34 @@ impl Metrics {
         self.pool_bytes.fetch_add(bytes, Relaxed);
     }
 
+    /// A record is there that is not safe on the disk yet.
+    pub fn record_waits(&self) {
+        self.records_waiting.fetch_add(1, Relaxed);
+    }
+
+    /// So many records are safe on the disk.
+    pub fn records_written(&self, n: u64) {
+        self.records_waiting.fetch_sub(n, Relaxed);
+        self.add(Counter::RecordsWritten, n);
+    }
+
+    /// Records that are not safe on the disk yet.
+    #[must_use]
+    pub fn records_waiting(&self) -> u64 {
+        self.records_waiting.load(Relaxed)
+    }
+
+    /// Says whether the disk takes records.
+    pub fn set_records_failing(&self, failing: bool) {
+        self.records_failing.store(failing, Relaxed);
+    }
+
+    /// Whether the disk does not take records.
+    #[must_use]
+    pub fn are_records_failing(&self) -> bool {
+        self.records_failing.load(Relaxed)
+    }
+
     /// Everything, as Prometheus reads it.
     #[must_use]
     pub fn text(&self) -> String {
@@ -221,6 +255,8 @@ impl Metrics {
         row("trunkline_calls", "gauge", "Live calls", &mut gauge(&self.live));
         let help = "The most of the sample pool that was ever in use";
         row("trunkline_pool_high_water_bytes", "gauge", help, &mut gauge(&self.pool_bytes));
+        let help = "Records of calls that are not safe on the disk yet";
+        row("trunkline_records_waiting", "gauge", help, &mut gauge(&self.records_waiting));
         for ((name, help), histogram) in HISTOGRAMS.iter().zip(&self.histograms) {
             // Writing to a String does not fail.
             let _ = histogram.write(name, help, &mut text);
@@ -309,7 +345,7 @@ mod tests {
 
     #[test]
     fn the_table_has_the_order_of_the_counters() {
-        assert_eq!(Counter::ReportsLost as usize, TABLE.len() - 1);
+        assert_eq!(Counter::RecordsLost as usize, TABLE.len() - 1);
         assert_eq!(TABLE[Counter::Repaid as usize].0, "trunkline_downlink_repaid_samples_total");
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     clock,
     config::Config,
     control::{
+        call_info::Expected,
         messages,
         metrics::{Counter, Metrics},
     },
@@ -42,8 +43,14 @@ pub(super) struct Shared {
     pub(super) vitals: Vec<(String, Arc<Vitals>)>,
     pub(super) dial: mpsc::Sender<dialer::Request>,
     pub(super) calls: RefCell<Calls>,
+    /// What is known of each line.
+    pub(super) lines: RefCell<Vec<LineNews>>,
     /// The last that was heard of each trunk.
     pub(super) trunks: RefCell<Vec<TrunkNews>>,
+    /// Calls that were told of and have not come.
+    pub(super) expected: RefCell<Expected>,
+    /// Threads that did not answer when they were last asked.
+    pub(super) silent: RefCell<Vec<String>>,
     /// The daemon is going down.
     pub(super) draining: Notify,
     /// Somebody wants it to.
@@ -80,6 +87,15 @@ pub(super) struct Live {
     writer: Option<thread::JoinHandle<()>>,
 }
 
+/// What is known of a line.
+#[derive(Default)]
+pub(super) struct LineNews {
+    /// Where it listens.
+    pub(super) listens_on: Option<SocketAddr>,
+    /// Its calls so far.
+    pub(super) calls: u64,
+}
+
 /// The last that was heard of a trunk, with when it was (ms since 1970).
 #[derive(Default)]
 pub(super) struct TrunkNews {
@@ -109,6 +125,9 @@ impl Shared {
             Arrival::Audiosocket { stream, line, uuid, peer } => {
                 // 36 characters fit.
                 facts.call_sid = text(&uuid.to_string());
+                if let Some(told) = self.expected.borrow_mut().take(clock::now(), uuid) {
+                    told.fill(&mut facts);
+                }
                 info!(
                     message_id = messages::CALL_STARTED,
                     call_id = facts.call_id.as_str(), line = line_name, uuid:%, peer:%;
@@ -133,6 +152,7 @@ impl Shared {
         let started = clock::now();
         let live = Live { call_id: call_id.clone(), line: line_index, media, started, gauges, trunk: None, writer };
         calls.live.insert(seq, live);
+        self.lines.borrow_mut()[line_index].calls += 1;
         self.metrics.call_began();
         let Some(orders) = self.media.borrow().get(media).cloned() else { return };
         let request = dialer::Request { seq, call_id, trunks, line_rate, cancelled, reply: orders.clone() };
@@ -169,6 +189,22 @@ impl Shared {
         trunks
             .map(|&trunk| &self.config.trunks[trunk])
             .any(|trunk| trunk.dialect == "binary" && trunk.sample_rate.is_none())
+    }
+
+    /// How it goes, in one line, for `systemctl status`.
+    pub(super) fn status_line(&self) -> String {
+        let calls = self.calls.borrow();
+        let state = if calls.draining { "draining, " } else { "" };
+        format!("{state}{} of {} calls", calls.live.len(), self.config.media.max_calls)
+    }
+
+    /// Ends the call of this id. `false`: there is none.
+    pub(super) fn end_call(&self, call_id: &str) -> bool {
+        let calls = self.calls.borrow();
+        let Some((&seq, live)) = calls.live.iter().find(|(_, live)| live.call_id == call_id) else { return false };
+        let media = self.media.borrow().get(live.media).cloned();
+        // Its media thread is so far behind that the call ends by itself sooner.
+        media.is_some_and(|media| media.try_send(Order::End { seq, reason: EndReason::Operator }).is_ok())
     }
 
     /// Whether a media thread does not keep up with the calls it has.

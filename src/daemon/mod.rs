@@ -28,7 +28,7 @@ use crate::{
     },
     clock,
     config::{self, Config, LineKind, PathOrDash, ProcessEnvironment},
-    control::{http, messages, metrics::Metrics},
+    control::{desk::Desk, http, messages, metrics::Metrics, socket::ControlSocket, systemd},
     daemon::calls::{Arrival, Shared},
     exit,
     leg::{
@@ -43,6 +43,8 @@ use crate::{
 
 mod accept;
 mod calls;
+mod desk;
+mod watch;
 
 /// Runs the daemon with this config until a signal, or until its only line, a pipe, has ended. Returns the exit code.
 #[must_use]
@@ -165,6 +167,9 @@ impl Daemon {
             vitals,
             dial,
             calls: RefCell::default(),
+            lines: RefCell::new(config.lines.iter().map(|_| calls::LineNews::default()).collect()),
+            expected: RefCell::default(),
+            silent: RefCell::default(),
             trunks: RefCell::new(config.trunks.iter().map(|_| calls::TrunkNews::default()).collect()),
             draining: Notify::new(),
             drain: Notify::new(),
@@ -172,8 +177,16 @@ impl Daemon {
         });
         if let Some(address) = config.control.http {
             let listener = bind(address, "[control] http").await?;
-            info!(listen:% = listens_on(&listener, address); "health and metrics are served");
-            spawn_local(http::serve(listener, Arc::clone(&metrics)));
+            let address = listens_on(&listener, address);
+            info!(listen:% = address; "health and metrics are served");
+            let desk: Rc<dyn Desk> = shared.clone();
+            spawn_local(http::serve(listener, address, config.control.call_info, desk));
+        }
+        if let Some(path) = &config.control.socket {
+            let socket = ControlSocket::open(path).map_err(|error| Fault::config(error.to_string()))?;
+            info!(socket = path.display().to_string(); "control socket listens");
+            let desk: Rc<dyn Desk> = shared.clone();
+            spawn_local(socket.serve(desk));
         }
         roots
             .await
@@ -183,7 +196,9 @@ impl Daemon {
             match &line.kind {
                 LineKind::Audiosocket { listen, .. } => {
                     let listener = bind(*listen, &format!("[line.{}] listen", line.name)).await?;
-                    info!(line = line.name, listen:% = listens_on(&listener, *listen); "line listens");
+                    let address = listens_on(&listener, *listen);
+                    info!(line = line.name, listen:% = address; "line listens");
+                    shared.lines.borrow_mut()[index].listens_on = Some(address);
                     spawn_local(accept::accept(Rc::clone(&shared), index, listener));
                 }
                 LineKind::Pipe { input, output, sample_rate } => {
@@ -204,6 +219,7 @@ impl Daemon {
         };
         let mut signals = Signals { terminate, interrupt };
         info!(message_id = messages::READY, max_calls = self.config.media.max_calls; "ready for calls");
+        spawn_local(watch::watch(Rc::clone(&self.shared)));
         let only_pipes = self.config.lines.iter().all(|line| matches!(line.kind, LineKind::Pipe { .. }));
         loop {
             tokio::select! {
@@ -256,6 +272,9 @@ impl Daemon {
         shared.draining.notify_waiters();
         let live = shared.calls.borrow().live.len();
         let grace = self.config.control.drain;
+        // What systemd does not hear it does not need: then it waits as long as its unit says.
+        let _ = systemd::stopping();
+        let _ = systemd::extend_timeout(grace + GOODBYES + 2 * CLOSE + Duration::from_secs(1));
         if live > 0 && !grace.is_zero() {
             info!(
                 message_id = messages::DRAINING, calls = live, grace_s = grace.as_secs();
@@ -378,7 +397,9 @@ async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, Fault> {
             }
             _ => "choose an address of this machine".to_owned(),
         };
-        Fault::config(format!("{key} = \"{address}\": {error}; {next}"))
+        // An address may come up late (DHCP, a VLAN), and then a later start finds it.
+        let code = if error.kind() == io::ErrorKind::AddrNotAvailable { exit::FAILED } else { exit::CONFIG };
+        Fault { code, words: format!("{key} = \"{address}\": {error}; {next}") }
     })
 }
 

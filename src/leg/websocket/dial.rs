@@ -94,7 +94,7 @@ impl Dialing {
         let request = upgrade::request(&url.authority, &url.path_and_query, &key, &headers, authorization, None);
 
         if !url.secure {
-            let read_ahead = self.upgrade(&mut stream, &request, &key).await?;
+            let read_ahead = self.upgrade(&mut stream, &request, &key, trunk).await?;
             stages.upgrade = lap();
             let stream = stream.into_std().map_err(|error| Failure::Lost(Stage::Upgrade, error))?;
             return Ok(Dialed { stream, tls: None, read_ahead, peer, cipher: None, stages });
@@ -111,7 +111,7 @@ impl Dialing {
             .await?
             .map_err(|error| Failure::Tls(tls::explain(&error)))?;
         stages.tls = lap();
-        let read_ahead = self.upgrade(&mut stream, &request, &key).await?;
+        let read_ahead = self.upgrade(&mut stream, &request, &key, trunk).await?;
         stages.upgrade = lap();
         let (stream, connection) = stream.into_inner();
         let connection = Box::new(Connection::Client(connection));
@@ -147,7 +147,7 @@ impl Dialing {
     }
 
     /// Asks for the upgrade; gives what was read past the answer.
-    async fn upgrade<S>(&self, stream: &mut S, request: &[u8], key: &str) -> Result<Vec<u8>, Failure>
+    async fn upgrade<S>(&self, stream: &mut S, request: &[u8], key: &str, trunk: &Trunk) -> Result<Vec<u8>, Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -157,21 +157,29 @@ impl Dialing {
             upgrade::read_head(stream, MAX_HEAD).await
         });
         let (head, mut ahead) = asked.await?.map_err(lost)?;
-        match upgrade::check_response(&head, &ahead, key, None) {
-            Ok(()) => Ok(ahead),
-            Err(refusal) if refusal.status.is_none() => Err(Failure::Refused(refusal)),
-            Err(_) => {
-                let until = self.deadline.min(Instant::now() + BODY_WAIT);
-                let wanted = upgrade::body_len(&head).unwrap_or(MAX_BODY);
-                // However it ends, there is something to tell already.
-                let _ = timeout_at(until, read_up_to(stream, &mut ahead, wanted)).await;
-                match upgrade::check_response(&head, &ahead, key, None) {
-                    Ok(()) => Ok(ahead),
-                    Err(refusal) => Err(Failure::Refused(refusal)),
-                }
-            }
+        let Err(refusal) = upgrade::check_response(&head, &ahead, key, None) else { return Ok(ahead) };
+        if refusal.status.is_some() {
+            let until = self.deadline.min(Instant::now() + BODY_WAIT);
+            let wanted = upgrade::body_len(&head).unwrap_or(MAX_BODY);
+            // However it ends, there is something to tell already.
+            let _ = timeout_at(until, read_up_to(stream, &mut ahead, wanted)).await;
         }
+        let told = upgrade::check_response(&without_secrets(&head, trunk), &without_secrets(&ahead, trunk), key, None);
+        Err(Failure::Refused(told.err().unwrap_or(refusal)))
     }
+}
+
+/// What a server repeats of our secrets is not for the log: some show the request that they refuse.
+fn without_secrets(text: &[u8], trunk: &Trunk) -> Vec<u8> {
+    let authorization = trunk.authorization.as_ref().and_then(|secret| secret.reveal().split(' ').next_back());
+    let headers = trunk.headers.iter().map(|(_, value)| value.reveal());
+    let query = trunk.url.path_and_query.split_once('?').map_or("", |(_, query)| query);
+    let values = query.split('&').filter_map(|pair| Some(pair.split_once('=')?.1));
+    let mut text = String::from_utf8_lossy(text).into_owned();
+    for secret in authorization.into_iter().chain(headers).chain(values).filter(|secret| secret.len() >= LEAST_SECRET) {
+        text = text.replace(secret, "***");
+    }
+    text.into_bytes()
 }
 
 async fn connect(address: SocketAddr, send_buffer: usize) -> io::Result<TcpStream> {
@@ -427,6 +435,9 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(20);
 
 /// A name with more addresses than this has enough of them in every answer.
 const MAX_ADDRESSES: usize = 8;
+
+/// Shorter than this is a word, not a secret.
+const LEAST_SECRET: usize = 6;
 
 /// The text of a refusal mostly comes with its head.
 const BODY_WAIT: Duration = Duration::from_millis(250);
@@ -750,6 +761,24 @@ mod tests {
         let address = saying(true, vec![b'x'; 50_000]).await;
         let error = dial(&trunk(&format!("ws://{address}/")), None, 20_000).await.unwrap_err();
         assert_eq!(error.to_string(), format!("{address}: {shaken} failed: a head of more than 16384 bytes"));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_repeats_our_secrets_does_not_get_them_into_the_log() {
+        let echo =
+            "you sent GET /?key=from-the-query with Authorization: Bearer from-the-secret and X-Key: from-a-header";
+        for said in [
+            format!("HTTP/1.1 401 No\r\nContent-Length: {}\r\n\r\n{echo}", echo.len()),
+            format!("HTTP/1.1 401 {echo}\r\nContent-Length: 0\r\n\r\n"),
+        ] {
+            let address = saying(true, said.into_bytes()).await;
+            let mut trunk = trunk(&format!("ws://{address}/?key=from-the-query"));
+            trunk.authorization = Some(Secret::new("Bearer from-the-secret"));
+            trunk.headers = vec![("X-Key".to_owned(), HeaderValue::Plain("from-a-header".to_owned()))];
+            let told = dial(&trunk, None, 20_000).await.unwrap_err().to_string();
+            assert!(told.contains("Bearer *** and X-Key: ***"), "{told}");
+            assert!(!told.contains("from-"), "{told}");
+        }
     }
 
     #[tokio::test]
