@@ -10,6 +10,8 @@ use core::fmt;
 
 pub mod bridge;
 pub mod outcome;
+pub mod record;
+pub mod redact;
 pub mod shard;
 pub mod state;
 
