@@ -38,10 +38,12 @@ pub enum Counter {
     MediaAllocations,
     CallsRefused,
     ReportsLost,
+    RecordsWritten,
+    RecordsLost,
 }
 
 /// Name and meaning of each counter, in the order of [`Counter`].
-pub const TABLE: [(&str, &str); 25] = [
+pub const TABLE: [(&str, &str); 27] = [
     ("trunkline_uplink_frames_total", "Frames that lines sent"),
     ("trunkline_uplink_samples_total", "Samples that lines sent"),
     ("trunkline_uplink_sent_samples_total", "Samples handed to trunks, at the line's rate"),
@@ -67,6 +69,8 @@ pub const TABLE: [(&str, &str); 25] = [
     ("trunkline_media_allocations_total", "Heap allocations of media threads in live calls (feature count-allocs)"),
     ("trunkline_calls_refused_total", "Calls refused because there was no room"),
     ("trunkline_reports_lost_total", "Reports of media threads that found their queue full"),
+    ("trunkline_records_written_total", "Records of calls that are safe on the disk"),
+    ("trunkline_records_lost_total", "Records of calls that found no room in memory while the disk took none"),
 ];
 
 /// The counters and gauges of the process.
@@ -76,6 +80,7 @@ pub struct Metrics {
     ended: [AtomicU64; EndReason::ALL.len()],
     live: AtomicU64,
     pool_bytes: AtomicU64,
+    records_waiting: AtomicU64,
 }
 
 impl Metrics {
@@ -127,6 +132,23 @@ impl Metrics {
         self.pool_bytes.fetch_add(bytes, Relaxed);
     }
 
+    /// A record is there that is not safe on the disk yet.
+    pub fn record_waits(&self) {
+        self.records_waiting.fetch_add(1, Relaxed);
+    }
+
+    /// So many records are safe on the disk.
+    pub fn records_written(&self, n: u64) {
+        self.records_waiting.fetch_sub(n, Relaxed);
+        self.add(Counter::RecordsWritten, n);
+    }
+
+    /// Records that are not safe on the disk yet.
+    #[must_use]
+    pub fn records_waiting(&self) -> u64 {
+        self.records_waiting.load(Relaxed)
+    }
+
     /// Everything, as Prometheus reads it.
     #[must_use]
     pub fn text(&self) -> String {
@@ -150,6 +172,8 @@ impl Metrics {
         row("trunkline_calls", "gauge", "Live calls", &mut gauge(&self.live));
         let help = "The most of the sample pool that was ever in use";
         row("trunkline_pool_high_water_bytes", "gauge", help, &mut gauge(&self.pool_bytes));
+        let help = "Records of calls that are not safe on the disk yet";
+        row("trunkline_records_waiting", "gauge", help, &mut gauge(&self.records_waiting));
         text
     }
 }
@@ -213,7 +237,7 @@ mod tests {
 
     #[test]
     fn the_table_has_the_order_of_the_counters() {
-        assert_eq!(Counter::ReportsLost as usize, TABLE.len() - 1);
+        assert_eq!(Counter::RecordsLost as usize, TABLE.len() - 1);
         assert_eq!(TABLE[Counter::Repaid as usize].0, "trunkline_downlink_repaid_samples_total");
     }
 }
