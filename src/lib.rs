@@ -20,6 +20,7 @@
 //!   [`call::shard`] is the media thread around it.
 //! - [`config`]: read once, checked once, never re-checked.
 //! - [`control`]: watching, never in the way of audio.
+//! - [`records`]: what is kept of calls, on a thread of its own, because a disk may hang.
 //! - [`daemon`]: the control thread. [`cli`]: the commands, with the stand-ins `agent` and `call`.
 
 #![forbid(unsafe_code)]
@@ -34,4 +35,5 @@ pub mod dialect;
 pub mod exit;
 pub mod leg;
 pub mod media;
+pub mod records;
 pub mod ticker;

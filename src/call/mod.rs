@@ -11,6 +11,8 @@ use core::fmt;
 pub mod bridge;
 pub mod gauges;
 pub mod outcome;
+pub mod record;
+pub mod redact;
 pub mod shard;
 pub mod state;
 pub mod vitals;
