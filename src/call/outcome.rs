@@ -6,7 +6,7 @@ use crate::{
         bridge::{Bridge, Delays, Times, UplinkTally},
     },
     leg::websocket::leg::Tally,
-    media::{Now, playout::Weather},
+    media::{Now, Rate, playout::Weather},
 };
 
 /// The figures of one call, so far or at its end.
@@ -68,6 +68,10 @@ pub struct Outcome {
     pub ended: Now,
     /// Its figures.
     pub figures: Figures,
+    /// The rate of its line: what [`Figures::uplink`] and [`Figures::downlink`] count is by it.
+    pub rate: Rate,
+    /// It was the trunk that broke its protocol.
+    pub trunk_violated: bool,
     /// What the line spoke, by its name in Asterisk; `None`: it never said enough to tell.
     pub codec: Option<&'static str>,
     /// The network's words, where it was the network.
@@ -78,6 +82,15 @@ impl Outcome {
     /// A call that ended before it moved anything.
     #[must_use]
     pub fn stillborn(seq: u64, reason: EndReason, ended: Now) -> Self {
-        Self { seq, reason, ended, figures: Figures::default(), codec: None, words: None }
+        Self {
+            seq,
+            reason,
+            ended,
+            figures: Figures::default(),
+            rate: Rate::Hz8000,
+            trunk_violated: false,
+            codec: None,
+            words: None,
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     call::{EndReason, Outcome, redact::Numbers},
     dialect::Facts,
     leg::websocket::dial::Stages,
-    media::{Now, Rate},
+    media::{Now, Rate, histogram::Histogram},
 };
 
 /// What is known when a call starts.
@@ -85,31 +85,6 @@ pub struct Ending<'a> {
     pub outcome: &'a Outcome,
     /// Who took it.
     pub taken: Option<Taken<'a>>,
-    /// The trunk broke its protocol: else `protocol` is the line's doing.
-    pub trunk_violated: bool,
-    /// What the line's audio came as.
-    pub codec: Option<&'a str>,
-    /// The line's rate: its samples are seconds by it.
-    pub rate: Rate,
-    /// When the caller was first sent to the trunk.
-    pub first_sent: Option<Now>,
-    /// Read from and written to the line.
-    pub line_bytes: Bytes,
-    /// Read from and written to the trunk.
-    pub trunk_bytes: Bytes,
-    /// From the line's message to the trunk's.
-    pub uplink_delay: Option<Delay>,
-    /// Of frames that left later than they were due.
-    pub lateness: Option<Delay>,
-}
-
-/// Bytes of one leg: read from it and written to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bytes {
-    /// Read.
-    pub read: u64,
-    /// Written.
-    pub written: u64,
 }
 
 /// The record.
@@ -231,8 +206,8 @@ impl Record {
     /// The record of a call that has ended.
     #[must_use]
     pub fn of(started: Started, ending: &Ending<'_>) -> Self {
-        let Ending { outcome, taken, rate, .. } = *ending;
-        let (reason, figures) = (outcome.reason, &outcome.figures);
+        let Ending { outcome, taken, .. } = *ending;
+        let (reason, figures, rate) = (outcome.reason, &outcome.figures, outcome.rate);
         let (up, down, trunk, times) = (figures.uplink, figures.downlink, figures.trunk, figures.times);
         let after_start = |at: Now| millis(at.saturating_sub(times.started));
         let stage = |of: fn(&Stages) -> Now| taken.as_ref().map(|taken| millis(of(&taken.stages)));
@@ -241,12 +216,12 @@ impl Record {
             ended_ms: ending.ended_ms,
             seconds: Some(millis(ending.lasted) as f64 / 1000.0),
             end_reason: reason,
-            ended_by: EndedBy::of(reason, ending.trunk_violated),
+            ended_by: EndedBy::of(reason, outcome.trunk_violated),
             words: outcome.words.clone(),
             trunk: taken.map(|taken| taken.trunk.to_owned()),
             dialect: taken.map(|taken| taken.dialect.to_owned()),
             cipher: taken.and_then(|taken| taken.cipher).map(str::to_owned),
-            codec: ending.codec.map(str::to_owned),
+            codec: outcome.codec.map(str::to_owned),
             rate_hz: Some(rate.hz()),
             setup: Setup {
                 dns_ms: stage(|stages| stages.dns),
@@ -256,14 +231,14 @@ impl Record {
                 total_ms: times.bridged.map(after_start),
             },
             uplink: Some(Uplink {
-                first_ms: ending.first_sent.map(after_start),
+                first_ms: times.first_spoken.map(after_start),
                 heard_seconds: seconds(up.sent, rate),
                 frames: up.frames,
                 samples: up.samples,
                 sent_samples: up.sent,
                 dropped_samples: up.dropped,
                 digits: up.digits,
-                delay: ending.uplink_delay,
+                delay: Delay::of(&figures.delays.uplink),
             }),
             downlink: Some(Downlink {
                 first_ms: times.first_heard.map(after_start),
@@ -277,12 +252,12 @@ impl Record {
                 missed_frames: down.missed,
                 clears: figures.clears,
                 marks: figures.marks,
-                lateness: ending.lateness,
+                lateness: Delay::of(&figures.delays.playout),
             }),
-            line_leg: Some(LineLeg { in_bytes: ending.line_bytes.read, out_bytes: ending.line_bytes.written }),
+            line_leg: Some(LineLeg { in_bytes: figures.line.bytes_in, out_bytes: figures.line.bytes_out }),
             trunk_leg: taken.map(|_| TrunkLeg {
-                in_bytes: ending.trunk_bytes.read,
-                out_bytes: ending.trunk_bytes.written,
+                in_bytes: trunk.bytes_in,
+                out_bytes: trunk.bytes_out,
                 in_messages: trunk.messages_in,
                 out_messages: trunk.messages_out,
                 in_samples: trunk.samples_in,
@@ -349,11 +324,15 @@ impl EndedBy {
 }
 
 impl Delay {
-    /// From durations, to a hundredth of a millisecond.
+    /// The spread of what was measured, to a hundredth of a millisecond; `None`: nothing was.
     #[must_use]
-    pub fn of(p50: Now, p99: Now, max: Now) -> Self {
-        let ms = |delay: Now| (delay.as_micros() as f64 / 10.0).round() / 100.0;
-        Self { p50_ms: ms(p50), p99_ms: ms(p99), max_ms: ms(max) }
+    pub fn of(measured: &Histogram) -> Option<Self> {
+        let ms = |us: u64| (us as f64 / 10.0).round() / 100.0;
+        Some(Self {
+            p50_ms: ms(measured.permille_us(500)?),
+            p99_ms: ms(measured.permille_us(990)?),
+            max_ms: ms(measured.most_us),
+        })
     }
 }
 
@@ -386,8 +365,8 @@ mod tests {
     use super::*;
     use crate::{
         call::{
-            bridge::{Times, UplinkTally},
-            outcome::Figures,
+            bridge::{Delays, Times, UplinkTally},
+            outcome::{Figures, LineTally},
         },
         dialect::Text,
         leg::websocket::leg::Tally,
@@ -409,6 +388,13 @@ mod tests {
         Started::of(&facts, "pbx", Some("192.0.2.10:51122".parse().unwrap()), 1_753_428_105_631, numbers)
     }
 
+    /// So many of so many microseconds each.
+    fn spread(of: [(u64, u32); 3]) -> Histogram {
+        let mut histogram = Histogram::default();
+        of.iter().for_each(|&(us, count)| histogram.record_many(Now::from_micros(us), count));
+        histogram
+    }
+
     fn outcome() -> Outcome {
         let ms = Now::from_millis;
         let figures = Figures {
@@ -422,17 +408,36 @@ mod tests {
                 flushed: 24_000,
                 repaid: 480,
             },
-            trunk: Tally { messages_in: 160, messages_out: 9225, samples_in: 434_080, unknown: 1, ..Tally::default() },
+            trunk: Tally {
+                messages_in: 160,
+                messages_out: 9225,
+                bytes_in: 3_072_440,
+                bytes_out: 5_218_306,
+                samples_in: 434_080,
+                unknown: 1,
+                ..Tally::default()
+            },
             clears: 1,
             marks: 12,
             times: Times {
                 started: ms(60_000),
                 bridged: Some(ms(60_212)),
+                first_spoken: Some(ms(60_213)),
                 first_heard: Some(ms(60_871)),
                 ended: Some(ms(152_400)),
             },
+            delays: Delays {
+                uplink: spread([(90, 4500), (700, 100), (8060, 20)]),
+                playout: spread([(60, 4500), (410, 80), (5730, 8)]),
+            },
+            line: LineTally { bytes_in: 1_492_271, bytes_out: 1_481_927 },
         };
-        Outcome { seq: 7, reason: EndReason::LineHungUp, ended: ms(152_418), figures, words: None }
+        Outcome {
+            figures,
+            codec: Some("slin"),
+            rate: Rate::Hz8000,
+            ..Outcome::stillborn(7, EndReason::LineHungUp, ms(152_418))
+        }
     }
 
     fn ending(outcome: &Outcome) -> Ending<'_> {
@@ -447,14 +452,6 @@ mod tests {
                 cipher: Some("TLS13_AES_256_GCM_SHA384"),
                 stages: Stages { dns: ms(18), connect: ms(41), tls: ms(87), upgrade: ms(63) },
             }),
-            trunk_violated: false,
-            codec: Some("slin"),
-            rate: Rate::Hz8000,
-            first_sent: Some(ms(60_213)),
-            line_bytes: Bytes { read: 1_492_271, written: 1_481_927 },
-            trunk_bytes: Bytes { read: 3_072_440, written: 5_218_306 },
-            uplink_delay: Some(Delay::of(Now::from_micros(310), Now::from_micros(1240), Now::from_micros(8060))),
-            lateness: Some(Delay::of(Now::from_micros(60), Now::from_micros(410), Now::from_micros(5730))),
         }
     }
 

@@ -372,6 +372,8 @@ impl Shard {
                 reason,
                 ended: now,
                 figures,
+                rate: call.bridge.line_rate(),
+                trunk_violated: matches!(call.bridge.over(), Some(Over::Violation(_))),
                 codec: call.codec,
                 words: call.words.take().or_else(|| words_of(&call.bridge)),
             };

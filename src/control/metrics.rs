@@ -4,7 +4,7 @@
 
 use std::{
     fmt::Write,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use crate::{
@@ -95,7 +95,6 @@ pub struct Metrics {
     live: AtomicU64,
     pool_bytes: AtomicU64,
     records_waiting: AtomicU64,
-    records_failing: AtomicBool,
     histograms: [SharedHistogram; HISTOGRAMS.len()],
 }
 
@@ -219,17 +218,6 @@ impl Metrics {
     #[must_use]
     pub fn records_waiting(&self) -> u64 {
         self.records_waiting.load(Relaxed)
-    }
-
-    /// Says whether the disk takes records.
-    pub fn set_records_failing(&self, failing: bool) {
-        self.records_failing.store(failing, Relaxed);
-    }
-
-    /// Whether the disk does not take records.
-    #[must_use]
-    pub fn are_records_failing(&self) -> bool {
-        self.records_failing.load(Relaxed)
     }
 
     /// Everything, as Prometheus reads it.

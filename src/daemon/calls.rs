@@ -1,7 +1,14 @@
 //! The calls there are, and what the control thread knows of each: the only place that knows how many.
 
 use core::time::Duration;
-use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, sync::Arc, thread};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    thread,
+};
 
 use log::{info, warn};
 use tokio::{
@@ -14,11 +21,13 @@ use crate::{
     call::{
         EndReason, Outcome,
         gauges::Gauges,
+        record::{Ending, Record, Started, Taken},
+        redact::Numbers,
         shard::{NewCall, NewLine, Order},
         vitals::Vitals,
     },
     clock,
-    config::Config,
+    config::{self, Config},
     control::{
         call_info::Expected,
         messages,
@@ -32,6 +41,7 @@ use crate::{
         websocket::dialer::{self, Handshake, News},
     },
     media::{Now, Rate},
+    records::Records,
 };
 
 /// What the tasks of the control thread share.
@@ -47,6 +57,10 @@ pub(super) struct Shared {
     pub(super) lines: RefCell<Vec<LineNews>>,
     /// The last that was heard of each trunk.
     pub(super) trunks: RefCell<Vec<TrunkNews>>,
+    /// What is kept of calls; `None`: nothing is, or the daemon is at its end.
+    pub(super) records: RefCell<Option<Records>>,
+    /// Records have waited for the disk for so long.
+    pub(super) records_stuck: Cell<bool>,
     /// Calls that were told of and have not come.
     pub(super) expected: RefCell<Expected>,
     /// Threads that did not answer when they were last asked.
@@ -80,7 +94,8 @@ pub(super) struct Live {
     /// Its line, by its place in the config.
     pub(super) line: usize,
     pub(super) media: usize,
-    pub(super) started: Now,
+    pub(super) since: Now,
+    started: Started,
     pub(super) gauges: Arc<Gauges>,
     /// The trunk that took it, by its place in the config, and how it answered.
     pub(super) trunk: Option<(usize, Handshake)>,
@@ -121,6 +136,10 @@ impl Shared {
         let timeouts: Duration = trunks.iter().map(|&trunk| self.config.trunks[trunk].connect_timeout).sum();
 
         let mut facts = made_up_facts(&self.config.account);
+        let peer = match &arrival {
+            Arrival::Audiosocket { peer, .. } => Some(*peer),
+            Arrival::Pipe(..) => None,
+        };
         let (line, writer) = match arrival {
             Arrival::Audiosocket { stream, line, uuid, peer } => {
                 // 36 characters fit.
@@ -147,10 +166,16 @@ impl Shared {
         let gauges = Arc::new(Gauges::default());
         let call_id = facts.call_id.to_string();
         let media = self.least_busy(&calls);
+        let numbers = if self.config.records.full_numbers { Numbers::Full } else { Numbers::Redacted };
+        let started = Started::of(&facts, line_name, peer, clock::epoch_ms(), numbers);
+        if let Some(records) = &*self.records.borrow() {
+            records.started(&started);
+        }
+        let since = clock::now();
         let give_up_after = timeouts + Duration::from_secs(1);
         let new = NewCall { seq, facts, line, give_up_after, dialing, gauges: Arc::clone(&gauges) };
-        let started = clock::now();
-        let live = Live { call_id: call_id.clone(), line: line_index, media, started, gauges, trunk: None, writer };
+        let live =
+            Live { call_id: call_id.clone(), line: line_index, media, since, started, gauges, trunk: None, writer };
         calls.live.insert(seq, live);
         self.lines.borrow_mut()[line_index].calls += 1;
         self.metrics.call_began();
@@ -165,7 +190,7 @@ impl Shared {
             {
                 turn_away(self, stream);
             }
-            self.on_ended(Outcome::stillborn(seq, EndReason::Overload, started));
+            self.on_ended(Outcome::stillborn(seq, EndReason::Overload, since));
         } else if self.dial.try_send(request).is_err() {
             // The media thread has the call, and gives it back.
             let refused = Order::Trunk { seq, result: Err(EndReason::Overload) };
@@ -222,7 +247,7 @@ impl Shared {
         }
         if let (Ok(handshake), Some(live)) = (result, self.calls.borrow_mut().live.get_mut(&seq)) {
             live.trunk = Some((trunk, handshake));
-            self.metrics.add_setup(clock::now().saturating_sub(live.started));
+            self.metrics.add_setup(clock::now().saturating_sub(live.since));
         }
     }
 
@@ -253,17 +278,26 @@ impl Shared {
 
     pub(super) fn on_ended(&self, outcome: Outcome) {
         let Some(live) = self.calls.borrow_mut().live.remove(&outcome.seq) else { return };
-        let Outcome { reason, ended, figures, words, .. } = outcome;
-        self.metrics.call_ended(reason);
-        let trunk = live.trunk.map_or("none", |(index, _)| self.config.trunks[index].name.as_str());
+        self.metrics.call_ended(outcome.reason);
+        let taken = live.trunk.map(|(index, Handshake { cipher, stages, .. })| {
+            let config::Trunk { name, dialect, .. } = &self.config.trunks[index];
+            Taken { trunk: name, dialect, cipher, stages }
+        });
+        let lasted = outcome.ended.saturating_sub(live.since);
+        if let Some(records) = &*self.records.borrow() {
+            let ending = Ending { ended_ms: clock::epoch_ms(), lasted, outcome: &outcome, taken };
+            records.ended(&Record::of(live.started, &ending));
+        }
+        let Outcome { reason, figures, words, .. } = outcome;
+        let (trunk, dialect) = taken.map_or(("none", "none"), |taken| (taken.trunk, taken.dialect));
         let line = self.config.lines[live.line].name.as_str();
         let (up, down, heard) = (figures.uplink, figures.downlink, figures.trunk);
         let (times, clears, marks) = (figures.times, figures.clears, figures.marks);
         // What never happened is shown as -1, so that the field is a number in every line.
         let ms = |from: Option<Now>| from.map_or(-1, |at| at.saturating_sub(times.started).as_millis() as i64);
-        let seconds = (ended.saturating_sub(times.started).as_millis() as f64) / 1000.0;
+        let seconds = lasted.as_millis() as f64 / 1000.0;
         info!(
-            message_id = messages::CALL_ENDED, call_id = live.call_id, line, trunk, end_reason:% = reason, words = words.as_deref().unwrap_or(""),
+            message_id = messages::CALL_ENDED, call_id = live.call_id, line, trunk, dialect, end_reason:% = reason, words = words.as_deref().unwrap_or(""),
             seconds, bridged_ms = ms(times.bridged), first_heard_ms = ms(times.first_heard),
             frames_up = up.frames, frames_down = down.frames, samples_up = up.samples, samples_heard = down.heard,
             dropped = up.dropped, underruns = down.underruns, late = down.late, missed = down.missed,

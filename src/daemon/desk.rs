@@ -65,7 +65,7 @@ impl Desk for Shared {
                         line: self.config.lines[live.line].name.clone(),
                         trunk: live.trunk.map(|(trunk, _)| self.config.trunks[trunk].name.clone()),
                         stage: stage.to_owned(),
-                        seconds: now.saturating_sub(live.started).as_secs(),
+                        seconds: now.saturating_sub(live.since).as_secs(),
                         level_up_dbov: level_up,
                         level_down_dbov: level_down,
                         delay_ms,
@@ -97,8 +97,10 @@ impl Desk for Shared {
             problems.push("overload: more than 1 % of the last 10 s' frames left over 20 ms late".to_owned());
         }
         let waiting = self.metrics.records_waiting();
-        if self.metrics.are_records_failing() {
-            problems.push(format!("records cannot be written: {waiting} wait in memory"));
+        if self.records_stuck.get() {
+            problems.push(format!(
+                "records cannot be written: {waiting} wait in memory; see the journal, and `df` of [records] directory"
+            ));
         }
         problems
     }

@@ -9,7 +9,15 @@
 //! | media | orders, line and trunk sockets, its ticker |
 
 use core::time::Duration;
-use std::{cell::RefCell, io, net::SocketAddr, path::Path, rc::Rc, sync::Arc, thread};
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    net::SocketAddr,
+    path::Path,
+    rc::Rc,
+    sync::Arc,
+    thread,
+};
 
 use log::{error, info, warn};
 use tokio::{
@@ -39,6 +47,7 @@ use crate::{
         },
     },
     media::{Now, pool::BLOCK},
+    records::Records,
 };
 
 mod accept;
@@ -168,6 +177,8 @@ impl Daemon {
             dial,
             calls: RefCell::default(),
             lines: RefCell::new(config.lines.iter().map(|_| calls::LineNews::default()).collect()),
+            records: RefCell::new(open_records(&config, &metrics)?),
+            records_stuck: Cell::default(),
             expected: RefCell::default(),
             silent: RefCell::default(),
             trunks: RefCell::new(config.trunks.iter().map(|_| calls::TrunkNews::default()).collect()),
@@ -274,7 +285,7 @@ impl Daemon {
         let grace = self.config.control.drain;
         // What systemd does not hear it does not need: then it waits as long as its unit says.
         let _ = systemd::stopping();
-        let _ = systemd::extend_timeout(grace + GOODBYES + 2 * CLOSE + Duration::from_secs(1));
+        let _ = systemd::extend_timeout(grace + GOODBYES + 2 * CLOSE + LAST_RECORDS + Duration::from_secs(1));
         if live > 0 && !grace.is_zero() {
             info!(
                 message_id = messages::DRAINING, calls = live, grace_s = grace.as_secs();
@@ -312,6 +323,11 @@ impl Daemon {
         }
         let Self { mut ended, mut writers, config, .. } = self;
         let failed = shared.calls.borrow().pipe_failed;
+        let records = shared.records.borrow_mut().take();
+        if let Some(records) = records {
+            // On a thread of its own, so that the watchdog is fed while the disk takes its time.
+            let _ = tokio::task::spawn_blocking(move || records.close(LAST_RECORDS)).await;
+        }
 
         // A pipe's writer writes what it has; one that nobody reads is left.
         let written = async {
@@ -351,6 +367,16 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
+}
+
+fn open_records(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Records>, Fault> {
+    let Some(directory) = &config.records.directory else {
+        info!("no records of calls are kept: [records] directory is not set, and systemd gave none");
+        return Ok(None);
+    };
+    let records = Records::open(directory, Arc::clone(metrics)).map_err(|error| Fault::config(error.to_string()))?;
+    info!(directory = directory.display().to_string(); "records of calls are kept");
+    Ok(Some(records))
 }
 
 type RootsReady = oneshot::Receiver<Result<(), tls::TlsError>>;
@@ -425,5 +451,7 @@ fn path_of(path: &PathOrDash) -> Option<&Path> {
 
 /// How long connections have to close after the last call.
 const CLOSE: Duration = Duration::from_millis(2500);
+/// How long the disk has for what was not written yet.
+const LAST_RECORDS: Duration = Duration::from_secs(2);
 /// How long calls that were ended have: the trunks' goodbye, and one second.
 const GOODBYES: Duration = Duration::from_secs(6);

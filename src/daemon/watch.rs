@@ -8,8 +8,10 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
     call::vitals::Vitals,
-    control::{messages, systemd},
+    clock,
+    control::{messages, metrics::Counter, systemd},
     daemon::calls::Shared,
+    media::Now,
 };
 
 /// Watches until the daemon ends. The watchdog is fed from here, so the control thread has to turn as well.
@@ -19,6 +21,7 @@ pub(super) async fn watch(shared: Rc<Shared>) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut silent: Vec<String> = Vec::new();
+    let mut records = Progress::default();
     let (mut is_ready_told, mut told) = (false, String::new());
     loop {
         ticks.tick().await;
@@ -34,12 +37,32 @@ pub(super) async fn watch(shared: Rc<Shared>) {
         for thread in silent.iter().filter(|thread| !now_silent.contains(thread)) {
             info!(thread; "a thread answers again");
         }
+        let (waiting, written) = (shared.metrics.records_waiting(), shared.metrics.get(Counter::RecordsWritten));
+        shared.records_stuck.set(records.is_stuck(clock::now(), waiting, written));
         shared.silent.borrow_mut().clone_from(&now_silent);
         silent = now_silent;
         let status = shared.status_line();
         if status != told && systemd::status(&status).is_ok() {
             told = status;
         }
+    }
+}
+
+/// Whether what waits gets fewer.
+#[derive(Default)]
+struct Progress {
+    written: u64,
+    since: Option<Now>,
+}
+
+impl Progress {
+    /// Whether something waits and nothing was written for [`STUCK_AFTER`].
+    fn is_stuck(&mut self, now: Now, waiting: u64, written: u64) -> bool {
+        if waiting == 0 || written != self.written {
+            (self.written, self.since) = (written, None);
+            return false;
+        }
+        now.saturating_sub(*self.since.get_or_insert(now)) >= STUCK_AFTER
     }
 }
 
@@ -50,3 +73,30 @@ fn ask(vitals: &[(String, Arc<Vitals>)]) -> Vec<String> {
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(1);
+/// Records are made safe every two seconds; a disk that takes none for so long is full, or dead.
+const STUCK_AFTER: Now = Now::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_stuck_when_they_wait_and_none_is_written_for_ten_seconds() {
+        let at = Now::from_secs;
+        let mut progress = Progress::default();
+        assert!(!progress.is_stuck(at(1), 3, 0));
+        assert!(!progress.is_stuck(at(9), 3, 0));
+        assert!(!progress.is_stuck(at(10), 2, 1), "one was written");
+        assert!(!progress.is_stuck(at(11), 2, 1));
+        assert!(progress.is_stuck(at(21), 5, 1));
+        assert!(!progress.is_stuck(at(22), 0, 6));
+        assert!(!progress.is_stuck(at(99), 1, 6), "a moment ago nothing waited");
+    }
+
+    #[test]
+    fn the_thread_that_does_not_answer_is_named() {
+        let threads = [("dial".to_owned(), Arc::default()), ("media-0".to_owned(), Arc::default())];
+        assert!(ask(&threads).is_empty());
+        assert_eq!(ask(&threads), ["dial", "media-0"]);
+    }
+}
