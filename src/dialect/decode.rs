@@ -535,8 +535,8 @@ mod tests {
         assert_eq!(samples, [1, -2, 3, 4, 0, 0, 5, 6, 7, max, min, max, max, min, max, min, max, 12]);
         assert_eq!((clamped, odd), (8, 0));
         assert_eq!(every_way(ARRAY, b"-8,8,-32768,32767,0,12").unwrap().0, [-8, 8, min, max, 0, 12]);
-        assert_eq!(every_way(ARRAY, b"").unwrap().0, []);
-        assert_eq!(every_way(ARRAY, b" \r\n").unwrap().0, []);
+        assert_eq!(every_way(ARRAY, b"").unwrap().0, [0_i16; 0]);
+        assert_eq!(every_way(ARRAY, b" \r\n").unwrap().0, [0_i16; 0]);
         assert_eq!(every_way(ARRAY, b"7").unwrap().0, [7]);
     }
 

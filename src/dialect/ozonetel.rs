@@ -804,7 +804,7 @@ pub(super) mod tests {
         let text = r#"{"event":"media","seqid":"end","data":{"samples":[],"sampleRate":8000}}"#;
         let incoming = vendor().handle_text(text.as_bytes()).unwrap();
         assert_eq!(incoming.event, Event::Mark("end"));
-        assert_eq!(samples(incoming.audio).unwrap(), []);
+        assert_eq!(samples(incoming.audio).unwrap(), [0_i16; 0]);
         let mut vendor = vendor();
         let text = audio(&mut vendor, &[]);
         assert!(text.contains(r#""samples":[],"#) && text.contains(r#""numberOfFrames":0,"#), "{text}");
