@@ -32,6 +32,8 @@ use crate::{
     clock,
     config::{self, Cidr, Config, LineKind, PathOrDash, ProcessEnvironment},
     control::{
+        call_info::CallInfo,
+        desk::{Desk, Status, TellError},
         http,
         metrics::{Counter, Metrics},
     },
@@ -199,7 +201,8 @@ impl Daemon {
         if let Some(address) = config.control.http {
             let listener = bind(address, "[control] http").await?;
             info!(listen:% = listens_on(&listener, address); "health and metrics are served");
-            spawn_local(http::serve(listener, Arc::clone(&metrics)));
+            let (listen, desk) = (listens_on(&listener, address), Rc::new(Watched(Arc::clone(&metrics))));
+            spawn_local(http::serve(listener, listen, false, desk));
         }
         roots
             .await
@@ -301,6 +304,33 @@ impl Daemon {
         // Late or not, the process ends now.
         let _ = tokio::time::timeout(CLOSE, closed).await;
         failed
+    }
+}
+
+/// What the control port needs while there is nothing to steer.
+struct Watched(Arc<Metrics>);
+
+impl Desk for Watched {
+    fn status(&self) -> Status {
+        unreachable!("the control port does not ask")
+    }
+
+    fn problems(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.0
+    }
+
+    fn hang_up(&self, _: &str) -> bool {
+        false
+    }
+
+    fn drain(&self) {}
+
+    fn tell_of_call(&self, _: Uuid, _: CallInfo) -> Result<(), TellError> {
+        Err(TellError::Draining)
     }
 }
 
