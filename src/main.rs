@@ -6,7 +6,7 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use trunkline::{
-    cli::{Cli, Command, agent, call},
+    cli::{Cli, Command, agent, call, status, steer},
     config::{self, ProcessEnvironment},
     daemon, exit,
 };
@@ -20,10 +20,11 @@ fn main() -> ExitCode {
     let code = match cli.command {
         Command::Run { config } => daemon::run(&config),
         Command::Check { config } => check(&config),
-        Command::Agent(args) => match agent::run(&args) {
-            Ok(()) => exit::OK,
-            Err(error) => failed(&error),
-        },
+        Command::Status(args) => done(status::status(&args)),
+        Command::Calls(args) => done(status::calls(&args)),
+        Command::Hangup(args) => done(steer::hang_up(&args)),
+        Command::Drain(args) => done(steer::drain(&args)),
+        Command::Agent(args) => done(agent::run(&args)),
         Command::Call(args) => match call::run(&args) {
             Ok(summary) => summary.exit_code(),
             Err(error) => failed(&error),
@@ -48,6 +49,10 @@ fn check(path: &std::path::Path) -> u8 {
             exit::CONFIG
         }
     }
+}
+
+fn done<E: std::fmt::Display>(result: Result<(), E>) -> u8 {
+    result.map_or_else(|error| failed(&error), |()| exit::OK)
 }
 
 fn failed(error: &dyn std::fmt::Display) -> u8 {

@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 pub mod agent;
+pub mod ask;
 pub mod call;
+mod panel;
+pub mod status;
+pub mod steer;
 mod wav;
 
 /// Puts any PBX, phone line or sound card on a cloud voice agent.
@@ -32,6 +36,14 @@ pub enum Command {
         #[arg(long, value_name = "FILE", default_value = "/etc/trunkline/trunkline.toml")]
         config: PathBuf,
     },
+    /// Show a running daemon: its lines, trunks and live calls
+    Status(status::StatusArgs),
+    /// Show the live calls of a running daemon
+    Calls(status::CallsArgs),
+    /// End one live call; its caller goes on in the dialplan
+    Hangup(steer::HangupArgs),
+    /// Take no new calls, let the live ones end, and then end the daemon
+    Drain(steer::DrainArgs),
     /// Play a voice agent, to hear a line before there is a cloud
     Agent(agent::AgentArgs),
     /// Play a PBX: place one AudioSocket call, play a WAV file into it and record what comes back
