@@ -19,7 +19,7 @@
 //! - [`call`]: the only place that knows both legs. [`call::bridge`] is pure and runs in tests in virtual time;
 //!   [`call::shard`] is the media thread around it.
 //! - [`config`]: read once, checked once, never re-checked.
-//! - [`control`]: watching, never in the way of audio.
+//! - [`control`]: watching and steering, never in the way of audio.
 //! - [`records`]: what is kept of calls, on a thread of its own, because a disk may hang.
 //! - [`daemon`]: the control thread. [`cli`]: the commands, with the stand-ins `agent` and `call`.
 

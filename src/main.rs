@@ -6,7 +6,7 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use trunkline::{
-    cli::{Cli, Command, agent, call, steer},
+    cli::{Cli, Command, agent, call, status, steer},
     config::{self, ProcessEnvironment},
     control::journal,
     daemon, exit,
@@ -22,14 +22,11 @@ fn main() -> ExitCode {
     let code = match cli.command {
         Command::Run { config } => daemon::run(&config),
         Command::Check { config } => check(&config),
-        Command::Status(args) => done(steer::status(&args)),
-        Command::Calls(args) => done(steer::calls(&args)),
-        Command::Hangup(args) => done(steer::hangup(&args)),
-        Command::Drain(at) => done(steer::drain(&at)),
-        Command::Agent(args) => match agent::run(&args) {
-            Ok(()) => exit::OK,
-            Err(error) => failed(&error),
-        },
+        Command::Status(args) => done(status::status(&args)),
+        Command::Calls(args) => done(status::calls(&args)),
+        Command::Hangup(args) => done(steer::hang_up(&args)),
+        Command::Drain(args) => done(steer::drain(&args)),
+        Command::Agent(args) => done(agent::run(&args)),
         Command::Call(args) => match call::run(&args) {
             Ok(summary) => summary.exit_code(),
             Err(error) => failed(&error),
@@ -56,11 +53,8 @@ fn check(path: &std::path::Path) -> u8 {
     }
 }
 
-fn done(outcome: Result<(), steer::SteerError>) -> u8 {
-    match outcome {
-        Ok(()) => exit::OK,
-        Err(error) => failed(&error),
-    }
+fn done<E: std::fmt::Display>(result: Result<(), E>) -> u8 {
+    result.map_or_else(|error| failed(&error), |()| exit::OK)
 }
 
 fn failed(error: &dyn std::fmt::Display) -> u8 {

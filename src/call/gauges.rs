@@ -2,30 +2,27 @@
 
 use std::sync::atomic::{AtomicI8, AtomicU8, AtomicU64, Ordering::Relaxed};
 
-use crate::{
-    call::{Bridge, State},
-    media::level::SILENCE_DBOV,
-};
+use crate::{call::Bridge, control::desk::CallState, media::level::SILENCE_DBOV};
 
 /// The gauges of one call. Each is whole by itself; two of them may be of different seconds.
 #[derive(Debug)]
 pub struct Gauges {
-    stage: AtomicU8,
+    state: AtomicU8,
     /// The loudest frame of the last second (dBov).
     level_up: AtomicI8,
     level_down: AtomicI8,
-    numbers: [AtomicU64; 8],
+    numbers: [AtomicU64; 7],
 }
 
 /// A reading of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// Where the call stands: `dialing`, `bridged`, `finishing` or `closing`.
-    pub stage: &'static str,
-    /// The loudest frame of the caller in the last second (dBov).
-    pub level_up: i8,
-    /// The loudest frame of the agent in the last second (dBov).
-    pub level_down: i8,
+    /// Where the call stands.
+    pub state: CallState,
+    /// The loudest frame of the caller in the last second (dBov); `None`: there was no sound.
+    pub level_up: Option<i8>,
+    /// The loudest frame of the agent in the last second (dBov); `None`: there was no sound.
+    pub level_down: Option<i8>,
     /// What of the agent's speech waits to be heard (ms).
     pub delay_ms: u64,
     /// What of the caller's speech waits to be sent (ms).
@@ -34,8 +31,6 @@ pub struct Reading {
     pub frames_up: u64,
     /// Frames sent to the line.
     pub frames_down: u64,
-    /// Samples of the agent that were heard.
-    pub heard: u64,
     /// Samples of the caller that were skipped.
     pub dropped: u64,
     /// Times that the agent's speech ran dry.
@@ -47,7 +42,7 @@ pub struct Reading {
 impl Default for Gauges {
     fn default() -> Self {
         Self {
-            stage: AtomicU8::new(0),
+            state: AtomicU8::new(0),
             level_up: AtomicI8::new(SILENCE_DBOV),
             level_down: AtomicI8::new(SILENCE_DBOV),
             numbers: Default::default(),
@@ -58,27 +53,13 @@ impl Default for Gauges {
 impl Gauges {
     /// Takes the bridge's figures as they are now.
     pub fn set(&self, bridge: &mut Bridge) {
-        let stage = match bridge.state() {
-            State::Dialing { .. } => 0,
-            State::Bridged => 1,
-            State::Finishing { .. } => 2,
-            State::Closing { .. } | State::Ended(_) => 3,
-        };
         let (level_up, level_down) = bridge.take_levels();
         let (up, down) = (bridge.uplink(), bridge.weather());
-        self.stage.store(stage, Relaxed);
+        self.state.store(CallState::from(bridge.state()) as u8, Relaxed);
         self.level_up.store(level_up, Relaxed);
         self.level_down.store(level_down, Relaxed);
-        let numbers = [
-            bridge.delay_ms(),
-            bridge.backlog_ms(),
-            up.frames,
-            down.frames,
-            down.heard,
-            up.dropped,
-            down.underruns,
-            down.late,
-        ];
+        let numbers =
+            [bridge.delay_ms(), bridge.backlog_ms(), up.frames, down.frames, up.dropped, down.underruns, down.late];
         for (gauge, number) in self.numbers.iter().zip(numbers) {
             gauge.store(number, Relaxed);
         }
@@ -87,17 +68,16 @@ impl Gauges {
     /// What they stand at.
     #[must_use]
     pub fn get(&self) -> Reading {
-        let [delay_ms, backlog_ms, frames_up, frames_down, heard, dropped, underruns, late] =
+        let [delay_ms, backlog_ms, frames_up, frames_down, dropped, underruns, late] =
             core::array::from_fn(|index| self.numbers[index].load(Relaxed));
         Reading {
-            stage: STAGES[usize::from(self.stage.load(Relaxed)) % STAGES.len()],
-            level_up: self.level_up.load(Relaxed),
-            level_down: self.level_down.load(Relaxed),
+            state: STATES[usize::from(self.state.load(Relaxed)) % STATES.len()],
+            level_up: level(&self.level_up),
+            level_down: level(&self.level_down),
             delay_ms,
             backlog_ms,
             frames_up,
             frames_down,
-            heard,
             dropped,
             underruns,
             late,
@@ -105,4 +85,9 @@ impl Gauges {
     }
 }
 
-const STAGES: [&str; 4] = ["dialing", "bridged", "finishing", "closing"];
+fn level(gauge: &AtomicI8) -> Option<i8> {
+    Some(gauge.load(Relaxed)).filter(|&level| level != SILENCE_DBOV)
+}
+
+/// In the order of their numbers.
+const STATES: [CallState; 4] = [CallState::Dialing, CallState::Bridged, CallState::Finishing, CallState::Closing];

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 pub mod agent;
+pub mod ask;
 pub mod call;
-pub mod show;
+mod panel;
+pub mod status;
 pub mod steer;
 mod wav;
 
@@ -34,14 +36,14 @@ pub enum Command {
         #[arg(long, value_name = "FILE", default_value = "/etc/trunkline/trunkline.toml")]
         config: PathBuf,
     },
-    /// Show how the daemon is: lines, trunks with what they said last, and live calls
-    Status(steer::StatusArgs),
-    /// List the live calls
-    Calls(steer::CallsArgs),
-    /// End a live call; the caller goes on in the dialplan
+    /// Show a running daemon: its lines, trunks and live calls
+    Status(status::StatusArgs),
+    /// Show the live calls of a running daemon
+    Calls(status::CallsArgs),
+    /// End one live call; its caller goes on in the dialplan
     Hangup(steer::HangupArgs),
-    /// Take no new calls, and end when the live ones have
-    Drain(steer::At),
+    /// Take no new calls, let the live ones end, and then end the daemon
+    Drain(steer::DrainArgs),
     /// Play a voice agent, to hear a line before there is a cloud
     Agent(agent::AgentArgs),
     /// Play a PBX: place one AudioSocket call, play a WAV file into it and record what comes back

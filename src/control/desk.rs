@@ -1,250 +1,405 @@
-//! What whoever watches or steers the daemon may ask of it, and what they are told.
+//! The desk: what whoever watches may ask and whoever steers may order, whichever way they come in.
 //!
-//! The daemon sits at the desk; the control port and the control socket are its counters; `trunkline status` and its like
-//! read the same structures at the other end.
+//! The control port and the control socket ask here and the daemon sits behind it, all on the control thread. The answers
+//! go out as JSON, and `trunkline status` reads them back.
+
+use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{control::call_info::CallInfo, leg::audiosocket::Uuid};
+use crate::{
+    call,
+    control::{call_info::CallInfo, metrics::Metrics},
+    leg::audiosocket::Uuid,
+};
 
-/// The daemon, as its control port and socket see it. Everything answers at once.
+/// What the daemon answers for. No method waits.
 pub trait Desk {
-    /// Everything there is to know now.
+    /// Everything there is to see.
     fn status(&self) -> Status;
 
-    /// Why new calls would not be served well now, each in a sentence; none: all is well.
+    /// Each reason why this daemon should get no calls, in plain words; empty: it is healthy.
     fn problems(&self) -> Vec<String>;
 
-    /// The counters, as Prometheus reads them.
-    fn metrics(&self) -> String;
+    /// The counters and gauges.
+    fn metrics(&self) -> &Metrics;
 
-    /// Ends a call. `false`: there is none of that id.
+    /// Ends a call. `false`: there is no such live call.
     fn hang_up(&self, call_id: &str) -> bool;
 
-    /// Takes no new calls from now on, and ends when the live ones have. Says how many are live.
-    fn drain(&self) -> usize;
+    /// Takes no new calls, lets the live ones end, and then ends the daemon. Again is as good as once.
+    fn drain(&self);
 
-    /// Who will call, by the UUID that the line will name.
+    /// Keeps what was told of a call until its line names this UUID.
     ///
     /// # Errors
-    /// [`Busy`] when it cannot be kept.
-    fn tell_of_call(&self, uuid: Uuid, info: CallInfo) -> Result<(), Busy>;
+    /// When it cannot be of use, or too many wait already.
+    fn tell_of_call(&self, uuid: Uuid, info: CallInfo) -> Result<(), TellError>;
 }
 
-/// Why the daemon does not want to hear of a call.
+/// Why a call to come could not be told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Busy {
-    /// It is going down.
-    Draining,
-    /// Too many calls were told of and have not come.
+pub enum TellError {
+    /// So many are waiting for their calls that there is no room.
     Full,
+    /// The daemon takes no more calls.
+    Draining,
 }
 
-/// The daemon's state.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+impl fmt::Display for TellError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "too many calls were told of that have not come; try again in a few seconds",
+            Self::Draining => "the daemon is draining and takes no more calls",
+        })
+    }
+}
+
+impl core::error::Error for TellError {}
+
+/// The daemon and everything in it. Moments are milliseconds since 1970; no secret is in it, and no phone number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Of the daemon.
+    /// The daemon's version.
     pub version: String,
     /// Its process.
     pub pid: u32,
-    /// Since it started (s).
-    pub uptime_s: u64,
-    /// It takes no new calls and will end.
-    pub draining: bool,
-    /// See [`Desk::problems`].
+    /// How long it has run.
+    pub uptime_seconds: u64,
+    /// Whether it takes calls.
+    pub state: Readiness,
+    /// What [`Desk::problems`] says.
     pub problems: Vec<String>,
-    /// Live calls at once, at most.
+    /// Live calls at once, by the config.
     pub max_calls: usize,
-    /// Calls that were refused.
-    pub refused: u64,
-    /// In the config's order.
-    pub lines: Vec<Line>,
-    /// In the config's order.
-    pub trunks: Vec<Trunk>,
-    /// Live ones, the oldest first.
-    pub calls: Vec<Call>,
-    /// Records that are kept in memory because the disk does not take them.
-    pub records_waiting: u64,
-    /// Records that were lost.
-    pub records_lost: u64,
-    /// Log lines that were lost.
-    pub log_lines_lost: u64,
+    /// How long live calls may go on once it drains, by the config.
+    pub drain_seconds: u64,
+    /// The most of the sample pool that was ever in use.
+    pub pool_high_water_bytes: u64,
+    /// The lines, in the config's order.
+    pub lines: Vec<LineStatus>,
+    /// The trunks, in the config's order.
+    pub trunks: Vec<TrunkStatus>,
+    /// The live calls, the oldest first.
+    pub calls: Vec<CallStatus>,
+    /// What became of records.
+    pub records: RecordsStatus,
+    /// Log lines that found their queue full.
+    pub journal_dropped: u64,
+}
+
+/// Whether a daemon takes calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Readiness {
+    /// It does.
+    Ready,
+    /// It finishes the live ones and then ends.
+    Draining,
 }
 
 /// A line.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Line {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineStatus {
     /// Its name in the config.
     pub name: String,
     /// `audiosocket` or `pipe`.
     pub kind: String,
-    /// Where it listens.
-    pub listens_on: Option<String>,
+    /// Where it listens, if it does.
+    pub listen: Option<String>,
     /// Its live calls.
     pub calls: usize,
-    /// Its calls so far.
-    pub calls_so_far: u64,
+    /// How long ago its last call began.
+    pub last_call_ms_ago: Option<u64>,
 }
 
 /// A trunk.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Trunk {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrunkStatus {
     /// Its name in the config.
     pub name: String,
-    /// Where it is, without its query.
+    /// Where it leads, without the query.
     pub url: String,
-    /// What it speaks.
+    /// What is spoken there.
     pub dialect: String,
-    /// Its live calls.
-    pub calls: usize,
     /// The last time that it took a call.
     pub last_handshake: Option<Handshake>,
     /// The last time that it did not.
     pub last_refusal: Option<Refusal>,
+    /// Live calls on it.
+    pub calls: usize,
 }
 
-/// How a trunk answered.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A trunk took a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Handshake {
-    /// When (ms since 1970).
+    /// When.
     pub at_ms: u64,
-    /// Who.
+    /// The address and port that answered.
     pub peer: String,
-    /// What TLS agreed on; `None`: no TLS.
+    /// The cipher suite; none on `ws`.
     pub cipher: Option<String>,
-    /// The name's lookup (ms).
+    /// What the name took.
     pub dns_ms: u64,
-    /// TCP (ms).
+    /// What TCP took.
     pub connect_ms: u64,
-    /// TLS (ms).
+    /// What TLS took.
     pub tls_ms: u64,
-    /// WebSocket (ms).
+    /// What the WebSocket handshake took.
     pub upgrade_ms: u64,
 }
 
-/// Why a trunk did not take a call.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A trunk did not take a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// When (ms since 1970).
+    /// When.
     pub at_ms: u64,
-    /// At which stage, why, and what would help.
+    /// Why, in its own words or the network's.
     pub words: String,
 }
 
-/// A live call. Its figures are at most a second old.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Call {
-    /// Our id.
+/// A live call. Levels and waiting times are those of the last second.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallStatus {
+    /// Our id of it.
     pub call_id: String,
-    /// Its line.
+    /// The name of its line.
     pub line: String,
-    /// The trunk that took it.
+    /// The name of its trunk, once one took it.
     pub trunk: Option<String>,
-    /// `dialing`, `bridged`, `finishing` or `closing`.
-    pub stage: String,
-    /// Since it came (s).
+    /// Where it stands.
+    pub state: CallState,
+    /// How long it has lasted.
     pub seconds: u64,
-    /// The loudest of the caller in the last second (dBov, -127 is silence).
-    pub level_up_dbov: i8,
-    /// The loudest of the agent in the last second (dBov).
-    pub level_down_dbov: i8,
-    /// The agent's speech that waits to be heard (ms).
+    /// How loud the caller is (dBov); none without audio.
+    pub level_up_dbov: Option<i8>,
+    /// How loud the agent is (dBov); none without audio.
+    pub level_down_dbov: Option<i8>,
+    /// How much of the agent's speech waits to be heard.
     pub delay_ms: u64,
-    /// The caller's speech that waits to be sent (ms).
-    pub backlog_ms: u64,
-    /// Frames from the line.
+    /// How much of the caller's speech waits to be sent.
+    pub uplink_backlog_ms: u64,
+    /// Frames that the line sent.
     pub frames_up: u64,
-    /// Frames to the line.
+    /// Frames sent to the line.
     pub frames_down: u64,
-    /// Samples of the agent that were heard.
-    pub heard_samples: u64,
-    /// Samples of the caller that were skipped.
-    pub dropped_samples: u64,
-    /// Times that the agent's speech ran dry.
+    /// Samples of the caller skipped because the trunk is slow.
+    pub dropped: u64,
+    /// Times that the agent's speech ran dry in mid-utterance.
     pub underruns: u64,
-    /// Frames that left late.
+    /// Frames that left more than 5 ms after they were due.
     pub late: u64,
 }
 
+/// Where a live call stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CallState {
+    /// A trunk is being dialled.
+    Dialing,
+    /// Audio flows both ways.
+    Bridged,
+    /// One side is done; what the agent has sent is still being heard.
+    Finishing,
+    /// The line is over; the trunk closes in order.
+    Closing,
+}
+
+impl CallState {
+    /// As it is spelled everywhere.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dialing => "dialing",
+            Self::Bridged => "bridged",
+            Self::Finishing => "finishing",
+            Self::Closing => "closing",
+        }
+    }
+}
+
+impl From<call::State> for CallState {
+    fn from(state: call::State) -> Self {
+        match state {
+            call::State::Dialing { .. } => Self::Dialing,
+            call::State::Bridged => Self::Bridged,
+            call::State::Finishing { .. } => Self::Finishing,
+            // An ended one is live until its end was reported.
+            call::State::Closing { .. } | call::State::Ended(_) => Self::Closing,
+        }
+    }
+}
+
+/// What became of records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordsStatus {
+    /// How many wait to be written.
+    pub waiting: u64,
+    /// How many were given up because too many waited.
+    pub lost: u64,
+}
+
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 pub(crate) mod tests {
+    use core::cell::{Cell, RefCell};
+
     use super::*;
 
-    /// A daemon with two calls, for the tests of those who show it.
-    pub(crate) fn status() -> Status {
-        let call = |call_id: &str, stage: &str, trunk: Option<&str>| Call {
-            call_id: call_id.to_owned(),
-            line: "pbx".to_owned(),
-            trunk: trunk.map(str::to_owned),
-            stage: stage.to_owned(),
-            seconds: 83,
-            level_up_dbov: -24,
-            level_down_dbov: -127,
-            delay_ms: 20,
-            backlog_ms: 0,
-            frames_up: 4150,
-            frames_down: 4149,
-            heard_samples: 120_000,
-            dropped_samples: 0,
-            underruns: 1,
-            late: 0,
-        };
-        let trunk = |name: &str| Trunk {
-            name: name.to_owned(),
-            url: "wss://agent.example.com/ws?...".to_owned(),
-            dialect: "ozonetel".to_owned(),
-            calls: 0,
-            last_handshake: None,
-            last_refusal: None,
-        };
+    /// A daemon with one line, two trunks and two calls, that remembers what it was told to do.
+    #[derive(Default)]
+    pub(crate) struct FakeDesk {
+        pub(crate) metrics: Metrics,
+        pub(crate) problems: RefCell<Vec<String>>,
+        pub(crate) hung_up: RefCell<Vec<String>>,
+        pub(crate) drained: Cell<bool>,
+        pub(crate) told: RefCell<Vec<(Uuid, CallInfo)>>,
+        pub(crate) refuses: Cell<Option<TellError>>,
+    }
+
+    impl Desk for FakeDesk {
+        fn status(&self) -> Status {
+            let mut status = busy_status();
+            status.problems = self.problems();
+            if self.drained.get() {
+                status.state = Readiness::Draining;
+            }
+            status
+        }
+
+        fn problems(&self) -> Vec<String> {
+            self.problems.borrow().clone()
+        }
+
+        fn metrics(&self) -> &Metrics {
+            &self.metrics
+        }
+
+        fn hang_up(&self, call_id: &str) -> bool {
+            let live = busy_status().calls.iter().any(|call| call.call_id == call_id);
+            if live {
+                self.hung_up.borrow_mut().push(call_id.to_owned());
+            }
+            live
+        }
+
+        fn drain(&self) {
+            self.drained.set(true);
+        }
+
+        fn tell_of_call(&self, uuid: Uuid, info: CallInfo) -> Result<(), TellError> {
+            self.told.borrow_mut().push((uuid, info));
+            self.refuses.get().map_or(Ok(()), Err)
+        }
+    }
+
+    /// What a daemon in the middle of its day says of itself, at 1,000,000,000 ms.
+    pub(crate) fn busy_status() -> Status {
         Status {
             version: "0.1.0".to_owned(),
-            pid: 412,
-            uptime_s: 93_784,
-            draining: false,
-            problems: vec!["records cannot be written: No space left on device".to_owned()],
+            pid: 812,
+            uptime_seconds: 3 * 86_400 + 4 * 3600,
+            state: Readiness::Ready,
+            problems: Vec::new(),
             max_calls: 8,
-            refused: 4,
-            lines: vec![Line {
-                name: "pbx".to_owned(),
-                kind: "audiosocket".to_owned(),
-                listens_on: Some("127.0.0.1:9092".to_owned()),
-                calls: 2,
-                calls_so_far: 117,
-            }],
-            trunks: vec![
-                Trunk {
-                    calls: 1,
-                    last_handshake: Some(Handshake {
-                        at_ms: 1_767_225_600_123,
-                        peer: "192.0.2.7:443".to_owned(),
-                        cipher: Some("TLS13_AES_128_GCM_SHA256".to_owned()),
-                        dns_ms: 3,
-                        connect_ms: 18,
-                        tls_ms: 40,
-                        upgrade_ms: 21,
-                    }),
-                    ..trunk("agent")
+            drain_seconds: 30,
+            pool_high_water_bytes: 1_300_000,
+            lines: vec![
+                LineStatus {
+                    name: "pbx".to_owned(),
+                    kind: "audiosocket".to_owned(),
+                    listen: Some("127.0.0.1:9092".to_owned()),
+                    calls: 2,
+                    last_call_ms_ago: Some(3400),
                 },
-                Trunk {
-                    last_refusal: Some(Refusal {
-                        at_ms: 1_767_225_500_000,
-                        words: "spare.example.com:443: the server said 401 Unauthorized".to_owned(),
-                    }),
-                    ..trunk("spare")
+                LineStatus {
+                    name: "tape".to_owned(),
+                    kind: "pipe".to_owned(),
+                    listen: None,
+                    calls: 0,
+                    last_call_ms_ago: None,
                 },
             ],
-            calls: vec![call("abcdefgh2345", "bridged", Some("agent")), call("zyxwvuts7654", "dialing", None)],
-            records_waiting: 12,
-            records_lost: 0,
-            log_lines_lost: 0,
+            trunks: vec![
+                TrunkStatus {
+                    name: "agent".to_owned(),
+                    url: "wss://agent.example.com/ws?...".to_owned(),
+                    dialect: "ozonetel".to_owned(),
+                    last_handshake: Some(Handshake {
+                        at_ms: 999_998_000,
+                        peer: "10.0.0.5:443".to_owned(),
+                        cipher: Some("TLS13_AES_256_GCM_SHA384".to_owned()),
+                        dns_ms: 1,
+                        connect_ms: 12,
+                        tls_ms: 50,
+                        upgrade_ms: 21,
+                    }),
+                    last_refusal: Some(Refusal {
+                        at_ms: 999_700_000,
+                        words: "agent.example.com:443: \u{1b}[31mconnection refused".to_owned(),
+                    }),
+                    calls: 1,
+                },
+                TrunkStatus {
+                    name: "spare".to_owned(),
+                    url: "ws://127.0.0.1:8765/".to_owned(),
+                    dialect: "binary".to_owned(),
+                    last_handshake: None,
+                    last_refusal: None,
+                    calls: 0,
+                },
+            ],
+            calls: vec![
+                CallStatus {
+                    call_id: "k3vqhm2xw7ab".to_owned(),
+                    line: "pbx".to_owned(),
+                    trunk: Some("agent".to_owned()),
+                    state: CallState::Bridged,
+                    seconds: 83,
+                    level_up_dbov: Some(-23),
+                    level_down_dbov: Some(-60),
+                    delay_ms: 40,
+                    uplink_backlog_ms: 0,
+                    frames_up: 4150,
+                    frames_down: 4149,
+                    dropped: 160,
+                    underruns: 1,
+                    late: 0,
+                },
+                CallStatus {
+                    call_id: "zz5dlo2c3qqe".to_owned(),
+                    line: "pbx".to_owned(),
+                    trunk: None,
+                    state: CallState::Dialing,
+                    seconds: 3,
+                    level_up_dbov: None,
+                    level_down_dbov: None,
+                    delay_ms: 0,
+                    uplink_backlog_ms: 2980,
+                    frames_up: 150,
+                    frames_down: 149,
+                    dropped: 0,
+                    underruns: 0,
+                    late: 0,
+                },
+            ],
+            records: RecordsStatus::default(),
+            journal_dropped: 0,
         }
     }
 
     #[test]
-    fn what_is_said_at_one_end_is_read_at_the_other() {
-        let text = serde_json::to_string(&status()).unwrap();
-        assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status());
+    fn a_status_reads_back_as_it_was_written() {
+        let status = busy_status();
+        let json = serde_json::to_string(&status).expect("a status has no map with odd keys");
+        assert!(json.contains(r#""state":"ready""#) && json.contains(r#""state":"dialing""#), "{json}");
+        assert_eq!(serde_json::from_str::<Status>(&json).expect("it was just written"), status);
+    }
+
+    #[test]
+    fn a_call_state_is_spelled_alike_in_json_and_in_words() {
+        for state in [CallState::Dialing, CallState::Bridged, CallState::Finishing, CallState::Closing] {
+            let json = serde_json::to_string(&state).expect("a word");
+            assert_eq!(json, format!("\"{}\"", state.as_str()));
+        }
     }
 }

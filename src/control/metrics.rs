@@ -220,6 +220,12 @@ impl Metrics {
         self.records_waiting.load(Relaxed)
     }
 
+    /// The most of the pool that was ever in use (bytes).
+    #[must_use]
+    pub fn pool_bytes(&self) -> u64 {
+        self.pool_bytes.load(Relaxed)
+    }
+
     /// Everything, as Prometheus reads it.
     #[must_use]
     pub fn text(&self) -> String {

@@ -1,4 +1,10 @@
 //! Watching and steering, never in the way of audio.
+//!
+//! ```text
+//!   Prometheus, a PBX's dialplan --- TCP ------> http    --+
+//!                                                          +--> Desk (the daemon)
+//!   trunkline status, drain ... ---- Unix socket -> socket-+
+//! ```
 
 pub mod call_info;
 pub mod desk;
@@ -7,5 +13,6 @@ pub mod http;
 pub mod journal;
 pub mod messages;
 pub mod metrics;
+mod server;
 pub mod socket;
 pub mod systemd;

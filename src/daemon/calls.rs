@@ -29,7 +29,7 @@ use crate::{
     clock,
     config::{self, Config},
     control::{
-        call_info::Expected,
+        call_info::{Announcements, CallInfo},
         messages,
         metrics::{Counter, Metrics},
     },
@@ -62,7 +62,7 @@ pub(super) struct Shared {
     /// Records have waited for the disk for so long.
     pub(super) records_stuck: Cell<bool>,
     /// Calls that were told of and have not come.
-    pub(super) expected: RefCell<Expected>,
+    pub(super) announced: RefCell<Announcements>,
     /// Threads that did not answer when they were last asked.
     pub(super) silent: RefCell<Vec<String>>,
     /// The daemon is going down.
@@ -107,8 +107,8 @@ pub(super) struct Live {
 pub(super) struct LineNews {
     /// Where it listens.
     pub(super) listens_on: Option<SocketAddr>,
-    /// Its calls so far.
-    pub(super) calls: u64,
+    /// When its last call came.
+    pub(super) last_call: Option<Now>,
 }
 
 /// The last that was heard of a trunk, with when it was (ms since 1970).
@@ -144,8 +144,8 @@ impl Shared {
             Arrival::Audiosocket { stream, line, uuid, peer } => {
                 // 36 characters fit.
                 facts.call_sid = text(&uuid.to_string());
-                if let Some(told) = self.expected.borrow_mut().take(clock::now(), uuid) {
-                    told.fill(&mut facts);
+                if let Some(CallInfo { from, to, did, custom }) = self.announced.borrow_mut().take(uuid, clock::now()) {
+                    (facts.from, facts.to, facts.did, facts.custom) = (from, to, did, custom);
                 }
                 info!(
                     message_id = messages::CALL_STARTED,
@@ -177,7 +177,7 @@ impl Shared {
         let live =
             Live { call_id: call_id.clone(), line: line_index, media, since, started, gauges, trunk: None, writer };
         calls.live.insert(seq, live);
-        self.lines.borrow_mut()[line_index].calls += 1;
+        self.lines.borrow_mut()[line_index].last_call = Some(since);
         self.metrics.call_began();
         let Some(orders) = self.media.borrow().get(media).cloned() else { return };
         let request = dialer::Request { seq, call_id, trunks, line_rate, cancelled, reply: orders.clone() };

@@ -36,7 +36,7 @@ use crate::{
     },
     clock,
     config::{self, Config, LineKind, PathOrDash, ProcessEnvironment},
-    control::{desk::Desk, http, messages, metrics::Metrics, socket::ControlSocket, systemd},
+    control::{desk::Desk, http, messages, metrics::Metrics, socket::Socket, systemd},
     daemon::calls::{Arrival, Shared},
     exit,
     leg::{
@@ -179,7 +179,7 @@ impl Daemon {
             lines: RefCell::new(config.lines.iter().map(|_| calls::LineNews::default()).collect()),
             records: RefCell::new(open_records(&config, &metrics)?),
             records_stuck: Cell::default(),
-            expected: RefCell::default(),
+            announced: RefCell::default(),
             silent: RefCell::default(),
             trunks: RefCell::new(config.trunks.iter().map(|_| calls::TrunkNews::default()).collect()),
             draining: Notify::new(),
@@ -192,12 +192,6 @@ impl Daemon {
             info!(listen:% = address; "health and metrics are served");
             let desk: Rc<dyn Desk> = shared.clone();
             spawn_local(http::serve(listener, address, config.control.call_info, desk));
-        }
-        if let Some(path) = &config.control.socket {
-            let socket = ControlSocket::open(path).map_err(|error| Fault::config(error.to_string()))?;
-            info!(socket = path.display().to_string(); "control socket listens");
-            let desk: Rc<dyn Desk> = shared.clone();
-            spawn_local(socket.serve(desk));
         }
         roots
             .await
@@ -218,6 +212,13 @@ impl Daemon {
                     shared.begin(index, Arrival::Pipe(ends, writer), *sample_rate);
                 }
             }
+        }
+        // Last: a second daemon with this config finds its ports taken before it comes here.
+        if let Some(path) = &config.control.socket {
+            let socket = Socket::open(path).map_err(|error| Fault::config(error.to_string()))?;
+            info!(socket = path.display().to_string(); "control socket listens");
+            let desk: Rc<dyn Desk> = shared.clone();
+            spawn_local(socket.serve(desk));
         }
         Ok(Self { config, reports, news, shared, ended, writers: writers_to_join })
     }
