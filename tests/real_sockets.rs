@@ -117,7 +117,7 @@ fn a_daemon_that_is_terminated_in_a_call_says_goodbye_to_both_sides() {
 fn a_call_too_many_is_given_back_at_once_and_the_seat_is_free_again_later() {
     let (_agent, port) = agent(&["--plain"]);
     let route = Route { name: "pbx", url: format!("ws://127.0.0.1:{port}/"), dialect: "ozonetel", ca: None };
-    let daemon = Daemon::start_with(&[route], "max-calls = 2", "");
+    let daemon = Daemon::start_with(&[route], "max-calls = 2", "", "");
     let phones = [Phone::dial(daemon.port("pbx"), &[]), Phone::dial(daemon.port("pbx"), &[])];
     phones.iter().for_each(|phone| phone.until(SOON, |heard| !heard.frames.is_empty()));
     let mut third = TcpStream::connect((Ipv4Addr::LOCALHOST, daemon.port("pbx"))).unwrap();
@@ -138,7 +138,7 @@ fn a_call_too_many_is_given_back_at_once_and_the_seat_is_free_again_later() {
 fn a_pbx_that_names_no_call_is_closed_after_two_seconds() {
     let (_agent, port) = agent(&["--plain"]);
     let route = Route { name: "pbx", url: format!("ws://127.0.0.1:{port}/"), dialect: "ozonetel", ca: None };
-    let daemon = Daemon::start_with(&[route], "max-calls = 1", "");
+    let daemon = Daemon::start_with(&[route], "max-calls = 1", "", "");
     let began = Instant::now();
     let mut silent = TcpStream::connect((Ipv4Addr::LOCALHOST, daemon.port("pbx"))).unwrap();
     silent.set_read_timeout(Some(SOON)).unwrap();
@@ -515,7 +515,7 @@ fn daemon_under(clouds: &[(&str, Cloud)], echo: u16, trunk: &str) -> (Daemon, mp
         .map(|(n, name)| Route { name, url: format!("ws://127.0.0.1:{port}/{n}"), dialect: "ozonetel", ca: None })
         .collect();
     routes.push(Route { name: "echo", url: format!("ws://127.0.0.1:{echo}/"), dialect: "ozonetel", ca: None });
-    (Daemon::start_with(&routes, "max-calls = 64", trunk), told)
+    (Daemon::start_with(&routes, "max-calls = 64", "", trunk), told)
 }
 
 #[test]

@@ -1,18 +1,17 @@
 //! Records on a disk that fills up: a tmpfs of fixed size.
-//!
-//! It has to be mounted, which needs root. Where that is not possible nothing is tested here, unless `CI` is set.
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "site/small_disk.rs"]
+mod small_disk;
+
 use std::{
     fs,
-    io::Write,
-    path::Path,
-    process::Command,
     sync::{Arc, Mutex, mpsc},
     time::Duration,
 };
 
+use small_disk::SmallDisk;
 use trunkline::{
     call::record::{Record, Started},
     control::metrics::{Counter, Metrics},
@@ -20,49 +19,6 @@ use trunkline::{
 };
 
 const SOON: Duration = Duration::from_secs(20);
-
-/// A file system of 1 MiB.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount() -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        let mounted = mount.args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(folder.path()).output().unwrap();
-        if mounted.status.success() {
-            return Some(Self(folder));
-        }
-        let words = format!("a tmpfs cannot be mounted: {}", String::from_utf8_lossy(&mounted.stderr).trim());
-        let in_ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
-        assert!(!in_ci, "{words}");
-        println!("not run: {words}");
-        None
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// Takes all space but so much.
-    fn fill(&self, but: usize) {
-        let mut file = fs::File::create(self.path().join("filler")).unwrap();
-        while file.metadata().unwrap().len() < 2 << 20 && file.write(&[0; 512]).is_ok_and(|n| n > 0) {}
-        let length = file.metadata().unwrap().len();
-        assert!(length < 2 << 20, "this is not the small disk");
-        file.set_len(length - but as u64).unwrap();
-    }
-
-    fn free(&self) {
-        fs::remove_file(self.path().join("filler")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a test that failed may have left something open.
-        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
-    }
-}
 
 /// What the log was told.
 struct Told(Mutex<mpsc::Sender<String>>);

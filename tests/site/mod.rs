@@ -230,25 +230,26 @@ pub struct Daemon {
 
 impl Daemon {
     pub fn start(routes: &[Route<'_>]) -> Self {
-        Self::start_with(routes, "max-calls = 8", "")
+        Self::start_with(routes, "max-calls = 8", "", "")
     }
 
-    /// With these keys under `[media]` and under each trunk.
-    pub fn start_with(routes: &[Route<'_>], media: &str, trunk: &str) -> Self {
+    /// With these keys under `[media]`, `[control]` and each trunk; tables may follow the last ones.
+    pub fn start_with(routes: &[Route<'_>], media: &str, control: &str, trunk: &str) -> Self {
         // Between our asking and its binding somebody else may take a port.
         for _ in 0..5 {
-            if let Some(daemon) = Self::try_start(routes, media, trunk) {
+            if let Some(daemon) = Self::try_start(routes, media, control, trunk) {
                 return daemon;
             }
         }
         panic!("no free ports");
     }
 
-    fn try_start(routes: &[Route<'_>], media: &str, trunk: &str) -> Option<Self> {
+    fn try_start(routes: &[Route<'_>], media: &str, control: &str, trunk: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mut ports = free_ports(routes.len() + 1);
         let http = ports.pop().unwrap();
-        let mut config = format!("[media]\n{media}\n[control]\nhttp = \"127.0.0.1:{http}\"\ndrain-seconds = 0\n");
+        let grace = if control.contains("drain-seconds") { "" } else { "drain-seconds = 0" };
+        let mut config = format!("[media]\n{media}\n[control]\nhttp = \"127.0.0.1:{http}\"\n{grace}\n{control}\n");
         for (Route { name, url, dialect, ca }, port) in routes.iter().zip(&ports) {
             let ca = ca.map(|ca| format!("ca-file = {:?}", ca.join("ca.pem"))).unwrap_or_default();
             write!(
