@@ -87,7 +87,6 @@ fn one_call_is_hung_up_by_order_and_the_other_goes_on_until_the_drain() {
     assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains(id));
 
     assert!(steer(&socket, &["drain"]).status.success());
-    daemon.process.line(&["live calls may go on for a while"]);
     assert_refused(&daemon);
     let status = steer(&socket, &["status", "--json"]).stdout;
     let status: serde_json::Value = serde_json::from_slice(&status).unwrap();

@@ -77,7 +77,7 @@ impl Call {
             while let Some(input) = self.line.poll(self.now).unwrap() {
                 match input {
                     Input::Audio(rate, samples) => {
-                        self.bridge.handle_line_audio(self.now, rate, samples, &mut self.pool)
+                        self.bridge.handle_line_audio(self.now, rate, samples, &mut self.pool);
                     }
                     Input::Digit(digit) => self.bridge.handle_digit(self.now, digit),
                     Input::Hangup => {

@@ -88,6 +88,8 @@ pub struct Bridge {
     stopped: Option<Now>,
     /// How the trunk's side came to its end.
     over: Option<Over>,
+    /// The trunk broke its protocol, and that ended the call.
+    trunk_violated: bool,
     times: Times,
     delays: Delays,
     /// Ticks on which the line took no frame.
@@ -117,10 +119,8 @@ struct Uplink {
     tally: UplinkTally,
     /// The loudest frame since somebody asked (dBov).
     loudest: i8,
-    /// When the oldest frame came that was not handed to the trunk's socket yet.
+    /// When the oldest message became whole that was not handed to the trunk's socket yet.
     waits_since: Option<Now>,
-    /// What had been sent when it came (samples).
-    sent_before: u64,
 }
 
 struct Downlink {
@@ -156,7 +156,6 @@ impl Bridge {
                 tally: UplinkTally::default(),
                 loudest: SILENCE_DBOV,
                 waits_since: None,
-                sent_before: 0,
             },
             downlink: Downlink {
                 ring: Ring::new(rate.samples(limits.downlink_seconds * 1000)),
@@ -174,6 +173,7 @@ impl Bridge {
             trunk_gone: false,
             stopped: None,
             over: None,
+            trunk_violated: false,
             times: Times { started: now, ..Times::default() },
             delays: Delays::default(),
             blocked: 0,
@@ -242,9 +242,6 @@ impl Bridge {
         self.retune_uplink();
         let up = &mut self.uplink;
         self.times.first_spoken.get_or_insert(now);
-        if self.trunk.is_some() && up.waits_since.is_none() {
-            (up.waits_since, up.sent_before) = (Some(now), up.tally.sent);
-        }
         if up.tally.frames.is_multiple_of(LOOKED_AT) {
             up.loudest = up.loudest.max(level_dbov(samples));
         }
@@ -265,6 +262,13 @@ impl Bridge {
                     }
                 }
             }
+        }
+        // Samples that do not fill a message yet wait for more of the caller's speech: that is not our delay.
+        if let Some(trunk) = &self.trunk
+            && up.waits_since.is_none()
+            && up.ring.len() >= trunk.chunk()
+        {
+            up.waits_since = Some(now);
         }
     }
 
@@ -313,6 +317,7 @@ impl Bridge {
                     Over::Violation(_) => Event::TrunkEnded(EndReason::Protocol),
                 };
                 let closing = matches!(self.state, State::Closing { .. });
+                self.trunk_violated = matches!(over, Over::Violation(_)) && self.state.reason().is_none();
                 self.handle_event(now, if closing { Event::TrunkClosed } else { event }, pool);
                 Flow::Hungry
             }
@@ -344,16 +349,12 @@ impl Bridge {
 
     /// All that [`pump`](Self::pump) wrote is in the kernel's hands since `now`.
     pub fn handle_uplink_sent(&mut self, now: Now) {
-        let up = &mut self.uplink;
-        // What does not fill a message yet waits for more of the caller's speech, and that is not our delay.
-        if up.tally.sent > up.sent_before
-            && let Some(since) = up.waits_since.take()
-        {
+        if let Some(since) = self.uplink.waits_since.take() {
             self.delays.uplink.record(now.saturating_sub(since));
         }
     }
 
-    /// Whether some of the caller's speech was not handed to the trunk's socket yet.
+    /// Whether a message of the caller's speech was not handed to the trunk's socket yet.
     #[must_use]
     pub const fn is_uplink_waiting(&self) -> bool {
         self.uplink.waits_since.is_some()
@@ -486,6 +487,12 @@ impl Bridge {
     #[must_use]
     pub const fn over(&self) -> Option<Over> {
         self.over
+    }
+
+    /// Whether the trunk broke its protocol, and that ended the call.
+    #[must_use]
+    pub const fn has_trunk_violated(&self) -> bool {
+        self.trunk_violated
     }
 
     /// When things happened.

@@ -225,6 +225,8 @@ struct Shard {
 
 struct Call {
     seq: u64,
+    /// The tick of the thread at which it came.
+    since_tick: u64,
     bridge: Bridge,
     line: LineIo,
     trunk: Option<TrunkIo>,
@@ -290,16 +292,19 @@ impl Shard {
         let armed = self.ticker.get_ref().armed_at();
         for slot in 0..self.calls.len() {
             // Calls take turns: this one's ticks are those of its slot's parity.
+            let Some(Some(call)) = self.calls.get(slot) else { continue };
             let parity = slot as u64 % 2;
             let own = |ticks: u64| (ticks + parity) / 2;
-            let due = own(self.ticks) - own(before);
+            // What the thread missed before the call came is not the call's.
+            let before = before.max(call.since_tick);
+            let due = own(self.ticks).saturating_sub(own(before));
             if due == 0 {
                 continue;
             }
             let first = (own(before) + 1) * 2 - parity;
             let late = now.saturating_sub(armed + TICK * u32::try_from(first).unwrap_or(u32::MAX));
             let tick = Tick { now, late, missed: due as usize - 1 };
-            if matches!(self.calls.get(slot), Some(Some(_))) {
+            if call.bridge.state().has_line() {
                 self.punctuality.on_frame(late, tick.missed);
             }
             self.with_slot(slot, |call, pool, _| call.on_tick(tick, pool));
@@ -333,13 +338,25 @@ impl Shard {
 
     /// Carries out what a call's state asks for: gives the line back, removes the call when it is over.
     fn settle(&mut self, slot: usize, now: Now) {
-        if catch_unwind(AssertUnwindSafe(|| self.carry_out(slot, now))).is_ok() {
-            return;
+        let Some(Some(call)) = self.calls.get(slot) else { return };
+        let (seq, figures, rate, codec) = (call.seq, call.told, call.bridge.line_rate(), call.codec);
+        if catch_unwind(AssertUnwindSafe(|| self.carry_out(slot, now))).is_err() {
+            // What it held of the pool stays lost: it is in disorder, and the others go on.
+            self.calls[slot] = None;
+            self.report(Outcome { figures, rate, codec, ..Outcome::stillborn(seq, EndReason::Bug, now) });
+            self.on_call_gone();
         }
-        // What it held of the pool stays lost: it is in disorder, and the others go on.
-        if let Some(Some(call)) = self.calls.get_mut(slot).map(Option::take) {
-            self.report(Outcome { figures: call.told, ..Outcome::stillborn(call.seq, EndReason::Bug, now) });
+    }
+
+    /// A call is gone; it may have been the last.
+    fn on_call_gone(&mut self) {
+        if self.calls.iter().all(Option::is_none) {
+            self.ticker.get_ref().disarm();
+            // Nobody is kept waiting any more.
+            self.punctuality = Punctuality::default();
+            self.vitals.set_overloaded(false);
         }
+        self.wake_if_idle();
     }
 
     fn carry_out(&mut self, slot: usize, now: Now) {
@@ -373,18 +390,12 @@ impl Shard {
                 ended: now,
                 figures,
                 rate: call.bridge.line_rate(),
-                trunk_violated: matches!(call.bridge.over(), Some(Over::Violation(_))),
+                trunk_violated: call.bridge.has_trunk_violated(),
                 codec: call.codec,
                 words: call.words.take().or_else(|| words_of(&call.bridge)),
             };
             self.report(outcome);
-            if self.calls.iter().all(Option::is_none) {
-                self.ticker.get_ref().disarm();
-                // Nobody is kept waiting any more.
-                self.punctuality = Punctuality::default();
-                self.vitals.set_overloaded(false);
-            }
-            self.wake_if_idle();
+            self.on_call_gone();
         });
     }
 
@@ -417,7 +428,9 @@ impl Shard {
             let figures = call.figures();
             self.metrics.add_growth(&call.told, &figures);
             call.told = figures;
-            call.gauges.set(&mut call.bridge);
+        }
+        for slot in 0..self.calls.len() {
+            self.with_slot(slot, |call, _, _| call.gauges.set(&mut call.bridge));
         }
         self.vitals.set_overloaded(self.punctuality.turn());
         let high = self.pool.high_water();
@@ -470,9 +483,11 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
     };
     let mut this = shard.borrow_mut();
     let limits = this.limits;
-    let opened = match Bridge::new(now, now + give_up_after, rate, limits, &mut this.pool) {
-        Err(_) => Err((EndReason::Overload, Some(line))),
-        Ok(bridge) => match open_line(line) {
+    let bridge = catch_unwind(AssertUnwindSafe(|| Bridge::new(now, now + give_up_after, rate, limits, &mut this.pool)));
+    let opened = match bridge {
+        Err(_) => Err((EndReason::Bug, Some(line))),
+        Ok(Err(_)) => Err((EndReason::Overload, Some(line))),
+        Ok(Ok(bridge)) => match open_line(line) {
             Ok((io, input)) => Ok((bridge, io, input)),
             Err(_) => Err((EndReason::LineLost, None)),
         },
@@ -490,8 +505,10 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
         this.ticks = 0;
         this.ticker.get_ref().arm(now);
     }
+    let since_tick = (now.saturating_sub(this.ticker.get_ref().armed_at()).as_nanos() / TICK.as_nanos()) as u64;
     let call = Call {
         seq,
+        since_tick,
         bridge,
         trunk: None,
         facts,

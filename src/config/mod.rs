@@ -22,6 +22,7 @@ mod file;
 mod resolve;
 mod secret;
 
+pub(crate) use self::resolve::decoded;
 pub use self::secret::Secret;
 
 /// Reads a config file.

@@ -506,7 +506,7 @@ fn exotel_query(url: &mut Url, rate: &mut Option<Rate>, options: &mut Options) -
 }
 
 /// A part of a query without its percent signs (RFC 3986 2.1); a plus is a space, as forms have it.
-fn decoded(text: &str) -> String {
+pub(crate) fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {

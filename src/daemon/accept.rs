@@ -14,7 +14,6 @@ use tokio::{
 use crate::{
     call::EndReason,
     config::{Cidr, LineKind},
-    control::messages,
     daemon::calls::{Arrival, Shared},
     leg::audiosocket::{
         Uuid,
@@ -41,10 +40,7 @@ pub(super) async fn accept(shared: Rc<Shared>, line: usize, listener: TcpListene
             }
         };
         if !allow.is_empty() && !allow.iter().any(|cidr| cidr.contains(peer.ip())) {
-            warn!(
-                message_id = messages::OUTSIDER, line = shared.config.lines[line].name, peer:%;
-                "a connection from outside `allow` was closed"
-            );
+            shared.on_outsider(line, peer);
             continue;
         }
         if !shared.has_seat() {
@@ -63,7 +59,7 @@ async fn arrive(shared: Rc<Shared>, line: usize, mut stream: TcpStream, peer: So
     let mut reader = Reader::new();
     let first = tokio::select! {
         first = tokio::time::timeout(FIRST_MESSAGE, first_message(&mut stream, &mut reader)) => Some(first),
-        () = shared.draining.notified() => None,
+        () = shared.until_drained() => None,
     };
     let line_rate = if shared.wants_rate(line) && matches!(first, Some(Ok(Ok(_)))) {
         first_rate(&mut stream, &mut reader).await

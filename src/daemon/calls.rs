@@ -33,7 +33,7 @@ use crate::{
         messages,
         metrics::{Counter, Metrics},
     },
-    daemon::accept::turn_away,
+    daemon::{LAST_RECORDS, accept::turn_away},
     dialect::{Facts, Text},
     leg::{
         audiosocket::{Uuid, line::Line},
@@ -82,10 +82,29 @@ pub(super) struct Calls {
     /// Connections that were turned away and are not closed yet.
     pub(super) leaving: usize,
     next: u64,
-    refused_since_told: u64,
-    last_told: Option<Now>,
+    refused: Told,
+    outsiders: Told,
     pub(super) draining: bool,
     pub(super) pipe_failed: bool,
+}
+
+/// What happens often and is told seldom.
+#[derive(Default)]
+struct Told {
+    since: u64,
+    last: Option<Now>,
+}
+
+impl Told {
+    /// It happened once more; gives how often since it was last told, once in [`TELL_EVERY`].
+    fn count(&mut self, now: Now) -> Option<u64> {
+        self.since += 1;
+        if self.last.is_some_and(|last| now - last < TELL_EVERY) {
+            return None;
+        }
+        self.last = Some(now);
+        Some(core::mem::take(&mut self.since))
+    }
 }
 
 /// What is known of a live call.
@@ -198,9 +217,46 @@ impl Shared {
         }
     }
 
+    /// Waits until no more calls are taken.
+    pub(super) async fn until_drained(&self) {
+        let told = self.draining.notified();
+        // Whoever comes when it was told already was not told.
+        if !self.calls.borrow().draining {
+            told.await;
+        }
+    }
+
+    /// Whether there are connections without a call that should close in order.
+    pub(super) fn has_connections(&self) -> bool {
+        let calls = self.calls.borrow();
+        calls.arriving + calls.leaving > 0
+    }
+
+    /// Calls whose media thread did not tell of their end in time: they are put on record all the same.
+    pub(super) fn end_the_rest(&self) {
+        let left: Vec<u64> = self.calls.borrow().live.keys().copied().collect();
+        for seq in left {
+            self.on_ended(Outcome::stillborn(seq, EndReason::Drained, clock::now()));
+        }
+    }
+
+    /// Has the disk thread write what waits, for a while. On a thread of its own, so that the watchdog is fed meanwhile.
+    pub(super) async fn close_records(&self) {
+        let records = self.records.borrow_mut().take();
+        if let Some(records) = records {
+            // It panicked: the log has it.
+            let _ = tokio::task::spawn_blocking(move || records.close(LAST_RECORDS)).await;
+        }
+    }
+
     /// Closes the media threads' mailboxes.
     pub(super) fn close(&self) {
         self.media.borrow_mut().clear();
+    }
+
+    /// Whether the media threads were told to end.
+    pub(super) fn is_closed(&self) -> bool {
+        self.media.borrow().is_empty()
     }
 
     fn least_busy(&self, calls: &Calls) -> usize {
@@ -227,9 +283,11 @@ impl Shared {
     pub(super) fn end_call(&self, call_id: &str) -> bool {
         let calls = self.calls.borrow();
         let Some((&seq, live)) = calls.live.iter().find(|(_, live)| live.call_id == call_id) else { return false };
-        let media = self.media.borrow().get(live.media).cloned();
-        // Its media thread is so far behind that the call ends by itself sooner.
-        media.is_some_and(|media| media.try_send(Order::End { seq, reason: EndReason::Operator }).is_ok())
+        if let Some(media) = self.media.borrow().get(live.media).cloned() {
+            // Where the thread is gone the call is too.
+            spawn_local(async move { media.send(Order::End { seq, reason: EndReason::Operator }).await.is_ok() });
+        }
+        true
     }
 
     /// Whether a media thread does not keep up with the calls it has.
@@ -265,15 +323,21 @@ impl Shared {
             return true;
         };
         self.metrics.add(Counter::CallsRefused, 1);
-        calls.refused_since_told += 1;
-        let now = clock::now();
-        if calls.last_told.is_none_or(|told| now - told >= TELL_REFUSALS) {
-            let (refused, live) = (calls.refused_since_told, calls.live.len());
+        if let Some(refused) = calls.refused.count(clock::now()) {
+            let live = calls.live.len();
             warn!(message_id = messages::CALLS_REFUSED, refused, live, max_calls, why; "calls are refused");
-            calls.refused_since_told = 0;
-            calls.last_told = Some(now);
         }
         false
+    }
+
+    /// Somebody who may not connect did.
+    pub(super) fn on_outsider(&self, line: usize, peer: SocketAddr) {
+        if let Some(connections) = self.calls.borrow_mut().outsiders.count(clock::now()) {
+            warn!(
+                message_id = messages::OUTSIDER, line = self.config.lines[line].name, peer:%, connections;
+                "a connection from outside `allow` was closed"
+            );
+        }
     }
 
     pub(super) fn on_ended(&self, outcome: Outcome) {
@@ -354,14 +418,23 @@ fn text(long: &str) -> Text {
 }
 
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-/// Refusals are told once in so long.
-const TELL_REFUSALS: Now = Now::from_secs(60);
+/// Somebody who tries again and again is told once in so long.
+const TELL_EVERY: Now = Now::from_secs(60);
 /// Connections that may be about to name their calls, beside as many as there are seats.
 const MOST_ARRIVING: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_happens_often_is_told_once_a_minute_with_how_often_it_was() {
+        let mut told = Told::default();
+        let at = Now::from_secs;
+        assert_eq!(told.count(at(5)), Some(1));
+        assert_eq!([6, 7, 64].map(|second| told.count(at(second))), [None; 3]);
+        assert_eq!(told.count(at(65)), Some(4));
+    }
 
     #[test]
     fn made_up_ids_have_their_shape_and_differ() {

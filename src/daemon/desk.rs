@@ -71,6 +71,7 @@ impl Desk for Shared {
     }
 
     fn drain(&self) {
+        self.calls.borrow_mut().draining = true;
         self.drain.notify_one();
     }
 

@@ -7,6 +7,8 @@
 //! | control (this one) | listeners, first messages, reports, signals, the control port |
 //! | dial | requests, names, handshakes |
 //! | media | orders, line and trunk sockets, its ticker |
+//! | disk | records to write, and the disk |
+//! | journal | log lines to write, and journald or stderr |
 
 use core::time::Duration;
 use std::{
@@ -224,12 +226,10 @@ impl Daemon {
     }
 
     async fn run(mut self) -> u8 {
-        let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-        let (Ok(terminate), Ok(interrupt)) = signals else {
+        let Ok(mut signals) = Signals::open() else {
             error!("signals cannot be received");
             return exit::FAILED;
         };
-        let mut signals = Signals { terminate, interrupt };
         info!(message_id = messages::READY, max_calls = self.config.media.max_calls; "ready for calls");
         spawn_local(watch::watch(Rc::clone(&self.shared)));
         let only_pipes = self.config.lines.iter().all(|line| matches!(line.kind, LineKind::Pipe { .. }));
@@ -244,6 +244,7 @@ impl Daemon {
                         message_id = messages::MEDIA_ENDED;
                         "a media thread ended; the daemon ends too, to be started again"
                     );
+                    self.end(&mut signals).await;
                     return exit::FAILED;
                 }
             }
@@ -298,37 +299,40 @@ impl Daemon {
                 () = signals.recv() => {}
             }
         }
-        tokio::select! {
-            failed = self.end() => failed,
-            () = signals.recv() => {
-                warn!("a second signal: the daemon ends at once");
-                true
-            }
-        }
+        self.end(signals).await
     }
 
-    /// Ends what is still live, and closes every connection in order. Returns whether a pipe's call had failed.
-    async fn end(mut self) -> bool {
+    /// Ends what is still live, and closes every connection in order; a signal cuts that short. Returns whether a pipe's
+    /// call had failed.
+    async fn end(mut self, signals: &mut Signals) -> bool {
         let shared = Rc::clone(&self.shared);
+        shared.calls.borrow_mut().draining = true;
         let live = shared.calls.borrow().live.len();
         if live > 0 {
             info!(calls = live; "live calls are ended");
+        }
+        let goodbyes = async {
             let media = shared.media.borrow().clone();
             for media in media {
                 // A thread that is gone has no calls.
                 let _ = media.send(Order::EndAll(EndReason::Drained)).await;
             }
+            self.calls_end().await;
+        };
+        let in_time = tokio::select! {
+            ended = tokio::time::timeout(GOODBYES, goodbyes) => ended.is_ok(),
+            () = signals.recv() => false,
+        };
+        while let Ok(outcome) = self.reports.try_recv() {
+            self.on_ended(*outcome);
         }
-        if tokio::time::timeout(GOODBYES, self.calls_end()).await.is_err() {
+        if !in_time {
             warn!(calls = shared.calls.borrow().live.len(); "calls did not end in time");
+            shared.end_the_rest();
         }
         let Self { mut ended, mut writers, config, .. } = self;
         let failed = shared.calls.borrow().pipe_failed;
-        let records = shared.records.borrow_mut().take();
-        if let Some(records) = records {
-            // On a thread of its own, so that the watchdog is fed while the disk takes its time.
-            let _ = tokio::task::spawn_blocking(move || records.close(LAST_RECORDS)).await;
-        }
+        shared.close_records().await;
 
         // A pipe's writer writes what it has; one that nobody reads is left.
         let written = async {
@@ -340,7 +344,7 @@ impl Daemon {
         let _ = tokio::time::timeout(CLOSE, written).await;
         // The media threads end when the last mailbox is closed and the last connection is left.
         let closed = async {
-            while shared.calls.borrow().leaving > 0 {
+            while shared.has_connections() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             let threads = config.media.threads;
@@ -350,7 +354,10 @@ impl Daemon {
             }
         };
         // Late or not, the process ends now.
-        let _ = tokio::time::timeout(CLOSE, closed).await;
+        tokio::select! {
+            _ = tokio::time::timeout(CLOSE, closed) => {}
+            () = signals.recv() => {}
+        }
         failed
     }
 }
@@ -359,13 +366,29 @@ impl Daemon {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
+    fn open() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for one that ends the daemon. A hangup does not: many send it to have a config read again, and by itself it
+    /// would end the process in a way that systemd takes for wanted.
     async fn recv(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                Some(()) = self.hangup.recv() => {
+                    info!("SIGHUP changes nothing: the config is read at the start; `systemctl restart trunkline` reads it anew");
+                }
+            }
         }
     }
 }

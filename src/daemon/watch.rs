@@ -27,7 +27,8 @@ pub(super) async fn watch(shared: Rc<Shared>) {
         ticks.tick().await;
         // The service manager may be busy: what it did not take is said again.
         is_ready_told = is_ready_told || systemd::ready().is_ok();
-        let now_silent = ask(&shared.vitals);
+        // Threads that were told to end need not answer any more.
+        let now_silent = if shared.is_closed() { Vec::new() } else { ask(&shared.vitals) };
         if now_silent.is_empty() {
             let _ = systemd::feed_watchdog();
         }
@@ -38,7 +39,16 @@ pub(super) async fn watch(shared: Rc<Shared>) {
             info!(thread; "a thread answers again");
         }
         let (waiting, written) = (shared.metrics.records_waiting(), shared.metrics.get(Counter::RecordsWritten));
-        shared.records_stuck.set(records.is_stuck(clock::now(), waiting, written));
+        let stuck = records.is_stuck(clock::now(), waiting, written);
+        // A disk that fails is told by its thread; one that hangs holds that thread.
+        if stuck && !shared.records_stuck.replace(stuck) {
+            warn!(
+                message_id = messages::RECORDS_FAILING, waiting;
+                "records cannot be written: nothing was for ten seconds; they are kept in memory"
+            );
+        } else if !stuck && shared.records_stuck.replace(stuck) {
+            info!(message_id = messages::RECORDS_WRITTEN; "records are written again");
+        }
         shared.silent.borrow_mut().clone_from(&now_silent);
         silent = now_silent;
         let status = shared.status_line();

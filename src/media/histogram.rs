@@ -25,8 +25,9 @@ impl Histogram {
     /// Adds so many of the same duration.
     pub fn record_many(&mut self, took: Now, count: u32) {
         let us = took.as_secs().saturating_mul(1_000_000).saturating_add(u64::from(took.subsec_micros()));
-        self.counts[bucket(us)] += count;
-        self.sum_us = self.sum_us.saturating_add(us * u64::from(count));
+        let of_bucket = &mut self.counts[bucket(us)];
+        *of_bucket = of_bucket.saturating_add(count);
+        self.sum_us = self.sum_us.saturating_add(us.saturating_mul(count.into()));
         self.most_us = self.most_us.max(if count > 0 { us } else { 0 });
     }
 

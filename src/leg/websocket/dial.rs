@@ -22,7 +22,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tungstenite::handshake::client::generate_key;
 
 use crate::{
-    config::{Secret, Trunk},
+    config::{Secret, Trunk, decoded},
     leg::websocket::{
         tls,
         upgrade::{self, MAX_BODY, MAX_HEAD, Refusal, Request},
@@ -169,14 +169,25 @@ impl Dialing {
     }
 }
 
-/// What a server repeats of our secrets is not for the log: some show the request that they refuse.
+/// What a server repeats of our secrets is not for the log: some show the request that they refuse, and some what they
+/// decoded of it.
 fn without_secrets(text: &[u8], trunk: &Trunk) -> Vec<u8> {
-    let authorization = trunk.authorization.as_ref().and_then(|secret| secret.reveal().split(' ').next_back());
-    let headers = trunk.headers.iter().map(|(_, value)| value.reveal());
+    let mut secrets: Vec<String> = trunk.headers.iter().map(|(_, value)| value.reveal().to_owned()).collect();
+    let authorization = trunk.authorization.as_ref().map_or("", Secret::reveal);
+    let token = authorization.split(' ').next_back().unwrap_or_default();
+    if authorization.starts_with("Basic ")
+        && let Ok(pair) = base64_simd::STANDARD.decode_to_vec(token)
+        && let Some((_, password)) = String::from_utf8_lossy(&pair).split_once(':')
+    {
+        secrets.push(password.to_owned());
+    }
+    secrets.push(token.to_owned());
     let query = trunk.url.path_and_query.split_once('?').map_or("", |(_, query)| query);
-    let values = query.split('&').filter_map(|pair| Some(pair.split_once('=')?.1));
+    for (_, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+        secrets.extend([value.to_owned(), decoded(value)]);
+    }
     let mut text = String::from_utf8_lossy(text).into_owned();
-    for secret in authorization.into_iter().chain(headers).chain(values).filter(|secret| secret.len() >= LEAST_SECRET) {
+    for secret in secrets.iter().filter(|secret| secret.len() >= LEAST_SECRET) {
         text = text.replace(secret, "***");
     }
     text.into_bytes()
@@ -779,6 +790,13 @@ mod tests {
             assert!(told.contains("Bearer *** and X-Key: ***"), "{told}");
             assert!(!told.contains("from-"), "{told}");
         }
+        let echo = "user desk, password open sesame, key a+b/c=d";
+        let said = format!("HTTP/1.1 401 No\r\nContent-Length: {}\r\n\r\n{echo}", echo.len());
+        let address = saying(true, said.into_bytes()).await;
+        let mut trunk = trunk(&format!("ws://{address}/?key=a%2Bb%2Fc%3Dd"));
+        trunk.authorization = Some(Secret::new("Basic ZGVzazpvcGVuIHNlc2FtZQ=="));
+        let told = dial(&trunk, None, 20_000).await.unwrap_err().to_string();
+        assert!(told.contains("user desk, password ***, key ***"), "{told}");
     }
 
     #[tokio::test]
