@@ -9,17 +9,22 @@ mod machine;
 mod site;
 
 use std::{
+    fs,
+    io::ErrorKind,
+    os::unix::net::UnixDatagram,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
 
-use machine::{Machine, wait_until};
+use machine::{Machine, kill, wait_until};
+use rustix::process::Signal;
 use serde_json::Value;
 use site::{Process, SOON, monotonic_ns};
 
 const CONFIG: &str = r#"
 [control]
-drain-seconds = 3
+drain-seconds = 10
 
 [line.pbx]
 kind = "audiosocket"
@@ -105,6 +110,9 @@ impl Service {
     }
 }
 
+/// `drain-seconds`: long enough for a busy machine to see what happens meanwhile.
+const GRACE: Duration = Duration::from_secs(10);
+
 /// `WatchdogSec=` of the unit.
 const WATCHDOG: Duration = Duration::from_secs(8);
 
@@ -148,13 +156,13 @@ fn stopping_the_service_lets_live_calls_have_their_grace() {
 
     let asked = Instant::now();
     let stop = machine.start(["systemctl", "stop", "trunkline.service"]);
-    wait_until("a new call is turned away", Duration::from_secs(2), || {
+    wait_until("a new call is turned away", GRACE, || {
         let new = machine.call(Duration::from_millis(200)).end();
         new.is_some_and(|call| call["ended_by"] == "server" && call["messages"] == 0)
     });
     assert!(!live.iter().any(machine::Call::has_ended), "live calls were ended with the new one");
     let ends = live.map(|call| call.end().unwrap());
-    assert!(asked.elapsed() >= Duration::from_secs(3), "the grace was cut short");
+    assert!(asked.elapsed() >= GRACE, "the grace was cut short");
     assert!(ends.iter().all(|call| call["ended_by"] == "server"), "{ends:?}");
     service.agent.nth_line(1, &["call ended", "vendor: said stop"]);
 
@@ -250,11 +258,11 @@ fn a_stopped_journal_ends_in_nothing() {
     let long = machine.call(Duration::from_secs(20));
     service.agent.nth_line(1, &["call began"]);
 
-    let journald = rustix::process::Pid::from_raw(machine.process("systemd-journald.service") as i32).unwrap();
-    rustix::process::kill_process(journald, rustix::process::Signal::STOP).unwrap();
-    // Its socket takes a while of messages, and then lets whoever writes wait.
-    let fill = "while echo MESSAGE=more | timeout 1 logger --journald; do :; done; echo full";
-    machine.start(["sh", "-c", fill]).line(&["full"]);
+    let journald = machine.process("systemd-journald.service");
+    kill(journald, Signal::STOP).unwrap();
+    let state = || fs::read_to_string(format!("/proc/{journald}/stat")).unwrap();
+    wait_until("the journal stands still", SOON, || state().contains(") T "));
+    fill(&machine.path("/run/systemd/journal/socket"));
     let stopped = monotonic_ns();
     machine.serves_a_call();
     service.is_fed_long_after(stopped);
@@ -262,10 +270,29 @@ fn a_stopped_journal_ends_in_nothing() {
     long.assert_served();
     wait_until("the records are written", SOON, || machine.records().len() == 4);
 
-    rustix::process::kill_process(journald, rustix::process::Signal::CONT).unwrap();
+    kill(journald, Signal::CONT).unwrap();
     let told = || machine.journal().iter().filter(|line| line.get("END_REASON").is_some()).count();
     wait_until("the journal tells of the calls", SOON, || told() == 4);
     machine.assert_properties(&[("NRestarts", "0")]);
+}
+
+/// Sends to the journal's socket until it takes no more, and whoever writes has to wait.
+fn fill(socket: &Path) {
+    let mut sent = 1;
+    // A sender has a limit of its own: the queue is full when a new one cannot send even once.
+    while sent > 0 {
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.connect(socket).unwrap();
+        sender.set_nonblocking(true).unwrap();
+        sent = 0;
+        let error = loop {
+            match sender.send(b"MESSAGE=more\n") {
+                Ok(_) => sent += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+    }
 }
 
 #[test]

@@ -117,7 +117,10 @@ impl Process {
                 let mut output = BufReader::new(output);
                 let mut line = Vec::new();
                 while output.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-                    lines.0.lock().unwrap().push(String::from_utf8_lossy(&line).trim_end().to_owned());
+                    // A wait that gave up has poisoned it; what is said after that is told all the same.
+                    let mut said = lines.0.lock().unwrap_or_else(PoisonError::into_inner);
+                    said.push(String::from_utf8_lossy(&line).trim_end().to_owned());
+                    drop(said);
                     lines.1.notify_all();
                     line.clear();
                 }
@@ -154,7 +157,6 @@ impl Process {
 
     /// All that was said so far.
     pub fn said(&self) -> String {
-        // A wait that gave up has poisoned it, and then this is what the failed test prints.
         self.lines.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 
@@ -174,7 +176,15 @@ impl Process {
     }
 
     /// Waits for its end, and for all that it said.
+    #[track_caller]
     pub fn wait(mut self, at_most: Duration) -> (ExitStatus, String) {
+        let status = self.try_wait(at_most);
+        let status = status.unwrap_or_else(|| panic!("{} does not end; it said:\n{}", self.name, self.said()));
+        (status, self.said())
+    }
+
+    /// Waits for its end. `None`: it has not ended by then, which is no panic, so that a `Drop` can wait.
+    pub fn try_wait(&mut self, at_most: Duration) -> Option<ExitStatus> {
         let (sender, ended) = mpsc::channel();
         let readers = std::mem::take(&mut self.readers);
         // Its outputs close when it ends.
@@ -182,8 +192,8 @@ impl Process {
             readers.into_iter().for_each(|reader| reader.join().unwrap());
             let _ = sender.send(());
         });
-        assert!(ended.recv_timeout(at_most).is_ok(), "{} does not end; it said:\n{}", self.name, self.said());
-        (self.child.wait().unwrap(), self.said())
+        ended.recv_timeout(at_most).ok()?;
+        self.child.wait().ok()
     }
 
     /// Resident memory now (kB).

@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::site::{Process, SOON, TRUNKLINE, noise, write_wav};
@@ -28,8 +29,8 @@ use crate::site::{Process, SOON, TRUNKLINE, noise, write_wav};
 /// A booted machine with Trunkline installed, and not started.
 pub(crate) struct Machine {
     process: Option<Process>,
-    /// The first process, as this side counts.
-    leader: u32,
+    /// The first process, as this side counts; `None` until it has booted.
+    leader: Option<u32>,
     cgroup: PathBuf,
     _scratch: tempfile::TempDir,
 }
@@ -45,10 +46,13 @@ impl Machine {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
         command.arg("sh").args([&boot, &root, Path::new(TRUNKLINE), scratch.path(), &cgroup]);
+        // From here on whatever goes wrong leaves nothing behind.
         let process = Process::start(&mut command);
+        let mut machine = Self { process: Some(process), leader: None, cgroup, _scratch: scratch };
+        let process = machine.process.as_ref().unwrap();
         process.line(&["Reached target", "multi-user.target"]);
         let nspawn = only_child(process.id());
-        let machine = Self { leader: only_child(nspawn), process: Some(process), cgroup, _scratch: scratch };
+        machine.leader = Some(only_child(nspawn));
         machine.install(config);
         Some(machine)
     }
@@ -74,9 +78,13 @@ impl Machine {
         self.write("/etc/hosts", "127.0.0.1 localhost\n");
     }
 
+    fn leader(&self) -> u32 {
+        self.leader.expect("a machine is handed out when it has booted")
+    }
+
     /// A file of the machine, as this side sees it.
     pub(crate) fn path(&self, inside: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/root{inside}", self.leader))
+        PathBuf::from(format!("/proc/{}/root{inside}", self.leader()))
     }
 
     pub(crate) fn write(&self, inside: &str, text: &str) {
@@ -103,7 +111,7 @@ impl Machine {
 
     /// Starts a command inside.
     pub(crate) fn start<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Process {
-        let leader = self.leader.to_string();
+        let leader = self.leader().to_string();
         let mut command = Command::new("nsenter");
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         Process::start(command.args(["--all", "--target", &leader, "--"]).args(args))
@@ -112,7 +120,7 @@ impl Machine {
     /// A program of this side in the machine's network.
     pub(crate) fn in_network(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--net", "--target", &self.leader.to_string(), "--", program]);
+        command.args(["--net", "--target", &self.leader().to_string(), "--", program]);
         command
     }
 
@@ -131,12 +139,17 @@ impl Machine {
     /// What the journal has of the service.
     pub(crate) fn journal(&self) -> Vec<Value> {
         let said = self.run(["journalctl", "--unit", "trunkline.service", "--output", "json"]);
-        said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        // Less what it says of itself on stderr.
+        let entries = said.lines().filter(|line| line.starts_with('{'));
+        entries.map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// The records that have been written.
     pub(crate) fn records(&self) -> Vec<Value> {
-        self.read("/var/lib/trunkline/records.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let text = self.read("/var/lib/trunkline/records.jsonl");
+        // The last one may be under way.
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        whole.map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// The service's thread of this name, as this side counts. The process's own, `trunkline`, comes first of its like.
@@ -146,7 +159,9 @@ impl Machine {
         let tasks = fs::read_dir(format!("/proc/{}/task", process.trim())).unwrap();
         let mut tasks: Vec<_> = tasks.map(|task| task.unwrap()).collect();
         tasks.sort_by_key(|task| task.file_name().to_str().unwrap().parse::<u32>().unwrap());
-        let named = |task: &&fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap().trim() == name;
+        // One that looked up a name may end meanwhile.
+        let comm = |task: &fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let named = |task: &&fs::DirEntry| comm(task).trim() == name;
         let task = tasks.iter().find(named).unwrap_or_else(|| panic!("the service has no thread {name}"));
         task.file_name().to_str().unwrap().parse().unwrap()
     }
@@ -193,18 +208,25 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        if thread::panicking() {
-            let journal = self.start(["journalctl", "--no-pager", "--unit", "trunkline.service"]);
-            println!("--- the journal:\n{}", journal.wait(SOON).1);
+        // A panic in here while a test panics would end all the other tests too, with their machines.
+        if let Some(leader) = self.leader {
+            if thread::panicking() {
+                let mut journal = self.start(["journalctl", "--no-pager", "--unit", "trunkline.service"]);
+                journal.try_wait(SOON);
+                println!("--- the journal:\n{}", journal.said());
+            }
+            // Then the rest ends in order, and leaves nothing behind.
+            let _ = kill(leader, Signal::KILL);
+            if let Some(process) = &mut self.process {
+                process.try_wait(SOON);
+            }
         }
-        // Then the rest ends in order, and leaves nothing behind.
-        if let Some(leader) = rustix::process::Pid::from_raw(self.leader as i32) {
-            let _ = rustix::process::kill_process(leader, rustix::process::Signal::KILL);
+        // One that has not booted is killed here. What it had started ends with it, but a moment later.
+        self.process = None;
+        let until = Instant::now() + SOON;
+        while !remove_cgroup(&self.cgroup) && Instant::now() < until {
+            thread::sleep(Duration::from_millis(20));
         }
-        if let Some(process) = self.process.take() {
-            process.wait(SOON);
-        }
-        remove_cgroup(&self.cgroup);
     }
 }
 
@@ -243,17 +265,33 @@ pub(crate) fn wait_until(what: &str, at_most: Duration, holds: impl Fn() -> bool
     }
 }
 
-/// What `scripts/setup-systemd` has made.
+/// Sends a signal to a process, as this side counts.
+pub(crate) fn kill(process: u32, signal: Signal) -> rustix::io::Result<()> {
+    kill_process(Pid::from_raw(process as i32).ok_or(rustix::io::Errno::SRCH)?, signal)
+}
+
+/// What `scripts/setup-systemd` has made, where it can be booted.
 fn root() -> Option<PathBuf> {
     let mut dirs = Path::new(TRUNKLINE).ancestors().map(|dir| dir.join("systemd/root"));
-    let found = dirs.find(|root| root.join("installed").exists()).filter(|_| rustix::process::getuid().is_root());
-    if found.is_none() {
-        let next = "run scripts/setup-systemd, and the tests, as root";
-        let in_ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
-        assert!(!in_ci, "there is no machine to boot: {next}");
-        println!("not run: there is no machine to boot, {next}");
-    }
-    found
+    let lacking = match dirs.find(|root| root.join("installed").exists()) {
+        Some(root) => match lacking(&root) {
+            None => return Some(root),
+            Some(lacking) => lacking,
+        },
+        None => "scripts/setup-systemd has not made it".to_owned(),
+    };
+    let told = format!("there is no machine to boot: {lacking}; run scripts/setup-systemd, and the tests, as root");
+    let in_ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
+    assert!(!in_ci, "{told}");
+    println!("not run: {told}");
+    None
+}
+
+/// What this machine lacks for booting another.
+fn lacking(root: &Path) -> Option<String> {
+    let probe = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/systemd/probe");
+    let (status, said) = Process::start(Command::new("sh").args([&probe, root])).wait(SOON);
+    (!status.success()).then_some(said)
 }
 
 fn only_child(process: u32) -> u32 {
@@ -267,14 +305,15 @@ fn cgroups() -> PathBuf {
     if both.exists() { both.to_owned() } else { PathBuf::from("/sys/fs/cgroup") }
 }
 
-fn remove_cgroup(cgroup: &Path) {
+/// Whether nothing of it is left. It cannot go before its processes have.
+fn remove_cgroup(cgroup: &Path) -> bool {
     for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_cgroup(&entry.path());
         }
     }
-    // One that is left over is empty and harms nobody.
     let _ = fs::remove_dir(cgroup);
+    !cgroup.exists()
 }
 
 static BOOTED: AtomicU32 = AtomicU32::new(0);
