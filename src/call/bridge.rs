@@ -333,9 +333,13 @@ impl Bridge {
             up.shed(&self.limits, pool, &mut self.account);
             return self.say_goodbye(now, pool);
         }
-        let chunk = trunk.chunk();
+        let chunk = trunk.chunk().min(MAX_CHUNK);
+        // Three events of four bring no whole message, and then its space need not be cleared.
+        if up.ring.len() < chunk || !trunk.has_room() {
+            return self.say_goodbye(now, pool);
+        }
         let mut samples = [0; MAX_CHUNK];
-        let samples = &mut samples[..chunk.min(MAX_CHUNK)];
+        let samples = &mut samples[..chunk];
         while up.ring.len() >= samples.len() && trunk.has_room() {
             up.ring.pop(pool, &mut self.account, samples);
             if trunk.write_audio(now, samples) {
