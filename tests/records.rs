@@ -19,6 +19,8 @@ use trunkline::{
 };
 
 const SOON: Duration = Duration::from_secs(20);
+/// There is one log for the whole process, and one test reads it.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// What the log was told.
 struct Told(Mutex<mpsc::Sender<String>>);
@@ -44,7 +46,33 @@ fn record(n: u64) -> Record {
 }
 
 #[test]
+fn a_disk_that_is_full_at_the_start_costs_no_record_either() {
+    let _alone = ONE_AT_A_TIME.lock();
+    let Some(disk) = SmallDisk::mount() else { return };
+    let path = disk.path().join("records.jsonl");
+    // It ends at a page's end, and its line does not: that byte needs a page more.
+    let mut old = record(1);
+    let missing = 4097 - old.line().len();
+    old.words = old.words.map(|words| words + &"w".repeat(missing));
+    let mut before = old.line();
+    before.pop();
+    assert_eq!(before.len(), 4096);
+    fs::write(&path, &before).unwrap();
+    disk.fill(0);
+    let metrics = Arc::<Metrics>::default();
+    let records = Records::open(disk.path(), Arc::clone(&metrics)).unwrap();
+    records.started(&record(2).started);
+    records.ended(&record(2));
+    assert_eq!(fs::read(&path).unwrap(), before, "a whole record was cut off");
+    assert_eq!(metrics.records_waiting(), 1);
+    disk.free();
+    assert_eq!(records.close(SOON), 0);
+    assert_eq!(fs::read(&path).unwrap(), [old.line(), record(2).line()].concat());
+}
+
+#[test]
 fn a_disk_that_fills_up_costs_no_record_and_no_order() {
+    let _alone = ONE_AT_A_TIME.lock();
     let Some(disk) = SmallDisk::mount() else { return };
     let (told, log) = mpsc::channel();
     log::set_logger(Box::leak(Box::new(Told(Mutex::new(told))))).unwrap();

@@ -43,6 +43,8 @@ messages! {
     RECORDS_FAILING = "4f14d800b7544a9eab4bf9c8f1ced266", "records cannot be written";
     /// Records that waited are on disk.
     RECORDS_WRITTEN = "3a1eef8426824007bb7be69d4d813e54", "records are written again";
+    /// Records found no room in memory, or no thread to write them.
+    RECORDS_LOST = "16fb6655acf745d994954eebf7218021", "records are lost";
     /// More was logged than could be written.
     LINES_DROPPED = "aed35ddd10e8442394a791ab50616110", "log lines were dropped";
     /// A media thread is gone, and the process with it.
@@ -54,8 +56,9 @@ messages! {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
-    use std::collections::HashSet;
+    use std::{collections::HashSet, fs, path::Path};
 
     use super::*;
 
@@ -66,6 +69,26 @@ mod tests {
         let ids: HashSet<_> = TABLE.iter().map(|(_, id, _)| id).collect();
         assert_eq!(ids.len(), TABLE.len());
         assert!(ids.iter().all(|id| id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))));
+    }
+
+    #[test]
+    fn every_message_is_sent_somewhere() {
+        fn read(folder: &Path, sources: &mut String) {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    read(&path, sources);
+                } else if path.extension().is_some_and(|kind| kind == "rs") {
+                    *sources += &fs::read_to_string(path).unwrap();
+                }
+            }
+        }
+        let mut sources = String::new();
+        read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut sources);
+        let words: HashSet<_> = sources.split(|c: char| !(c.is_ascii_alphanumeric() || "_:".contains(c))).collect();
+        for (name, ..) in TABLE {
+            assert!(words.contains(format!("messages::{name}").as_str()), "{name} is sent nowhere");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the disk thread does, told the time: when what is written, made safe, and tried again.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     io,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
@@ -9,11 +9,16 @@ use std::{
 use log::{info, warn};
 
 use super::{
-    Backlog, Order,
+    Backlog, Order, TELL,
+    folder::Folder,
     open::{CallId, OpenFolder},
     spool::Spool,
 };
-use crate::{call::record::Record, control::metrics::Metrics, media::Now};
+use crate::{
+    call::record::Record,
+    control::{messages, metrics::Metrics},
+    media::Now,
+};
 
 /// The state of the disk thread.
 pub(super) struct Disk {
@@ -43,15 +48,9 @@ struct Line {
 }
 
 impl Disk {
-    /// `left` are calls that an earlier daemon did not finish, which was found out `found_ms` after 1970, UTC.
-    pub(super) fn new(
-        spool: Spool,
-        open: OpenFolder,
-        left: Vec<CallId>,
-        found_ms: u64,
-        metrics: Arc<Metrics>,
-        backlog: Arc<Backlog>,
-    ) -> Self {
+    /// `told`: when the log was last told that the folder could not be opened.
+    pub(super) fn new(folder: Folder, metrics: Arc<Metrics>, backlog: Arc<Backlog>, told: Option<Now>) -> Self {
+        let Folder { spool, open, left, found_ms } = folder;
         Self {
             spool,
             open,
@@ -64,7 +63,7 @@ impl Disk {
             found_ms,
             sync_at: None,
             retry_at: None,
-            told: None,
+            told,
         }
     }
 
@@ -106,12 +105,20 @@ impl Disk {
         let appended = self.append(now);
         let due = hurried || self.sync_at.is_some_and(|at| now >= at);
         // A full disk is no reason to leave unsafe what it has taken.
-        let synced = if due { self.sync() } else { Ok(()) };
+        let synced = if due { self.sync_lines() } else { Ok(()) };
+        if due {
+            // Nor is it one to keep a list of the files that are not safe.
+            self.open.sync();
+        }
+        if synced.is_ok() && due {
+            self.sync_at = None;
+        }
         self.retry_at = None;
         match appended.and(synced) {
             Err(error) => self.on_failed(now, &error),
             Ok(()) if self.told.take().is_some() => {
-                info!(path:% = self.spool.path().display(); "records are written again");
+                let path = self.spool.path().display();
+                info!(message_id = messages::RECORDS_WRITTEN, path:%; "records are written again");
             }
             Ok(()) => {}
         }
@@ -155,7 +162,7 @@ impl Disk {
     }
 
     /// Makes safe what was written; only then do the calls' files go.
-    fn sync(&mut self) -> io::Result<()> {
+    fn sync_lines(&mut self) -> io::Result<()> {
         if self.written > 0 {
             let bytes: usize = self.queue.iter().take(self.written).map(|line| line.bytes.len()).sum();
             if let Err(error) = self.spool.sync() {
@@ -171,8 +178,6 @@ impl Disk {
             self.metrics.records_written(self.written as u64);
             self.written = 0;
         }
-        self.open.sync();
-        self.sync_at = None;
         Ok(())
     }
 
@@ -182,32 +187,18 @@ impl Disk {
             self.told = Some(now);
             let waiting = self.queue.len();
             let path = self.spool.path().display();
-            warn!(path:%, error:%, waiting; "records cannot be written; they are kept in memory");
+            warn!(
+                message_id = messages::RECORDS_FAILING, path:%, error:%, waiting;
+                "records cannot be written; they are kept in memory"
+            );
         }
     }
-}
-
-/// Of the calls that an earlier daemon left a file of, those that have a record too lose the file. Gives the others.
-pub(super) fn sort_out(spool: &Spool, open: &mut OpenFolder, left: Vec<CallId>) -> io::Result<Vec<CallId>> {
-    if left.is_empty() {
-        return Ok(left);
-    }
-    let left: HashSet<CallId> = left.into_iter().collect();
-    let recorded = spool.find(&left)?;
-    if !recorded.is_empty() {
-        // A process that is killed loses nothing that it wrote; a power cut that follows might.
-        spool.sync()?;
-        recorded.iter().for_each(|id| open.remove(id));
-    }
-    Ok(left.into_iter().filter(|id| !recorded.contains(id)).collect())
 }
 
 /// An SD card is asked to make things safe once in so long.
 const BATCH: Now = Now::from_secs(2);
 /// A disk that took nothing is asked again after so long.
 const RETRY: Now = Now::from_secs(1);
-/// The log is told once in so long.
-const TELL: Now = Now::from_secs(60);
 /// Calls that were cut off are put on record so many at a time.
 const PART: usize = 1000;
 
@@ -237,10 +228,8 @@ mod tests {
 
         /// The disk as a daemon that starts finds it.
         fn disk(&self) -> Disk {
-            let (mut open, left) = OpenFolder::open(&self.kept().join("open")).unwrap();
-            let spool = Spool::open(&self.kept().join("records.jsonl")).unwrap();
-            let left = sort_out(&spool, &mut open, left).unwrap();
-            Disk::new(spool, open, left, 77, Arc::clone(&self.metrics), Arc::default())
+            let folder = Folder { found_ms: 77, ..Folder::open(&self.kept()).unwrap() };
+            Disk::new(folder, Arc::clone(&self.metrics), Arc::default(), None)
         }
 
         fn start(&self, disk: &mut Disk, id: &str) {
@@ -387,6 +376,21 @@ mod tests {
         assert_eq!(bench.recorded(), [known(A), known(B), known(C)]);
         disk.work(at(7000));
         assert_eq!((bench.written(), bench.metrics.records_waiting(), disk.told), (3, 0, None));
+    }
+
+    #[test]
+    fn what_a_disk_cannot_make_safe_is_not_remembered_for_ever() {
+        let bench = Bench::new();
+        // It takes everything and makes nothing safe.
+        std::os::unix::fs::symlink("/dev/null", bench.kept().join("records.jsonl")).unwrap();
+        let mut disk = bench.disk();
+        bench.start(&mut disk, A);
+        bench.end(&mut disk, B);
+        disk.work(at(0));
+        assert!(disk.open.has_fresh());
+        disk.work(at(2000));
+        assert_eq!((disk.retry_at, bench.metrics.records_waiting()), (Some(at(3000)), 1));
+        assert!(!disk.open.has_fresh());
     }
 
     #[test]

@@ -12,40 +12,40 @@
 //!
 //! Only the thread `disk` touches the disk, and it may hang for ever: [`Records`] counts what waits for it, and beyond
 //! [`MOST_RECORDS`] or [`MOST_BYTES`] new records are lost and counted. A lost record's call keeps its file, and is
-//! `cut` at the next start: that is more than nothing.
+//! `cut` at the next start: that is more than nothing. While the thread waits for a sync it carries out no order: if
+//! we are killed then, calls that ended meanwhile are `cut`, and calls that started meanwhile leave nothing.
 
-use core::fmt;
 use std::{
     cell::Cell,
-    io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
-        mpsc::{self, RecvTimeoutError},
+        mpsc::{self, RecvTimeoutError, TryRecvError},
     },
-    thread,
     time::Duration,
 };
 
-use log::{info, warn};
+use log::warn;
 
 use crate::{
     call::record::{Record, Started},
     clock,
-    control::metrics::{Counter, Metrics},
+    control::{
+        messages,
+        metrics::{Counter, Metrics},
+    },
     media::Now,
 };
 
 mod disk;
+mod folder;
 mod open;
 mod spool;
+mod thread;
 
-use self::{
-    disk::{Disk, sort_out},
-    open::{CallId, OpenFolder},
-    spool::Spool,
-};
+pub use self::folder::OpenError;
+use self::open::CallId;
 
 /// The records, as the control thread has them. Nothing here waits but [`close`](Self::close).
 pub struct Records {
@@ -69,59 +69,43 @@ enum Order {
 struct Backlog {
     /// Of records that are not safe.
     bytes: AtomicUsize,
-    /// Starts in the queue of orders.
+    /// Starts that were not carried out.
     starts: AtomicUsize,
 }
 
-/// Why there can be no records.
-#[derive(Debug)]
-pub struct OpenError {
-    path: PathBuf,
-    error: io::Error,
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "records cannot be kept in {}: {}; let the daemon's user write there, or set `[records] directory` to \
-             another folder or to \"off\"",
-            self.path.display(),
-            self.error
-        )
-    }
-}
-
-impl std::error::Error for OpenError {}
-
 impl Records {
-    /// Opens the folder, makes it where it is not there, and starts the disk thread. What a killed daemon left is put
-    /// in order: a torn line, and calls that were live, which get a record that says `cut`.
+    /// Starts the disk thread, which opens the folder, makes it where it is not there, and puts in order what a killed
+    /// daemon left: a torn line, and calls that were live, which get a record that says `cut`. While the disk is full,
+    /// broken, read-only or hangs, or another daemon has the folder, records wait and the thread tries again.
     ///
     /// # Errors
-    /// When the folder cannot be made or written to.
+    /// When the operator has to mend something first, or no thread could be started: see
+    /// [`is_operators`](OpenError::is_operators).
     pub fn open(directory: &Path, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            |error| OpenError { path, error }
-        };
-        let (open_path, spool_path) = (directory.join("open"), directory.join("records.jsonl"));
-        let (mut open, left) = OpenFolder::open(&open_path).map_err(failed(&open_path))?;
-        let spool = Spool::open(&spool_path).map_err(failed(&spool_path))?;
-        let left = sort_out(&spool, &mut open, left).map_err(failed(&spool_path))?;
-        if !left.is_empty() {
-            info!(calls = left.len(); "calls were cut off when the daemon last ended; they are put on record");
-        }
-
         let backlog = Arc::new(Backlog::default());
         let (orders, mailbox) = mpsc::channel();
         let (until_end, at_end) = mpsc::channel();
-        let disk = Disk::new(spool, open, left, clock::epoch_ms(), Arc::clone(&metrics), Arc::clone(&backlog));
-        let work = move || {
-            run(disk, &mailbox);
-            drop::<mpsc::Sender<()>>(until_end);
+        let (opened, first) = mpsc::channel();
+        let work = {
+            let (directory, metrics, backlog) = (directory.to_owned(), Arc::clone(&metrics), Arc::clone(&backlog));
+            move || {
+                thread::run(&directory, metrics, backlog, &mailbox, &opened);
+                drop::<mpsc::Sender<()>>(until_end);
+            }
         };
-        thread::Builder::new().name("disk".to_owned()).spawn(work).map_err(failed(directory))?;
+        std::thread::Builder::new()
+            .name("disk".to_owned())
+            .spawn(work)
+            .map_err(|error| OpenError { path: directory.to_owned(), error })?;
+        match first.recv_timeout(OPEN_WITHIN) {
+            Ok(outcome) => outcome?,
+            Err(RecvTimeoutError::Timeout) => warn!(
+                message_id = messages::RECORDS_FAILING, path:% = directory.display(), error = "the disk hangs";
+                "records cannot be written; they are kept in memory"
+            ),
+            // It has panicked: the log has it, and records will be counted as lost.
+            Err(RecvTimeoutError::Disconnected) => {}
+        }
         Ok(Self { orders, at_end, metrics, backlog, lost_since_told: Cell::new(0), last_told: Cell::new(None) })
     }
 
@@ -139,16 +123,19 @@ impl Records {
 
     /// A call has ended.
     pub fn ended(&self, record: &Record) {
+        if self.at_end.try_recv() == Err(TryRecvError::Disconnected) {
+            return self.on_lost("the disk thread is gone");
+        }
         let line = record.line();
         let bytes = self.backlog.bytes.load(Relaxed) + line.len();
         if self.metrics.records_waiting() >= MOST_RECORDS as u64 || bytes > MOST_BYTES {
-            return self.on_lost();
+            return self.on_lost("the disk takes none, and the memory for them is full");
         }
+        // Before the thread can say that it is written.
         self.backlog.bytes.fetch_add(line.len(), Relaxed);
         self.metrics.record_waits();
-        if self.orders.send(Order::Ended(CallId::parse(&record.started.call_id), line)).is_err() {
-            self.on_lost();
-        }
+        // The thread has panicked this moment: the record waits for ever, as those before it do.
+        let _ = self.orders.send(Order::Ended(CallId::parse(&record.started.call_id), line));
     }
 
     /// Writes what waits and ends the thread, but returns `at_most` so much later, for the disk may hang. Says how many
@@ -164,36 +151,16 @@ impl Records {
         waiting
     }
 
-    fn on_lost(&self) {
+    fn on_lost(&self, why: &str) {
         self.metrics.add(Counter::RecordsLost, 1);
         let lost = self.lost_since_told.get() + 1;
         self.lost_since_told.set(lost);
         let now = clock::now();
-        if self.last_told.get().is_none_or(|told| now - told >= TELL_LOST) {
-            warn!(lost; "records are lost: the disk takes none and the memory for them is full");
+        if self.last_told.get().is_none_or(|told| now - told >= TELL) {
+            warn!(message_id = messages::RECORDS_LOST, lost, why; "records are lost");
             self.lost_since_told.set(0);
             self.last_told.set(Some(now));
         }
-    }
-}
-
-/// The disk thread, until nobody is left to give it orders.
-fn run(mut disk: Disk, orders: &mpsc::Receiver<Order>) {
-    loop {
-        let order = match disk.poll_timeout() {
-            None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(at) => orders.recv_timeout(at.saturating_sub(clock::now())),
-        };
-        match order {
-            Ok(order) => disk.handle(order),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return disk.finish(clock::now()),
-        }
-        // All at once, so that a call that is over already is not written as a live one.
-        while let Ok(order) = orders.try_recv() {
-            disk.handle(order);
-        }
-        disk.work(clock::now());
     }
 }
 
@@ -201,8 +168,10 @@ fn run(mut disk: Disk, orders: &mpsc::Receiver<Order>) {
 pub const MOST_RECORDS: usize = 10_000;
 /// Their bytes, at most.
 pub const MOST_BYTES: usize = 8 * 1024 * 1024;
-/// Losses are told once in so long.
-const TELL_LOST: Now = Now::from_secs(60);
+/// Starting waits so long for the disk at most.
+const OPEN_WITHIN: Duration = Duration::from_secs(5);
+/// The log is told once in so long.
+const TELL: Now = Now::from_secs(60);
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -246,7 +215,7 @@ mod tests {
         mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         records.started(&record("aaaaaaaaaaaa").started);
         while records.backlog.starts.load(Relaxed) > 0 {
-            thread::yield_now();
+            std::thread::yield_now();
         }
         records.ended(&record("aaaaaaaaaaaa"));
         for _ in 1..MOST_RECORDS + 5 {
@@ -283,8 +252,49 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("taken"), "").unwrap();
         let directory = folder.path().join("taken");
-        let words = Records::open(&directory, Arc::default()).err().unwrap().to_string();
+        let error = Records::open(&directory, Arc::default()).err().unwrap();
+        let words = error.to_string();
         assert!(words.contains("taken/open: ") && words.contains("`[records] directory`"), "{words}");
+        assert!(error.is_operators());
+    }
+
+    #[test]
+    fn records_wait_until_another_daemon_leaves_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = Records::open(folder.path(), Arc::default()).unwrap();
+        other.started(&record("aaaaaaaaaaaa").started);
+        let metrics = Arc::<Metrics>::default();
+        let records = Records::open(folder.path(), Arc::clone(&metrics)).unwrap();
+        records.started(&record("bbbbbbbbbbbb").started);
+        records.ended(&record("bbbbbbbbbbbb"));
+        other.ended(&record("aaaaaaaaaaaa"));
+        assert_eq!((other.close(SOON), lines(folder.path()), metrics.records_waiting()), (0, 1, 1));
+        assert_eq!((records.close(SOON), lines(folder.path()), metrics.get(Counter::RecordsWritten)), (0, 2, 1));
+    }
+
+    #[test]
+    fn the_end_comes_although_the_folder_is_anothers() {
+        let folder = tempfile::tempdir().unwrap();
+        let _other = Records::open(folder.path(), Arc::default()).unwrap();
+        let records = Records::open(folder.path(), Arc::default()).unwrap();
+        records.ended(&record("aaaaaaaaaaaa"));
+        assert_eq!((records.close(SOON), lines(folder.path())), (1, 0));
+    }
+
+    #[test]
+    fn a_record_that_finds_no_thread_is_lost_and_does_not_wait() {
+        let metrics = Arc::<Metrics>::default();
+        let records = Records {
+            orders: mpsc::channel().0,
+            at_end: mpsc::channel().1,
+            metrics: Arc::clone(&metrics),
+            backlog: Arc::default(),
+            lost_since_told: Cell::new(0),
+            last_told: Cell::new(None),
+        };
+        records.ended(&record("aaaaaaaaaaaa"));
+        assert_eq!((metrics.get(Counter::RecordsLost), metrics.records_waiting()), (1, 0));
+        assert_eq!(records.backlog.bytes.load(Relaxed), 0);
     }
 
     const SOON: Duration = Duration::from_secs(20);

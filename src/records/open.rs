@@ -12,6 +12,10 @@ use std::{
 };
 
 use log::debug;
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 
 use crate::call::record::Started;
 
@@ -33,15 +37,23 @@ impl CallId {
 /// The folder.
 pub(super) struct OpenFolder {
     path: PathBuf,
+    /// Locked: the folder is ours for as long as this is open.
+    _lock: File,
     /// Files of live calls that a power cut would still take.
     fresh: HashSet<CallId>,
 }
 
 impl OpenFolder {
-    /// Opens the folder and says whose files it still holds. What else lies there stays there.
+    /// Opens the folder, takes it for this daemon alone, and says whose files it still holds. What else lies there stays
+    /// there.
     pub(super) fn open(path: &Path) -> io::Result<(Self, Vec<CallId>)> {
         DirBuilder::new().recursive(true).mode(0o750).create(path)?;
         rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)?;
+        let lock = File::open(path)?;
+        // A file system without locks is no reason to keep no records.
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "another daemon keeps its records there"));
+        }
         let mut left = Vec::new();
         for entry in fs::read_dir(path)? {
             let entry = entry?;
@@ -52,7 +64,7 @@ impl OpenFolder {
                 left.push(id);
             }
         }
-        Ok((Self { path: path.to_owned(), fresh: HashSet::new() }, left))
+        Ok((Self { path: path.to_owned(), _lock: lock, fresh: HashSet::new() }, left))
     }
 
     /// A call is live. One write: whoever kills us leaves all of it or nothing that can be read.
@@ -95,6 +107,11 @@ impl OpenFolder {
         }
         // Their names are the folder's.
         let _ = File::open(&self.path).and_then(|folder| folder.sync_all());
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
     }
 
     fn path_of(&self, id: &CallId) -> PathBuf {

@@ -117,8 +117,9 @@ fn heal(mut file: &File) -> io::Result<()> {
     if rest <= LONGEST_LINE {
         let mut line = vec![0; rest as usize];
         file.read_exact_at(&mut line, whole)?;
-        if serde_json::from_slice::<Map<String, Value>>(&line).is_ok() && file.write_all(b"\n").is_ok() {
-            return Ok(());
+        if serde_json::from_slice::<Map<String, Value>>(&line).is_ok() {
+            // The disk may be too full for it: the record stays, and is finished another time.
+            return file.write_all(b"\n");
         }
     }
     file.set_len(whole)
