@@ -422,7 +422,7 @@ mod tests {
             times: Times {
                 started: ms(60_000),
                 bridged: Some(ms(60_212)),
-                first_spoken: Some(ms(60_213)),
+                first_spoken: Some(ms(60_019)),
                 first_heard: Some(ms(60_871)),
                 ended: Some(ms(152_400)),
             },

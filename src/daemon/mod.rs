@@ -398,7 +398,10 @@ fn open_records(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Record
         info!("no records of calls are kept: [records] directory is not set, and systemd gave none");
         return Ok(None);
     };
-    let records = Records::open(directory, Arc::clone(metrics)).map_err(|error| Fault::config(error.to_string()))?;
+    let records = Records::open(directory, Arc::clone(metrics)).map_err(|error| {
+        let code = if error.is_operators() { exit::CONFIG } else { exit::FAILED };
+        Fault { code, words: error.to_string() }
+    })?;
     info!(directory = directory.display().to_string(); "records of calls are kept");
     Ok(Some(records))
 }
