@@ -280,10 +280,12 @@ impl Leg {
             return false;
         }
         let stamp = self.stamp(now);
-        let mut converted = [0; MAX_CHUNK];
+        // Cleared only where it is needed: it is many times a message.
+        let mut converted;
         let samples = if self.resampler.from() == self.resampler.to() {
             samples
         } else {
+            converted = [0; MAX_CHUNK];
             let made = self.resampler.process(samples, &mut converted).produced;
             &converted[..made]
         };
