@@ -9,6 +9,8 @@
 use core::fmt;
 
 pub mod bridge;
+mod counting;
+mod ends;
 pub mod gauges;
 pub mod outcome;
 pub mod record;

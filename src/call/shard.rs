@@ -20,13 +20,9 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, ReadBuf, unix::AsyncFd},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::{TcpStream, tcp::OwnedReadHalf},
     sync::{mpsc, oneshot},
     task::{LocalSet, spawn_local},
 };
@@ -35,6 +31,8 @@ use crate::{
     call::{
         Bridge, EndReason,
         bridge::Limits,
+        counting,
+        ends::{LineIo, TrunkIo, TryWrite, send},
         gauges::Gauges,
         outcome::{Figures, LineTally, Outcome},
         state::{Event, State},
@@ -240,27 +238,6 @@ struct Call {
     codec: Option<&'static str>,
     gauges: Arc<Gauges>,
     words: Option<String>,
-}
-
-enum LineIo {
-    Audiosocket {
-        socket: OwnedWriteHalf,
-        line: Box<line::Line>,
-        /// The rest of a message that the socket did not take.
-        pending: Box<heapless::Vec<u8, { line::MAX_MESSAGE }>>,
-    },
-    Pipe(pipe::Output),
-    /// The line is over.
-    Gone,
-}
-
-struct TrunkIo {
-    socket: OwnedWriteHalf,
-    link: Link,
-    /// The reading task waits for room.
-    paused: bool,
-    /// The socket takes no more. What the agent said before may still be there to be read.
-    broken: bool,
 }
 
 /// Plays one frame of every call on every second tick.
@@ -956,99 +933,6 @@ fn words_of(bridge: &Bridge) -> Option<String> {
     }
 }
 
-impl LineIo {
-    /// Whether the last frame is gone, so that the next may follow.
-    fn is_ready(&mut self) -> io::Result<bool> {
-        match self {
-            Self::Audiosocket { socket, pending, .. } => {
-                if pending.is_empty() {
-                    return Ok(true);
-                }
-                match send(socket.as_ref(), pending) {
-                    Ok(n) => {
-                        pending.rotate_left(n);
-                        pending.truncate(pending.len() - n);
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error),
-                }
-                Ok(pending.is_empty())
-            }
-            Self::Pipe(output) => Ok(output.is_ready()),
-            Self::Gone => Ok(false),
-        }
-    }
-
-    /// Writes one frame, in one write; says how many bytes it has.
-    fn write(&mut self, frame: &[i16]) -> io::Result<usize> {
-        match self {
-            Self::Audiosocket { socket, line, pending } => {
-                let mut message = [0; line::MAX_MESSAGE];
-                let message = line.write_frame(frame, &mut message);
-                let n = match send(socket.as_ref(), message) {
-                    Ok(n) => n,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                    Err(error) => return Err(error),
-                };
-                // Fits: it is as large as the largest message.
-                let _ = pending.extend_from_slice(&message[n..]);
-                Ok(message.len())
-            }
-            Self::Pipe(output) => output.write(frame).map(|()| size_of_val(frame)),
-            Self::Gone => Ok(0),
-        }
-    }
-}
-
-impl TrunkIo {
-    /// Sends what the leg has to say; whether all of it went.
-    fn send(&mut self, leg: &mut Leg) -> io::Result<bool> {
-        if self.link.is_plain() {
-            while !leg.out().is_empty() {
-                match send(self.socket.as_ref(), leg.out()) {
-                    Ok(n) => leg.written(n),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                    Err(error) => return Err(error),
-                }
-            }
-            return Ok(true);
-        }
-        let mut socket = TryWrite(&self.socket);
-        if !self.link.flush(&mut socket)? {
-            return Ok(false);
-        }
-        if leg.out().is_empty() {
-            return Ok(true);
-        }
-        let sealed = self.link.seal(leg.out());
-        leg.written(sealed);
-        Ok(self.link.flush(&mut socket)? && leg.out().is_empty())
-    }
-}
-
-/// Writes what the socket takes at once, whatever tokio knows of its readiness: the first words of a call may be its
-/// last, and must not wait for a reactor that has not seen the socket yet.
-fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    SockRef::from(socket).send(bytes)
-}
-
-/// A socket that never waits, as TLS wants it.
-struct TryWrite<'s>(&'s OwnedWriteHalf);
-
-impl io::Write for TryWrite<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        send(self.0.as_ref(), bytes)
-    }
-
-    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        SockRef::from(self.0.as_ref()).send_vectored(slices)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// How often a trunk's life is tested.
 const PING_EVERY: Now = Now::from_secs(20);
 /// The most that one message of a trunk may have (bytes).
@@ -1063,56 +947,3 @@ const LEAVE: Now = Now::from_secs(2);
 const TICKS_A_SECOND: u64 = 100;
 /// Live calls without a tick for so long are not served.
 const TICKS_MISSING: Now = Now::from_secs(2);
-
-/// Counts the heap allocations of a media thread while calls are live.
-mod counting {
-    use std::{
-        pin::{Pin, pin},
-        sync::Arc,
-        task::{Context, Poll},
-    };
-
-    use crate::control::metrics::Metrics;
-
-    /// A future whose polls are counted (feature `count-allocs`; else it is the future and nothing more).
-    pub(super) struct Counted<F> {
-        future: Pin<Box<F>>,
-        #[cfg_attr(not(feature = "count-allocs"), allow(dead_code, reason = "only counted with the feature"))]
-        metrics: Arc<Metrics>,
-    }
-
-    impl<F: Future> Counted<F> {
-        pub(super) fn new(future: F, metrics: Arc<Metrics>) -> Self {
-            Self { future: Box::pin(future), metrics }
-        }
-    }
-
-    impl<F: Future> Future for Counted<F> {
-        type Output = F::Output;
-
-        #[cfg(feature = "count-allocs")]
-        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-            let mut polled = Poll::Pending;
-            let info = allocation_counter::measure(|| polled = pin!(&mut self.future).poll(context));
-            self.metrics.add(crate::control::metrics::Counter::MediaAllocations, info.count_total);
-            polled
-        }
-
-        #[cfg(not(feature = "count-allocs"))]
-        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-            pin!(&mut self.future).poll(context)
-        }
-    }
-
-    /// Work at the edges of a call, which may allocate.
-    #[cfg(feature = "count-allocs")]
-    pub(super) fn apart(work: impl FnOnce()) {
-        allocation_counter::opt_out(work);
-    }
-
-    /// Work at the edges of a call, which may allocate.
-    #[cfg(not(feature = "count-allocs"))]
-    pub(super) fn apart(work: impl FnOnce()) {
-        work();
-    }
-}

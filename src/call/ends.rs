@@ -1,0 +1,128 @@
+//! The writing ends of a call's two connections. They never wait: what a socket does not take stays for later.
+
+use std::io;
+
+use socket2::SockRef;
+use tokio::net::{TcpStream, tcp::OwnedWriteHalf};
+
+use crate::leg::{
+    audiosocket::line,
+    pipe,
+    websocket::{leg::Leg, link::Link},
+};
+
+/// A line, as its frames go out.
+pub(super) enum LineIo {
+    Audiosocket {
+        socket: OwnedWriteHalf,
+        line: Box<line::Line>,
+        /// The rest of a message that the socket did not take.
+        pending: Box<heapless::Vec<u8, { line::MAX_MESSAGE }>>,
+    },
+    Pipe(pipe::Output),
+    /// The line is over.
+    Gone,
+}
+
+/// A trunk, as its messages go out.
+pub(super) struct TrunkIo {
+    pub(super) socket: OwnedWriteHalf,
+    pub(super) link: Link,
+    /// The reading task waits for room.
+    pub(super) paused: bool,
+    /// The socket takes no more. What the agent said before may still be there to be read.
+    pub(super) broken: bool,
+}
+
+impl LineIo {
+    /// Whether the last frame is gone, so that the next may follow.
+    pub(super) fn is_ready(&mut self) -> io::Result<bool> {
+        match self {
+            Self::Audiosocket { socket, pending, .. } => {
+                if pending.is_empty() {
+                    return Ok(true);
+                }
+                match send(socket.as_ref(), pending) {
+                    Ok(n) => {
+                        pending.rotate_left(n);
+                        pending.truncate(pending.len() - n);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+                Ok(pending.is_empty())
+            }
+            Self::Pipe(output) => Ok(output.is_ready()),
+            Self::Gone => Ok(false),
+        }
+    }
+
+    /// Writes one frame, in one write; says how many bytes it has.
+    pub(super) fn write(&mut self, frame: &[i16]) -> io::Result<usize> {
+        match self {
+            Self::Audiosocket { socket, line, pending } => {
+                let mut message = [0; line::MAX_MESSAGE];
+                let message = line.write_frame(frame, &mut message);
+                let n = match send(socket.as_ref(), message) {
+                    Ok(n) => n,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                    Err(error) => return Err(error),
+                };
+                // Fits: it is as large as the largest message.
+                let _ = pending.extend_from_slice(&message[n..]);
+                Ok(message.len())
+            }
+            Self::Pipe(output) => output.write(frame).map(|()| size_of_val(frame)),
+            Self::Gone => Ok(0),
+        }
+    }
+}
+
+impl TrunkIo {
+    /// Sends what the leg has to say; whether all of it went.
+    pub(super) fn send(&mut self, leg: &mut Leg) -> io::Result<bool> {
+        if self.link.is_plain() {
+            while !leg.out().is_empty() {
+                match send(self.socket.as_ref(), leg.out()) {
+                    Ok(n) => leg.written(n),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                    Err(error) => return Err(error),
+                }
+            }
+            return Ok(true);
+        }
+        let mut socket = TryWrite(&self.socket);
+        if !self.link.flush(&mut socket)? {
+            return Ok(false);
+        }
+        if leg.out().is_empty() {
+            return Ok(true);
+        }
+        let sealed = self.link.seal(leg.out());
+        leg.written(sealed);
+        Ok(self.link.flush(&mut socket)? && leg.out().is_empty())
+    }
+}
+
+/// Writes what the socket takes at once, whatever tokio knows of its readiness: the first words of a call may be its
+/// last, and must not wait for a reactor that has not seen the socket yet.
+pub(super) fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    SockRef::from(socket).send(bytes)
+}
+
+/// A socket that never waits, as TLS wants it.
+pub(super) struct TryWrite<'s>(pub(super) &'s OwnedWriteHalf);
+
+impl io::Write for TryWrite<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        send(self.0.as_ref(), bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        SockRef::from(self.0.as_ref()).send_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
