@@ -90,6 +90,8 @@ pub struct Bridge {
     over: Option<Over>,
     /// The trunk broke its protocol, and that ended the call.
     trunk_violated: bool,
+    /// What the trunk owed and did not do.
+    overdue: Option<&'static str>,
     times: Times,
     delays: Delays,
     /// Ticks on which the line took no frame.
@@ -133,6 +135,8 @@ struct Downlink {
     forget_marks: bool,
     /// The line is over: what the agent still says is nobody's.
     deaf: bool,
+    /// What a clear flushed that the trunk has not been told of yet (ms).
+    cleared: Option<u64>,
     clears: u64,
     marks_heard: u64,
     agent_done: bool,
@@ -164,6 +168,7 @@ impl Bridge {
                 resampler: None,
                 forget_marks: false,
                 deaf: false,
+                cleared: None,
                 clears: 0,
                 marks_heard: 0,
                 agent_done: false,
@@ -174,6 +179,7 @@ impl Bridge {
             stopped: None,
             over: None,
             trunk_violated: false,
+            overdue: None,
             times: Times { started: now, ..Times::default() },
             delays: Delays::default(),
             blocked: 0,
@@ -300,6 +306,9 @@ impl Bridge {
             }
             break flow;
         };
+        if let Some(unheard_ms) = self.downlink.cleared.take() {
+            trunk.say(now, Say::Cleared { unheard_ms });
+        }
         if let Some(round_trip) = trunk.round_trip() {
             self.downlink.playout.set_round_trip(round_trip);
         }
@@ -314,10 +323,11 @@ impl Bridge {
                     // 1000 normal, 1001 going away, none given: an orderly end (RFC 6455 7.4.1).
                     Over::Closed(None | Some(1000 | 1001)) => Event::AgentDone(EndReason::TrunkHungUp),
                     Over::Closed(Some(_)) => Event::TrunkEnded(EndReason::TrunkLost),
-                    Over::Violation(_) => Event::TrunkEnded(EndReason::Protocol),
+                    Over::Violation(_) | Over::Grammar(_) => Event::TrunkEnded(EndReason::Protocol),
                 };
                 let closing = matches!(self.state, State::Closing { .. });
-                self.trunk_violated = matches!(over, Over::Violation(_)) && self.state.reason().is_none();
+                self.trunk_violated =
+                    matches!(over, Over::Violation(_) | Over::Grammar(_)) && self.state.reason().is_none();
                 self.handle_event(now, if closing { Event::TrunkClosed } else { event }, pool);
                 Flow::Hungry
             }
@@ -424,10 +434,15 @@ impl Bridge {
     /// Time passes: deadlines, and the trunk's life.
     pub fn handle_tick(&mut self, now: Now, pool: &mut Pool) {
         self.handle_event(now, Event::Tick, pool);
-        if let Some(trunk) = &mut self.trunk
-            && !trunk.beat(now)
-        {
-            self.handle_event(now, Event::TrunkEnded(EndReason::TrunkLost), pool);
+        let Some(trunk) = &mut self.trunk else { return };
+        if !trunk.beat(now) {
+            return self.handle_event(now, Event::TrunkEnded(EndReason::TrunkLost), pool);
+        }
+        // Without room for it the peer does not read; it is asked for again.
+        trunk.say_due(now);
+        if let Some(overdue) = trunk.overdue(now) {
+            self.overdue.get_or_insert(overdue);
+            self.handle_event(now, Event::TrunkEnded(EndReason::Protocol), pool);
         }
     }
 
@@ -491,6 +506,12 @@ impl Bridge {
     #[must_use]
     pub const fn over(&self) -> Option<Over> {
         self.over
+    }
+
+    /// What the trunk owed and did not do, which ended its leg.
+    #[must_use]
+    pub const fn overdue(&self) -> Option<&'static str> {
+        self.overdue
     }
 
     /// Whether the trunk broke its protocol, and that ended the call.
@@ -641,7 +662,9 @@ impl Sink for Ear<'_> {
                     self.downlink.marks.clear(self.pool, self.account);
                 }
                 let mut queue = Queue { ring: &mut self.downlink.ring, pool: self.pool, account: self.account };
-                self.downlink.playout.clear(&mut queue);
+                let flushed = self.downlink.playout.clear(&mut queue);
+                let unheard_ms = ms(flushed, self.downlink.playout.rate());
+                self.downlink.cleared = Some(self.downlink.cleared.unwrap_or(0) + unheard_ms);
             }
             dialect::Event::Mark(_) if self.downlink.deaf => {}
             dialect::Event::Mark(name) => {
@@ -655,7 +678,11 @@ impl Sink for Ear<'_> {
             | dialect::Event::Unknown
             | dialect::Event::Start
             | dialect::Event::Heard(_)
-            | dialect::Event::Dtmf(_) => {}
+            | dialect::Event::Dtmf(_)
+            | dialect::Event::Transcript { .. }
+            | dialect::Event::Fault(_)
+            | dialect::Event::Broken(_)
+            | dialect::Event::Expiring => {}
         }
     }
 }

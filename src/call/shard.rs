@@ -554,7 +554,6 @@ fn take_trunk(shard: &Rc<RefCell<Shard>>, slot: usize, answered: Answered, now: 
             rate: call.bridge.rate(),
             now,
             epoch_ms: clock::epoch_ms(),
-            max_message: MAX_MESSAGE,
             ping_every: PING_EVERY,
         });
         call.trunk = Some(TrunkIo { socket, link, paused: false, broken: false });
@@ -926,17 +925,19 @@ impl Call {
 
 /// How the trunk's side ended, where that says more than the end reason.
 fn words_of(bridge: &Bridge) -> Option<String> {
+    if let Some(overdue) = bridge.overdue() {
+        return Some(format!("the agent did not keep to its dialect: {overdue}"));
+    }
     match bridge.over()? {
         Over::Closed(None | Some(1000)) => None,
         Over::Closed(Some(code)) => Some(format!("the agent closed with code {code}")),
         Over::Violation(violation) => Some(format!("the agent broke the WebSocket protocol: {violation}")),
+        Over::Grammar(reason) => Some(format!("the agent did not keep to its dialect: {reason}")),
     }
 }
 
 /// How often a trunk's life is tested.
 const PING_EVERY: Now = Now::from_secs(20);
-/// The most that one message of a trunk may have (bytes).
-const MAX_MESSAGE: u64 = 1 << 20;
 /// What one read brings at most (bytes).
 const SCRATCH: usize = 16 * 1024;
 /// Places of the legs' reading tasks.

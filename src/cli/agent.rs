@@ -49,7 +49,6 @@ use crate::{
 
 mod behave;
 mod call;
-mod greeting;
 
 pub use self::behave::Behave;
 

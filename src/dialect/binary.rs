@@ -38,6 +38,10 @@ impl Dialect for Binary {
         self.rate.frame()
     }
 
+    fn unit(&self) -> usize {
+        1
+    }
+
     fn lead_ms(&self) -> u64 {
         60
     }

@@ -20,9 +20,9 @@ pub const fn most_samples(format: Format, bytes: usize) -> usize {
         (Carrier::Array, _) => bytes.div_ceil(2) + 1,
         // A group is three bytes; one may be carried in and one be unfinished.
         (Carrier::Base64, Coding::Mulaw | Coding::Alaw) => bytes.div_ceil(4) * 3 + 5,
-        (Carrier::Base64, Coding::Decimal | Coding::Pcm16Le) => bytes.div_ceil(8) * 3 + 3,
+        (Carrier::Base64, Coding::Decimal | Coding::Pcm16Le | Coding::Pcm16Be) => bytes.div_ceil(8) * 3 + 3,
         (Carrier::Raw, Coding::Mulaw | Coding::Alaw) => bytes,
-        (Carrier::Raw, Coding::Decimal | Coding::Pcm16Le) => bytes.div_ceil(2),
+        (Carrier::Raw, Coding::Decimal | Coding::Pcm16Le | Coding::Pcm16Be) => bytes.div_ceil(2),
     }
 }
 
@@ -41,14 +41,15 @@ impl Decoder {
         let law = match format.coding {
             Coding::Mulaw => Some(Law::Mu),
             Coding::Alaw => Some(Law::A),
-            Coding::Decimal | Coding::Pcm16Le => None,
+            Coding::Decimal | Coding::Pcm16Le | Coding::Pcm16Be => None,
         };
+        let big_endian = format.coding == Coding::Pcm16Be;
         let source = match format.carrier {
             Carrier::Array => Source::Array(Numbers::default()),
             Carrier::Base64 => Source::Base64(Groups::default()),
             Carrier::Raw => Source::Raw,
         };
-        Self { source, bytes: Bytes { law, low: None, odd: 0 } }
+        Self { source, bytes: Bytes { law, big_endian, first: None, odd: 0 } }
     }
 
     /// Reads the head of `bytes` and writes the head of `out`, until one of them is used up. Gives how many bytes
@@ -395,10 +396,12 @@ fn plain_run(text: &[u8]) -> usize {
 /// Bytes that are samples, or halves of them.
 #[derive(Clone, Debug)]
 struct Bytes {
-    /// G.711; none is PCM, least significant byte first.
+    /// G.711; none is PCM.
     law: Option<Law>,
+    /// PCM with its most significant byte first.
+    big_endian: bool,
     /// The first half of a sample.
-    low: Option<u8>,
+    first: Option<u8>,
     odd: u32,
 }
 
@@ -407,7 +410,7 @@ impl Bytes {
     fn most(&self, room: usize) -> usize {
         match self.law {
             Some(_) => room,
-            None => room.saturating_mul(2).saturating_add(usize::from(self.low.is_none())),
+            None => room.saturating_mul(2).saturating_add(usize::from(self.first.is_none())),
         }
     }
 
@@ -418,22 +421,25 @@ impl Bytes {
             return bytes.len();
         }
         let (mut rest, mut made) = (bytes, 0);
-        if let (Some(low), [high, bytes @ ..], [slot, ..]) = (self.low, rest, &mut *out) {
-            *slot = i16::from_le_bytes([low, *high]);
-            self.low = None;
+        if let (Some(first), [second, bytes @ ..], [slot, ..]) = (self.first, rest, &mut *out) {
+            *slot = i16::from_le_bytes([first, *second]);
+            self.first = None;
             (rest, made) = (bytes, 1);
         }
         let (pairs, half) = rest.as_chunks::<2>();
         out[made..].iter_mut().zip(pairs).for_each(|(slot, &pair)| *slot = i16::from_le_bytes(pair));
-        if let [low] = half {
-            self.low = Some(*low);
+        if let [first] = half {
+            self.first = Some(*first);
+        }
+        if self.big_endian {
+            out[..made + pairs.len()].iter_mut().for_each(|sample| *sample = sample.swap_bytes());
         }
         made + pairs.len()
     }
 
     /// Drops a sample that never got its second half.
     fn finish(&mut self) {
-        self.odd += u32::from(self.low.take().is_some());
+        self.odd += u32::from(self.first.take().is_some());
     }
 }
 

@@ -378,7 +378,7 @@ impl Dialect for Exotel {
         match self.coding {
             Coding::Mulaw => out.base64_g711(Law::Mu, samples)?,
             Coding::Alaw => out.base64_g711(Law::A, samples)?,
-            Coding::Pcm16Le | Coding::Decimal => out.base64_pcm16le(samples)?,
+            Coding::Pcm16Le | Coding::Pcm16Be | Coding::Decimal => out.base64_pcm16le(samples)?,
         }
         out.raw(b"\"}}")?;
         self.sequence += 1;
@@ -402,7 +402,8 @@ impl Dialect for Exotel {
                 self.write_event("stop", Some(Stop { keys: self.keys(), facts, reason }), facts, out)?;
             }
             (Role::Agent, Say::HangUp | Say::Heard(_) | Say::Dtmf(_) | Say::Stop(_))
-            | (Role::Vendor, Say::Clear | Say::Mark(_) | Say::HangUp) => return Ok(false),
+            | (Role::Vendor, Say::Clear | Say::Mark(_) | Say::HangUp)
+            | (_, Say::Cleared { .. } | Say::BargeIn) => return Ok(false),
         }
         Ok(true)
     }

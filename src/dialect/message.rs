@@ -137,15 +137,15 @@ impl<'b> Message<'b> {
     /// # Errors
     /// [`Full`] when they do not fit.
     pub fn base64_pcm16le(&mut self, samples: &[i16]) -> Result<(), Full> {
-        self.or_nothing(|message| {
-            let mut block = [0; BLOCK];
-            for samples in samples.chunks(BLOCK / 2) {
-                let bytes = &mut block[..samples.len() * 2];
-                to_le(samples, bytes);
-                message.base64(bytes)?;
-            }
-            Ok(())
-        })
+        self.base64_pcm16(samples, to_le)
+    }
+
+    /// Appends samples as base64 of signed 16-bit values, most significant byte first, without quotes.
+    ///
+    /// # Errors
+    /// [`Full`] when they do not fit.
+    pub fn base64_pcm16be(&mut self, samples: &[i16]) -> Result<(), Full> {
+        self.base64_pcm16(samples, to_be)
     }
 
     /// Appends samples as base64 of G.711, without quotes.
@@ -188,6 +188,18 @@ impl<'b> Message<'b> {
     fn or_nothing(&mut self, write: impl FnOnce(&mut Self) -> Result<(), Full>) -> Result<(), Full> {
         let len = self.len;
         write(self).inspect_err(|_| self.len = len)
+    }
+
+    fn base64_pcm16(&mut self, samples: &[i16], spell: impl Fn(&[i16], &mut [u8])) -> Result<(), Full> {
+        self.or_nothing(|message| {
+            let mut block = [0; BLOCK];
+            for samples in samples.chunks(BLOCK / 2) {
+                let bytes = &mut block[..samples.len() * 2];
+                spell(samples, bytes);
+                message.base64(bytes)?;
+            }
+            Ok(())
+        })
     }
 
     fn base64(&mut self, bytes: &[u8]) -> Result<(), Full> {
@@ -238,6 +250,11 @@ fn spell(sample: i16) -> ([u8; 8], usize) {
 fn to_le(samples: &[i16], bytes: &mut [u8]) {
     let (pairs, _) = bytes.as_chunks_mut::<2>();
     pairs.iter_mut().zip(samples).for_each(|(pair, sample)| *pair = sample.to_le_bytes());
+}
+
+fn to_be(samples: &[i16], bytes: &mut [u8]) {
+    let (pairs, _) = bytes.as_chunks_mut::<2>();
+    pairs.iter_mut().zip(samples).for_each(|(pair, sample)| *pair = sample.to_be_bytes());
 }
 
 /// Bytes that are turned into base64 at once: whole groups and whole samples.

@@ -59,6 +59,8 @@ pub enum Coding {
     Decimal,
     /// Signed 16-bit, least significant byte first.
     Pcm16Le,
+    /// Signed 16-bit, most significant byte first: L16 as RFC 3551 4.5.11 has it.
+    Pcm16Be,
     /// G.711 mu-law, one byte a sample.
     Mulaw,
     /// G.711 A-law, one byte a sample.
@@ -125,6 +127,41 @@ pub enum Event<'m> {
     HangUp,
     /// The call is over (agent role).
     Stop,
+    /// What somebody said, as text.
+    Transcript {
+        /// Who said it.
+        speaker: Speaker,
+        /// The words as they stand between the quotes of a JSON string, escapes included.
+        text: &'m str,
+        /// The whole of it, in place of all pieces before; otherwise the next piece.
+        whole: bool,
+    },
+    /// The peer tells of a fault, in its own words (escapes included). The call goes on.
+    Fault(&'m str),
+    /// The peer broke the grammar where its platform ends the call for it: the WebSocket is closed with 1011 and these
+    /// words.
+    Broken(&'static str),
+    /// Vendor role: the agent's side will not go on for long. Another connection has to take its place, between turns.
+    Expiring,
+}
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaker {
+    /// The one with the telephone.
+    Caller,
+    /// The cloud's voice.
+    Agent,
+}
+
+/// Which way the audio of a connection flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// Both ways.
+    #[default]
+    Both,
+    /// From the caller only: nobody would hear an agent.
+    Uplink,
 }
 
 /// One message, understood.
@@ -190,6 +227,14 @@ pub enum Say<'a> {
     HangUp,
     /// Vendor role: the call is over.
     Stop(StopReason),
+    /// Vendor role: the agent's speech was flushed, as it wished or because the caller speaks, and so much of what had
+    /// come was not heard.
+    Cleared {
+        /// What was flushed (ms of audio).
+        unheard_ms: u64,
+    },
+    /// Vendor role: the caller began to speak while the agent did, as our own ears tell.
+    BargeIn,
 }
 
 /// Why a vendor stops.
@@ -270,6 +315,48 @@ pub trait Dialect: Send {
     /// Whether a mark is part of the message of audio whose end it names, so that [`Say::Mark`] has to come before that
     /// [`write_audio`](Self::write_audio). Elsewhere a mark is a message of its own, after the audio.
     fn marks_ride_on_audio(&self) -> bool;
+
+    /// Samples of which a message of audio that we send is a multiple, at [`rate`](Self::rate); silence fills up the
+    /// last.
+    fn unit(&self) -> usize {
+        self.rate().frame()
+    }
+
+    /// Which way audio flows. Where nobody hears an agent, nothing is written by [`write_audio`](Self::write_audio) in
+    /// the agent's role and nothing of what comes is played in the vendor's.
+    fn direction(&self) -> Direction {
+        Direction::Both
+    }
+
+    /// The most that one message of the peer may have (bytes).
+    fn max_message(&self) -> u64 {
+        1 << 20
+    }
+
+    /// The most that the text of one message, without its audio, may have (bytes).
+    fn max_text(&self) -> usize {
+        64 * 1024
+    }
+
+    /// The longest message that we write (bytes).
+    fn longest(&self) -> usize {
+        8 * 1024
+    }
+
+    /// Writes one message that is due by itself: an answer to what was read, or something whose time has come. Asked
+    /// after every message that was read and every 20 ms, until it says `false`.
+    ///
+    /// # Errors
+    /// [`Full`] when the message does not fit now; it is asked for again.
+    fn write_due(&mut self, _facts: &Facts, _stamp: Stamp, _out: &mut Message<'_>) -> Result<bool, Full> {
+        Ok(false)
+    }
+
+    /// Why this peer is not what it should be by now, if so: an answer that its platform promises did not come. Ends
+    /// the leg.
+    fn overdue(&self, _stamp: Stamp) -> Option<&'static str> {
+        None
+    }
 
     /// What becomes of marks whose audio was flushed.
     fn marks_on_clear(&self) -> MarksOnClear;

@@ -239,6 +239,11 @@ impl Dialect for Ozonetel {
         (self.options.chunk_samples * self.rate.samples(1) / Rate::Hz8000.samples(1)).min(MAX_CHUNK)
     }
 
+    /// 10 ms: what KooKoo's own packets have.
+    fn unit(&self) -> usize {
+        self.rate().samples(10)
+    }
+
     fn lead_ms(&self) -> u64 {
         match self.role {
             Role::Agent => 200,
@@ -315,7 +320,8 @@ impl Dialect for Ozonetel {
                 out.json(&Stop { event: "stop", kind: "text", ucid: &facts.ucid, did })?;
             }
             (Role::Agent, Say::Heard(_) | Say::Dtmf(_) | Say::Stop(_))
-            | (Role::Vendor, Say::Clear | Say::Mark(_) | Say::Dtmf(_) | Say::HangUp) => return Ok(false),
+            | (Role::Vendor, Say::Clear | Say::Mark(_) | Say::Dtmf(_) | Say::HangUp)
+            | (_, Say::Cleared { .. } | Say::BargeIn) => return Ok(false),
         }
         Ok(true)
     }

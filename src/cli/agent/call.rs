@@ -9,12 +9,10 @@
 use std::{fmt, mem, sync::Arc, time::Duration};
 
 use crate::{
-    cli::agent::{
-        behave::{Marks, Name, Part, Script, Speech, Style},
-        greeting::{Greeting, Verdict},
-    },
+    cli::agent::behave::{Marks, Name, Part, Script, Speech, Style},
     dialect::{self, Carrier, Dialect, Event, Facts, Role, Say},
     leg::websocket::{
+        greeting::{Greeting, Verdict},
         leg::{Flow, Leg, Over, Setup, Sink, Tally},
         wire::{Side, Violation},
     },
@@ -32,6 +30,8 @@ pub(super) enum Ending {
     HungUp,
     /// The vendor broke the protocol.
     Violation(Violation),
+    /// The vendor broke the grammar of its dialect.
+    Grammar(&'static str),
     /// What the vendor speaks is none of our dialects.
     NoDialect,
     /// The vendor said nothing that tells its dialect.
@@ -56,6 +56,7 @@ impl fmt::Display for Ending {
             Self::Closed(None) => "vendor: closed",
             Self::HungUp => "agent: hung up",
             Self::Violation(violation) => return write!(f, "agent: {violation}"),
+            Self::Grammar(reason) => return write!(f, "agent: {reason}"),
             Self::NoDialect => "agent: the first message is of no dialect of ours, see --dialect",
             Self::Mute => "agent: no message told the dialect, see --dialect",
             Self::NoStart => "agent: no start came, see --dialect",
@@ -164,6 +165,7 @@ impl Call {
                 Verdict::Unknown => self.end(now, Ending::NoDialect),
                 Verdict::Over(Over::Closed(code)) => self.end(now, Ending::Closed(code)),
                 Verdict::Over(Over::Violation(violation)) => self.end(now, Ending::Violation(violation)),
+                Verdict::Over(Over::Grammar(reason)) => self.end(now, Ending::Grammar(reason)),
                 Verdict::Dialect(name) => match Talk::new(name, &self.plan, now) {
                     Some(talk) => {
                         if let Stage::Greeting(greeting) = mem::replace(&mut self.stage, Stage::Talk(Box::new(talk))) {
@@ -342,7 +344,6 @@ impl Talk {
             rate,
             now,
             epoch_ms: plan.epoch_ms,
-            max_message: MAX_MESSAGE,
             ping_every: PING_EVERY,
         });
         let mut this = Self {
@@ -370,11 +371,7 @@ impl Talk {
     fn tune(&mut self) {
         let dialect = self.leg.dialect();
         let rate = dialect.rate();
-        self.unit = match dialect.expected().carrier {
-            Carrier::Raw => 1,
-            // What Exotel wants as multiples of 320 bytes is whole frames at any rate. Ozonetel's packets are 10 ms.
-            Carrier::Array | Carrier::Base64 => dialect.chunk().min(rate.frame()),
-        };
+        self.unit = dialect.unit().min(dialect.chunk());
         self.chunk = dialect.chunk() / self.unit * self.unit;
         if self.ear.rate != rate {
             self.ear.rate = rate;
@@ -439,6 +436,7 @@ impl Talk {
                         _ if self.ear.stopped => Ending::Stopped,
                         Over::Closed(code) => Ending::Closed(code),
                         Over::Violation(violation) => Ending::Violation(violation),
+                        Over::Grammar(reason) => Ending::Grammar(reason),
                     });
                 }
             }
@@ -669,7 +667,14 @@ impl Sink for Ear {
             Event::Heard(name) => self.marks.hear(name),
             Event::Dtmf(_) => self.digits += 1,
             Event::Stop => self.stopped = true,
-            Event::None | Event::Unknown | Event::Mark(_) | Event::HangUp => {}
+            Event::None
+            | Event::Unknown
+            | Event::Mark(_)
+            | Event::HangUp
+            | Event::Transcript { .. }
+            | Event::Fault(_)
+            | Event::Broken(_)
+            | Event::Expiring => {}
         }
     }
 }
@@ -796,16 +801,8 @@ mod tests {
                 ..Facts::default()
             };
             let (now, epoch_ms) = (START, 1_767_225_600_000);
-            let setup = Setup {
-                side: Side::Client,
-                dialect,
-                facts,
-                rate,
-                now,
-                epoch_ms,
-                max_message: 1 << 20,
-                ping_every: Now::from_secs(20),
-            };
+            let setup =
+                Setup { side: Side::Client, dialect, facts, rate, now, epoch_ms, ping_every: Now::from_secs(20) };
             let plan = Plan { script: Arc::new(script), dialect: agent, rate: None, epoch_ms, number: 0xc0ff_ee01 };
             let caller = Caller {
                 rate,

@@ -50,6 +50,9 @@ pub enum Over {
     Closed(Option<u16>),
     /// It broke the protocol. The close frame that says so is in [`Leg::out`].
     Violation(Violation),
+    /// It broke the grammar of its dialect, where its platform ends calls for that. The close frame that says so is in
+    /// [`Leg::out`].
+    Grammar(&'static str),
 }
 
 /// What a leg met, in messages unless it says otherwise.
@@ -77,6 +80,8 @@ pub struct Tally {
     pub gathered: u64,
     /// Samples beyond 16 bits, clamped.
     pub clamped: u64,
+    /// Faults that the peer told of.
+    pub faults: u64,
     /// What was wrong with the first malformed message.
     pub first_malformed: Option<Malformed>,
 }
@@ -97,20 +102,22 @@ pub struct Leg {
 }
 
 impl Leg {
-    /// A leg whose WebSocket is open. `max_message` is the most that one message of the peer may have (bytes), `rate`
-    /// the rate of the samples on our side, `epoch_ms` the time of day at `now` (ms since 1970, UTC).
+    /// A leg whose WebSocket is open.
     #[must_use]
     pub fn new(setup: Setup) -> Self {
-        let Setup { side, dialect, facts, rate, now, epoch_ms, max_message, ping_every } = setup;
+        let Setup { side, dialect, facts, rate, now, epoch_ms, ping_every } = setup;
         let resampler = Resampler::new(rate, dialect.rate());
+        let space = dialect.longest().max(SPACE);
+        let mut wire = Wire::new(side, dialect.max_message(), entropy);
+        wire.make_room_for(space);
         Self {
-            wire: Wire::new(side, max_message, entropy),
-            ear: Ear::new(dialect.rate(), rate),
+            wire,
+            ear: Ear::new(dialect.rate(), rate, dialect.max_text()),
             dialect,
             facts,
             liveness: Liveness::new(now, ping_every),
             resampler,
-            space: vec![0; SPACE].into(),
+            space: vec![0; space].into(),
             started: now,
             epoch_ms,
             messages_out: 0,
@@ -204,7 +211,41 @@ impl Leg {
                 return Ok(Flow::Paused);
             };
             self.wire.advance(done);
+            if let Some(reason) = self.ear.broken {
+                self.wire.push_close(BROKEN, reason);
+                return Err(Over::Grammar(reason));
+            }
+            if !self.say_due(now) {
+                // An answer that does not fit: the peer does not read what it asked for.
+                return Ok(Flow::Paused);
+            }
         }
+    }
+
+    /// Says what is due by itself; `false`: there is no room for it.
+    pub fn say_due(&mut self, now: Now) -> bool {
+        let stamp = self.stamp(now);
+        loop {
+            if self.wire.close_sent() {
+                return true;
+            }
+            let mut message = Message::new(&mut self.space);
+            match self.dialect.write_due(&self.facts, stamp, &mut message) {
+                Ok(true) => {
+                    if !push(&mut self.wire, &message, &mut self.messages_out) {
+                        return false;
+                    }
+                }
+                Ok(false) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Why the peer is not what it should be by now, if so.
+    #[must_use]
+    pub fn overdue(&self, now: Now) -> Option<&'static str> {
+        self.dialect.overdue(self.stamp(now))
     }
 
     /// Whether the peer is alive; a ping goes out when one is due. `false`: two pings went unanswered.
@@ -337,8 +378,6 @@ pub struct Setup {
     pub now: Now,
     /// The time of day at `now` (ms since 1970, UTC).
     pub epoch_ms: u64,
-    /// The most that one message of the peer may have (bytes).
-    pub max_message: u64,
     /// How often the peer's life is tested.
     pub ping_every: Now,
 }
@@ -352,6 +391,10 @@ fn push(wire: &mut Wire, message: &Message<'_>, count: &mut u64) -> bool {
 
 /// Turns messages into samples and events.
 struct Ear {
+    /// The most that the text of one message may have (bytes).
+    max_text: usize,
+    /// The peer broke the grammar.
+    broken: Option<&'static str>,
     /// From the peer's rate to the sink's.
     resampler: Resampler,
     long: Option<Long>,
@@ -380,8 +423,8 @@ enum Sort {
 }
 
 impl Ear {
-    fn new(from: Rate, to: Rate) -> Self {
-        Self { resampler: Resampler::new(from, to), long: None, tally: Tally::default() }
+    fn new(from: Rate, to: Rate, max_text: usize) -> Self {
+        Self { max_text, broken: None, resampler: Resampler::new(from, to), long: None, tally: Tally::default() }
     }
 
     /// A whole message. `false`: the sink has no room for what it may hold.
@@ -425,8 +468,11 @@ impl Ear {
                 }
             }
         }
-        if incoming.event == Event::Unknown {
-            self.tally.unknown += 1;
+        match incoming.event {
+            Event::Unknown => self.tally.unknown += 1,
+            Event::Fault(_) => self.tally.faults += 1,
+            Event::Broken(reason) => self.broken = Some(reason),
+            _ => {}
         }
         if incoming.event != Event::None {
             sink.event(now, incoming.event);
@@ -507,7 +553,7 @@ impl Ear {
                     let step = long.splitter.split(rest, |key, depth| dialect.carrier(key, depth))?;
                     let (run, after) = rest.split_at(step.consumed);
                     match step.run {
-                        Run::Text => long.text.push(run, &mut self.tally.gathered)?,
+                        Run::Text => long.text.push(run, self.max_text, &mut self.tally.gathered)?,
                         Run::Audio(carrier) if carrier == long.format.carrier => {
                             self.take(&mut long.decoder, run, sink)?;
                         }
@@ -612,16 +658,16 @@ struct Skeleton {
 }
 
 impl Skeleton {
-    fn push(&mut self, bytes: &[u8], gathered: &mut u64) -> Result<(), Malformed> {
+    fn push(&mut self, bytes: &[u8], most: usize, gathered: &mut u64) -> Result<(), Malformed> {
         if self.far.is_empty() {
             if self.near.extend_from_slice(bytes).is_ok() {
                 return Ok(());
             }
             *gathered += 1;
-            self.far.reserve_exact(MAX_CONTROL);
+            self.far.reserve_exact(most.min(MAX_AT_ONCE));
             self.far.extend_from_slice(&self.near);
         }
-        if self.far.len() + bytes.len() > MAX_CONTROL {
+        if self.far.len() + bytes.len() > most {
             return Err(Malformed::TooLong);
         }
         self.far.extend_from_slice(bytes);
@@ -663,8 +709,10 @@ const MAX_CHUNK: usize = 2 * MAX_SAMPLES + MAX_SAMPLES;
 const BATCH: usize = 512;
 /// A long message's text without its audio, as media messages have it.
 const NEAR: usize = 1024;
-/// The longest control text.
-const MAX_CONTROL: usize = 64 * 1024;
+/// What is set aside at once for a control text that is longer (bytes).
+const MAX_AT_ONCE: usize = 64 * 1024;
+/// RFC 6455 7.4.1: something kept us from doing what was asked. RTAA's ingest closes so.
+const BROKEN: u16 = 1011;
 /// How long the pong deadline rests after we stopped reading.
 const SUSPENDED: Now = Now::from_secs(20);
 
@@ -711,7 +759,6 @@ mod tests {
             rate: Rate::Hz8000,
             now: Now::ZERO,
             epoch_ms: 0,
-            max_message: 1 << 20,
             ping_every: Now::from_secs(20),
         });
         let mut ears = Ears::default();

@@ -4,6 +4,7 @@
 
 pub mod dial;
 pub mod dialer;
+pub mod greeting;
 pub mod leg;
 pub mod link;
 pub mod liveness;

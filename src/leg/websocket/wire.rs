@@ -212,6 +212,14 @@ impl Wire {
         }
     }
 
+    /// Makes room for messages of ours of so many bytes, where that is more than there is.
+    pub fn make_room_for(&mut self, longest: usize) {
+        if longest > OUT_BYTES / 2 {
+            self.outbox.buf = vec![0; OUT_BYTES + longest].into_boxed_slice();
+            (self.outbox.start, self.outbox.end) = (0, 0);
+        }
+    }
+
     /// Free space to read into, in one piece. Empty while what is there was not consumed.
     #[must_use]
     pub fn spare(&mut self) -> &mut [u8] {
@@ -564,8 +572,8 @@ impl Outbox {
 
     fn push(&mut self, op: Op, payload: &[u8]) -> Result<(), Full> {
         let (opcode, longest) = match op {
-            Op::Text => (OpCode::Data(Data::Text), OUT_BYTES),
-            Op::Binary => (OpCode::Data(Data::Binary), OUT_BYTES),
+            Op::Text => (OpCode::Data(Data::Text), self.buf.len()),
+            Op::Binary => (OpCode::Data(Data::Binary), self.buf.len()),
             Op::Ping => (OpCode::Control(Control::Ping), MAX_CONTROL),
             Op::Pong => (OpCode::Control(Control::Pong), MAX_CONTROL),
         };
@@ -637,8 +645,14 @@ impl Outbox {
             Side::Server => 2,
         };
         let free = self.free().saturating_sub(CLOSE_BYTES + header);
-        // From 126 bytes on the length takes two bytes more (RFC 6455 5.2); the buffer is too small for the third form.
-        if free > 125 + 2 { free - 2 } else { free.min(125) }
+        // From 126 bytes on the length takes two bytes more, from 65,536 on eight (RFC 6455 5.2).
+        if free > 0xffff + 8 {
+            free - 8
+        } else if free > 125 + 2 {
+            (free - 2).min(0xffff)
+        } else {
+            free.min(125)
+        }
     }
 
     fn free(&self) -> usize {

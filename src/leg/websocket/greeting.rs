@@ -13,7 +13,7 @@ use crate::{
 /// A connection whose dialect is not known yet.
 ///
 /// Its pings are not answered here but by the leg, which reads them again.
-pub(super) struct Greeting {
+pub struct Greeting {
     wire: Wire,
     /// Everything that was read.
     raw: Vec<u8>,
@@ -23,7 +23,7 @@ pub(super) struct Greeting {
 
 /// What is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// Nothing that tells one from another.
     Wait,
     /// The dialect of this name.
@@ -35,23 +35,27 @@ pub(super) enum Verdict {
 }
 
 impl Greeting {
-    pub(super) fn new(max_message: u64) -> Self {
+    /// On a connection that was just upgraded. `max_message` is the most that one message may have (bytes).
+    #[must_use]
+    pub fn new(max_message: u64) -> Self {
         // A server masks nothing, so nothing is drawn.
         Self { wire: Wire::new(Side::Server, max_message, |_| {}), raw: Vec::new(), gathered: Vec::new() }
     }
 
-    pub(super) fn spare(&mut self) -> &mut [u8] {
+    /// Where the vendor's bytes go.
+    pub fn spare(&mut self) -> &mut [u8] {
         self.wire.spare()
     }
 
-    pub(super) fn filled(&mut self, n: usize) {
+    /// So many were read into [`spare`](Self::spare).
+    pub fn filled(&mut self, n: usize) {
         let spare = self.wire.spare();
         self.raw.extend_from_slice(&spare[..n.min(spare.len())]);
         self.wire.filled(n);
     }
 
     /// What was said so far.
-    pub(super) fn handle(&mut self) -> Verdict {
+    pub fn handle(&mut self) -> Verdict {
         loop {
             let (verdict, done) = match self.wire.peek() {
                 Err(violation) => {
@@ -84,25 +88,30 @@ impl Greeting {
         }
     }
 
-    pub(super) fn out(&self) -> &[u8] {
+    /// Bytes to be sent.
+    #[must_use]
+    pub fn out(&self) -> &[u8] {
         self.wire.out()
     }
 
-    pub(super) fn written(&mut self, n: usize) {
+    /// So many of them were sent.
+    pub fn written(&mut self, n: usize) {
         self.wire.written(n);
     }
 
-    pub(super) fn close(&mut self, code: u16, reason: &str) {
+    /// Says goodbye.
+    pub fn close(&mut self, code: u16, reason: &str) {
         self.wire.push_close(code, reason);
     }
 
     /// Everything that was read, to be read again.
-    pub(super) fn into_raw(self) -> Vec<u8> {
+    #[must_use]
+    pub fn into_raw(self) -> Vec<u8> {
         self.raw
     }
 
     fn refuse(&mut self) -> Verdict {
-        self.wire.push_close(UNACCEPTABLE, "no dialect of ours: see --dialect");
+        self.wire.push_close(UNACCEPTABLE, "no dialect that is known here");
         Verdict::Unknown
     }
 }
@@ -190,7 +199,7 @@ mod tests {
     #[test]
     fn a_dialect_that_is_not_ours_is_told_so() {
         let (_, greeting, _) = verdict(&[(Op::Text, TWILIO)], 8192);
-        assert_eq!(&greeting.out()[..4], b"\x88\x23\x03\xeb");
+        assert_eq!(&greeting.out()[..4], b"\x88\x24\x03\xeb");
     }
 
     #[test]
