@@ -23,7 +23,7 @@ use crate::{
         gauges::Gauges,
         record::{Ending, Record, Started, Taken},
         redact::Numbers,
-        shard::{NewCall, NewLine, Order},
+        shard::{Listen, NewCall, NewLine, Order},
         vitals::Vitals,
     },
     clock,
@@ -181,6 +181,8 @@ impl Shared {
                 (NewLine::Pipe(ends), Some(writer))
             }
         };
+        let trunkless = trunks.is_empty();
+        let listen = Listen::No;
         let (dialing, cancelled) = oneshot::channel();
         let gauges = Arc::new(Gauges::default());
         let call_id = facts.call_id.to_string();
@@ -192,7 +194,7 @@ impl Shared {
         }
         let since = clock::now();
         let give_up_after = timeouts + Duration::from_secs(1);
-        let new = NewCall { seq, facts, line, give_up_after, dialing, gauges: Arc::clone(&gauges) };
+        let new = NewCall { seq, facts, line, give_up_after, dialing, gauges: Arc::clone(&gauges), trunkless, listen };
         let live =
             Live { call_id: call_id.clone(), line: line_index, media, since, started, gauges, trunk: None, writer };
         calls.live.insert(seq, live);
@@ -210,7 +212,7 @@ impl Shared {
                 turn_away(self, stream);
             }
             self.on_ended(Outcome::stillborn(seq, EndReason::Overload, since));
-        } else if self.dial.try_send(request).is_err() {
+        } else if !trunkless && self.dial.try_send(request).is_err() {
             // The media thread has the call, and gives it back.
             let refused = Order::Trunk { seq, result: Err(EndReason::Overload) };
             spawn_local(async move { orders.send(refused).await.is_ok() });
@@ -378,7 +380,10 @@ impl Shared {
             );
         }
         if let Some(writer) = live.writer {
-            let good = matches!(reason, EndReason::LineHungUp | EndReason::TrunkHungUp | EndReason::Drained);
+            let good = matches!(
+                reason,
+                EndReason::LineHungUp | EndReason::TrunkHungUp | EndReason::HandedBack | EndReason::Drained
+            );
             self.calls.borrow_mut().pipe_failed |= !good;
             // It writes what it has and ends with the call, and is joined when the daemon ends.
             let _ = self.writers.send(writer);

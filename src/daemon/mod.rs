@@ -153,6 +153,7 @@ impl Daemon {
                 reports: reporter.clone(),
                 metrics: Arc::clone(&metrics),
                 vitals: own_vitals,
+                tap: None,
                 ready,
             };
             let at_end = at_end.clone();

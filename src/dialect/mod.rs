@@ -358,6 +358,12 @@ pub trait Dialect: Send {
         None
     }
 
+    /// Agent role: whether the vendor goes on with a flow of its own when we close without a word, so that its caller is
+    /// handed back rather than hung up on.
+    fn close_hands_back(&self) -> bool {
+        false
+    }
+
     /// What becomes of marks whose audio was flushed.
     fn marks_on_clear(&self) -> MarksOnClear;
 

@@ -13,6 +13,7 @@ pub mod histogram;
 pub mod level;
 pub mod marks;
 pub mod overlap;
+pub mod pacer;
 pub mod playout;
 pub mod pool;
 pub mod resample;

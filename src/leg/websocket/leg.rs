@@ -281,6 +281,13 @@ impl Leg {
         self.dialect.chunk() * from / to
     }
 
+    /// Samples on our side of which a message of audio is a multiple.
+    #[must_use]
+    pub fn unit(&self) -> usize {
+        let (from, to) = (self.resampler.from().hz() as usize, self.resampler.to().hz() as usize);
+        (self.dialect.unit() * from / to).max(1)
+    }
+
     /// Whether one more message of audio fits, however it is spelled.
     #[must_use]
     pub fn has_room(&self) -> bool {
