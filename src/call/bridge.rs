@@ -88,6 +88,10 @@ pub struct Bridge {
     /// The line's leg, where it is a WebSocket.
     line: Option<Box<WebsocketLine>>,
     trunk: Option<Leg>,
+    /// What the trunks before this one met.
+    past: Tally,
+    /// Whether another connection to the trunk is wanted.
+    redial: Redial,
     /// There is no trunk, and there will be none: others listen.
     trunkless: bool,
     /// Its connection is of no more use.
@@ -129,10 +133,30 @@ pub(super) struct Uplink {
     tally: UplinkTally,
     /// The loudest frame since somebody asked (dBov).
     loudest: i8,
+    /// When a frame was last loud enough to be speech.
+    loud_at: Now,
     /// When the oldest message became whole that was not handed to the trunk's socket yet.
     waits_since: Option<Now>,
     /// Whoever listens to the call.
     overheard: Option<Box<Overheard>>,
+}
+
+/// Whether another connection to the trunk is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Redial {
+    No,
+    /// There is none any more.
+    Lost {
+        /// When we stop trying.
+        give_up_at: Now,
+        asked: bool,
+    },
+    /// The one that there is will end soon.
+    Expiring {
+        /// From then on it is changed in mid-sentence.
+        until: Now,
+        asked: bool,
+    },
 }
 
 struct Downlink {
@@ -145,6 +169,8 @@ struct Downlink {
     flushed_to: u64,
     /// What the line's far side had was flushed, and whoever listens does not know yet.
     flushed_far: bool,
+    /// The trunk says that it will not go on for long.
+    expiring: bool,
     /// From the ring's rate to the line's, while they differ.
     resampler: Option<Resampler>,
     /// What a clear flushes is never told as heard.
@@ -182,6 +208,7 @@ impl Bridge {
                 resampler: None,
                 tally: UplinkTally::default(),
                 loudest: SILENCE_DBOV,
+                loud_at: Now::ZERO,
                 waits_since: None,
                 overheard: None,
             },
@@ -192,6 +219,7 @@ impl Bridge {
                 pacer: None,
                 flushed_to: 0,
                 flushed_far: false,
+                expiring: false,
                 resampler: None,
                 forget_marks: false,
                 deaf: false,
@@ -205,6 +233,8 @@ impl Bridge {
             line_rate: rate,
             line: None,
             trunk: None,
+            past: Tally::default(),
+            redial: Redial::No,
             trunkless: false,
             trunk_gone: false,
             stopped: None,
@@ -282,6 +312,13 @@ impl Bridge {
 
     /// Something happened to a leg or was ordered.
     pub fn handle_event(&mut self, now: Now, event: Event, pool: &mut Pool) {
+        let is_loss = matches!(event, Event::TrunkEnded(_) | Event::TrunkClosed);
+        if is_loss
+            && self.state == State::Bridged
+            && self.trunk.as_ref().is_some_and(|trunk| trunk.dialect().may_reconnect())
+        {
+            return self.lose_trunk(now);
+        }
         let had_line = self.state.has_line();
         self.state = self.state.handle_event(now, event);
         self.trunk_gone |= matches!(event, Event::TrunkEnded(_) | Event::TrunkClosed);
@@ -301,6 +338,83 @@ impl Bridge {
         if matches!(self.state, State::Closing { .. }) && (over || self.trunk_gone) {
             self.state = self.state.handle_event(now, Event::TrunkClosed);
         }
+    }
+
+    /// The trunk's connection is lost, and its platform takes the call up again on another.
+    fn lose_trunk(&mut self, now: Now) {
+        if let Some(trunk) = self.trunk.take() {
+            self.past = self.past.and(trunk.tally());
+            self.redial = Redial::Lost { give_up_at: now + RECONNECT, asked: false };
+        }
+    }
+
+    /// Whether another connection to the trunk is wanted now; said once for each.
+    pub fn poll_redial(&mut self) -> bool {
+        match &mut self.redial {
+            Redial::Lost { asked, .. } | Redial::Expiring { asked, .. } if !*asked => {
+                *asked = true;
+                true
+            }
+            Redial::No | Redial::Lost { .. } | Redial::Expiring { .. } => false,
+        }
+    }
+
+    /// The other connection could not be had. Where the call still has one it goes on with that; it is asked for again.
+    pub fn handle_redial_failed(&mut self, now: Now, reason: EndReason, pool: &mut Pool) {
+        match &mut self.redial {
+            Redial::Lost { give_up_at, .. } if now >= *give_up_at => {
+                self.redial = Redial::No;
+                self.state = self.state.handle_event(now, Event::TrunkEnded(reason));
+                self.handle_event(now, Event::Tick, pool);
+            }
+            Redial::Lost { asked, .. } | Redial::Expiring { asked, .. } => *asked = false,
+            Redial::No => {}
+        }
+    }
+
+    /// Whether a new connection may take the trunk's place: at once where there is none, else between turns, when neither
+    /// side speaks.
+    #[must_use]
+    pub fn is_ready_to_change(&self, now: Now) -> bool {
+        match self.redial {
+            Redial::No => false,
+            Redial::Lost { .. } => true,
+            Redial::Expiring { until, .. } => {
+                let down = &self.downlink;
+                let silent = down.ring.is_empty()
+                    && down.ring.staged() == 0
+                    && match &down.pacer {
+                        Some(pacer) => pacer.ahead(now).is_zero(),
+                        None => down.playout.is_dry(),
+                    };
+                let caller_silent = now.saturating_sub(self.uplink.loud_at) >= BETWEEN_TURNS;
+                now >= until || silent && caller_silent
+            }
+        }
+    }
+
+    /// Whether another connection is on its way or waits for its moment.
+    #[must_use]
+    pub const fn is_redialing(&self) -> bool {
+        !matches!(self.redial, Redial::No)
+    }
+
+    /// Another connection takes the trunk's place; gives the leg that it had, if it still had one, to say its goodbye.
+    pub fn handle_trunk_changed(&mut self, now: Now, mut leg: Leg, pool: &mut Pool) -> Option<Leg> {
+        self.redial = Redial::No;
+        let mut old = self.trunk.take();
+        if let Some(old) = &mut old {
+            old.close(1000, "");
+            self.past = self.past.and(old.tally());
+        }
+        // The new one knows nothing of what the old one asked.
+        self.downlink.marks.clear(pool, &mut self.account);
+        self.downlink.forget_marks = leg.dialect().marks_on_clear() == MarksOnClear::Forget;
+        leg.set_rate(self.uplink.rate);
+        leg.open(now);
+        (self.trunk, self.over, self.trunk_gone, self.overdue) = (Some(leg), None, false, None);
+        self.downlink.note(|| Happening::Rebridged);
+        old
     }
 
     /// A fault of ours: the call ends as it stands.
@@ -332,7 +446,7 @@ impl Bridge {
         let up = &mut self.uplink;
         self.times.first_spoken.get_or_insert(now);
         if up.tally.frames.is_multiple_of(LOOKED_AT) {
-            up.loudest = up.loudest.max(level_dbov(samples));
+            up.look_at(now, samples);
         }
         up.tally.frames += 1;
         up.tally.samples += samples.len() as u64;
@@ -405,6 +519,9 @@ impl Bridge {
         }
         if let Some(round_trip) = trunk.round_trip() {
             self.downlink.playout.set_round_trip(round_trip);
+        }
+        if core::mem::take(&mut self.downlink.expiring) && self.redial == Redial::No {
+            self.redial = Redial::Expiring { until: now + EXPIRING, asked: false };
         }
         if core::mem::take(&mut self.downlink.agent_done) {
             self.handle_event(now, Event::AgentDone(EndReason::TrunkHungUp), pool);
@@ -540,7 +657,7 @@ impl Bridge {
         let before = self.uplink.tally.samples;
         let mut news = LineNews::default();
         let (uplink, account) = (&mut self.uplink, &mut self.account);
-        let heard = line.leg.handle(now, &mut LineEar { uplink, account, pool, news: &mut news, deaf });
+        let heard = line.leg.handle(now, &mut LineEar { now, uplink, account, pool, news: &mut news, deaf });
         if self.uplink.tally.samples > before {
             line.on_audio(now);
             self.times.first_spoken.get_or_insert(now);
@@ -765,7 +882,7 @@ impl Bridge {
     /// What the trunk's leg met.
     #[must_use]
     pub fn trunk_tally(&self) -> Tally {
-        self.trunk.as_ref().map(Leg::tally).unwrap_or_default()
+        self.past.and(self.trunk.as_ref().map(Leg::tally).unwrap_or_default())
     }
 
     /// Clears obeyed and marks told as heard.
@@ -857,8 +974,18 @@ impl Bridge {
 }
 
 impl Uplink {
+    /// How loud the caller is.
+    fn look_at(&mut self, now: Now, samples: &[i16]) {
+        let level = level_dbov(samples);
+        self.loudest = self.loudest.max(level);
+        if level > LOUD_DBOV {
+            self.loud_at = now;
+        }
+    }
+
     /// Samples of the caller came that are not to be sent before they are published.
-    pub(super) fn stage(&mut self, pool: &mut Pool, account: &mut Account, samples: &[i16]) {
+    pub(super) fn stage(&mut self, now: Now, pool: &mut Pool, account: &mut Account, samples: &[i16]) {
+        self.look_at(now, samples);
         let mut dropped = 0;
         // The caller is live: the oldest makes room for the latest.
         while self.ring.room(pool, account) < samples.len() && !self.ring.is_empty() {
@@ -866,7 +993,6 @@ impl Uplink {
         }
         dropped += samples.len() - self.ring.stage(pool, account, samples);
         self.tally.dropped += dropped as u64;
-        self.loudest = self.loudest.max(level_dbov(samples));
         if let Some(overheard) = &mut self.overheard {
             overheard.on_caller(samples);
         }
@@ -1032,8 +1158,8 @@ impl Sink for Ear<'_> {
             | dialect::Event::Start
             | dialect::Event::Heard(_)
             | dialect::Event::Dtmf(_)
-            | dialect::Event::Broken(_)
-            | dialect::Event::Expiring => {}
+            | dialect::Event::Broken(_) => {}
+            dialect::Event::Expiring => self.downlink.expiring = true,
         }
     }
 }
@@ -1059,6 +1185,14 @@ const HURRY: Now = Now::from_secs(2);
 const RESERVED_MS: usize = 2000;
 /// What the caller said is kept for so long while a trunk is dialled (ms).
 const UPLINK_MS: usize = 5000;
+/// How long a lost trunk is dialled again; what the caller says meanwhile is kept, up to [`UPLINK_MS`].
+const RECONNECT: Now = Now::from_secs(30);
+/// So long a trunk that will end is kept for a moment when nobody speaks.
+const EXPIRING: Now = Now::from_secs(120);
+/// A caller who was silent for so long is not about to finish a sentence.
+const BETWEEN_TURNS: Now = Now::from_millis(700);
+/// What is louder may be speech.
+const LOUD_DBOV: i8 = -45;
 /// Notes that may wait to be taken.
 const MAX_NOTES: usize = 32;
 /// Marks that one message of audio to a vendor reaches at most: 100 a second, in 300 ms.

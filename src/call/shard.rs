@@ -177,6 +177,8 @@ pub struct ShardSetup {
     pub orders: mpsc::Receiver<Order>,
     /// Where it tells what became of calls.
     pub reports: mpsc::Sender<Box<Outcome>>,
+    /// Where it asks for another connection to a call's trunk.
+    pub redials: mpsc::Sender<u64>,
     /// Where it counts.
     pub metrics: Arc<Metrics>,
     /// Where it shows that it lives and keeps up.
@@ -206,6 +208,7 @@ pub fn run(setup: ShardSetup) -> io::Result<()> {
             ticker,
             scratch: vec![0; SCRATCH].into(),
             reports: setup.reports,
+            redials: setup.redials,
             metrics: setup.metrics,
             vitals: Arc::clone(&setup.vitals),
             tap: setup.tap,
@@ -249,6 +252,7 @@ struct Shard {
     /// Where bytes are read to before they go to a leg; shared by all calls.
     scratch: Box<[u8]>,
     reports: mpsc::Sender<Box<Outcome>>,
+    redials: mpsc::Sender<u64>,
     metrics: Arc<Metrics>,
     vitals: Arc<Vitals>,
     tap: Option<Tap>,
@@ -276,6 +280,10 @@ struct Call {
     bridge: Bridge,
     line: LineIo,
     trunk: Option<WebsocketIo>,
+    /// How many connections the trunk had: what belongs to an earlier one is no business of the call's any more.
+    trunks: u32,
+    /// A connection that waits to take the trunk's place.
+    next_trunk: Option<Box<Answered>>,
     facts: Facts,
     dialing: Option<oneshot::Sender<()>>,
     /// The reading tasks of both legs, to be told when the call is over.
@@ -292,6 +300,7 @@ struct Call {
 async fn play(shard: Rc<RefCell<Shard>>) {
     core::future::poll_fn(|context| -> Poll<()> {
         loop {
+            let this = Rc::clone(&shard);
             let mut shard = shard.borrow_mut();
             let expired = match shard.ticker.poll_read_ready(context) {
                 Poll::Pending => return Poll::Pending,
@@ -303,6 +312,10 @@ async fn play(shard: Rc<RefCell<Shard>>) {
                 },
             };
             shard.tick(expired);
+            let now = shard.last_tick;
+            while let Some(slot) = shard.next_change(now) {
+                counting::apart(|| change_trunk(&this, &mut shard, slot, now));
+            }
         }
     })
     .await;
@@ -338,6 +351,12 @@ impl Shard {
         if self.ticks / TICKS_A_SECOND != before / TICKS_A_SECOND {
             self.tell_metrics();
         }
+    }
+
+    /// The next call whose trunk's place another connection may take now.
+    fn next_change(&self, now: Now) -> Option<usize> {
+        let is_ready = |call: &Call| call.next_trunk.is_some() && call.bridge.is_ready_to_change(now);
+        self.calls.iter().position(|call| call.as_ref().is_some_and(is_ready))
     }
 
     /// Runs something of one call; a panic ends that call and no other.
@@ -391,6 +410,10 @@ impl Shard {
             while let Some(what) = call.bridge.poll_note() {
                 tap.note(Note { seq: call.seq, at_ms: clock::epoch_ms(), what });
             }
+        }
+        // A control thread that is behind by so many is asked again on the next tick.
+        if call.bridge.poll_redial() && self.redials.try_send(call.seq).is_err() {
+            call.bridge.handle_redial_failed(now, EndReason::TrunkLost, &mut self.pool);
         }
         let state = call.bridge.state();
         if !state.has_line() {
@@ -485,11 +508,24 @@ fn handle_order(shard: &Rc<RefCell<Shard>>, order: Order) {
                 Err(reason) => {
                     let mut shard = shard.borrow_mut();
                     shard.with_slot(slot, |call, pool, _| {
-                        call.bridge.handle_event(now, Event::TrunkEnded(reason), pool);
+                        if call.bridge.is_redialing() {
+                            call.bridge.handle_redial_failed(now, reason, pool);
+                        } else {
+                            call.bridge.handle_event(now, Event::TrunkEnded(reason), pool);
+                        }
                     });
                     return shard.settle(slot, now);
                 }
             };
+            let mut this = shard.borrow_mut();
+            if let Some(Some(call)) = this.calls.get_mut(slot)
+                && call.trunks > 0
+            {
+                // A redial that is not wanted any more closes with this answer.
+                call.next_trunk = call.bridge.is_redialing().then_some(answered);
+                return;
+            }
+            drop(this);
             if let Err(error) = take_trunk(shard, slot, *answered, now) {
                 let mut shard = shard.borrow_mut();
                 shard.with_slot(slot, |call, pool, _| call.on_websocket_error(TRUNK, now, &error, pool));
@@ -557,6 +593,8 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
         since_tick,
         bridge,
         trunk: None,
+        trunks: 0,
+        next_trunk: None,
         facts,
         dialing: Some(dialing),
         readers: [None, None],
@@ -583,7 +621,9 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
     this.settle(slot, now);
     match input {
         LineInput::Socket(socket) => spawn_local(read_line(Rc::clone(shard), slot, seq, socket)),
-        LineInput::Websocket(socket) => spawn_local(read_websocket(Rc::clone(shard), slot, seq, LINE, socket)),
+        LineInput::Websocket(socket) => {
+            spawn_local(read_websocket(Rc::clone(shard), Reader { slot, seq, side: LINE, trunks: 0 }, socket))
+        }
         LineInput::Pipe(input) => spawn_local(read_pipe(Rc::clone(shard), slot, seq, input)),
     };
 }
@@ -630,22 +670,55 @@ fn take_trunk(shard: &Rc<RefCell<Shard>>, slot: usize, answered: Answered, now: 
     this.with_slot(slot, |call, pool, _| {
         seq = call.seq;
         call.dialing = None;
-        let leg = Leg::new(Setup {
-            side: Side::Client,
-            dialect,
-            facts: call.facts.clone(),
-            rate: call.bridge.rate(),
-            now,
-            epoch_ms: clock::epoch_ms(),
-            ping_every: PING_EVERY,
-        });
+        call.trunks = 1;
+        let leg = call.new_leg(Side::Client, dialect, now);
         call.trunk = Some(WebsocketIo::new(socket, link));
         call.bridge.handle_trunk_answered(now, leg, pool);
         call.flush(now, pool);
     });
     this.settle(slot, now);
-    spawn_local(read_websocket(Rc::clone(shard), slot, seq, TRUNK, input));
+    spawn_local(read_websocket(Rc::clone(shard), Reader { slot, seq, side: TRUNK, trunks: 1 }, input));
     Ok(())
+}
+
+/// Another connection takes the place of a call's trunk.
+fn change_trunk(shard: &Rc<RefCell<Shard>>, this: &mut Shard, slot: usize, now: Now) {
+    let mut reader = None;
+    this.with_slot(slot, |call, pool, _| {
+        let Some(Answered { stream, link, dialect }) = call.next_trunk.take().map(|answered| *answered) else { return };
+        let Ok(stream) = TcpStream::from_std(stream) else {
+            return call.bridge.handle_redial_failed(now, EndReason::TrunkLost, pool);
+        };
+        let (input, socket) = stream.into_split();
+        let leg = call.new_leg(Side::Client, dialect, now);
+        let old = call.bridge.handle_trunk_changed(now, leg, pool);
+        if let (Some(mut io), Some(mut leg)) = (call.trunk.take(), old) {
+            // The last word; a socket that does not take it is closed all the same.
+            let _ = io.send(&mut leg);
+            io.close();
+        }
+        call.trunks += 1;
+        call.trunk = Some(WebsocketIo::new(socket, link));
+        if let Some(before) = call.readers[TRUNK].take() {
+            before.wake();
+        }
+        call.flush(now, pool);
+        reader = Some((Reader { slot, seq: call.seq, side: TRUNK, trunks: call.trunks }, input));
+    });
+    this.settle(slot, now);
+    if let Some((reader, input)) = reader {
+        spawn_local(read_websocket(Rc::clone(shard), reader, input));
+    }
+}
+
+/// The task that reads one connection, and whose that is.
+#[derive(Clone, Copy)]
+struct Reader {
+    slot: usize,
+    seq: u64,
+    side: usize,
+    /// Of the trunk: which of its connections.
+    trunks: u32,
 }
 
 /// Reads the line's socket until the call is over, and then until the PBX has closed it.
@@ -726,11 +799,12 @@ async fn read_pipe(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut input: 
 
 /// Reads the WebSocket of a leg until the call is over, and then until its peer has closed it; waits while there is no
 /// room for what it says.
-async fn read_websocket(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, side: usize, mut socket: OwnedReadHalf) {
+async fn read_websocket(shard: Rc<RefCell<Shard>>, reader: Reader, mut socket: OwnedReadHalf) {
+    let Reader { slot, side, .. } = reader;
     let over = core::future::poll_fn(|context| {
         loop {
             let mut shard = shard.borrow_mut();
-            if !shard.is_here(slot, seq) {
+            if !shard.is_reader(reader) {
                 return Poll::Ready(false);
             }
             let now = clock::now();
@@ -775,6 +849,11 @@ fn read(socket: &mut OwnedReadHalf, context: &mut Context<'_>, space: &mut [u8])
 }
 
 impl Shard {
+    fn is_reader(&self, reader: Reader) -> bool {
+        let Reader { slot, seq, side, trunks } = reader;
+        matches!(self.calls.get(slot), Some(Some(call)) if call.seq == seq && (side == LINE || call.trunks == trunks))
+    }
+
     fn is_here(&self, slot: usize, seq: u64) -> bool {
         matches!(self.calls.get(slot), Some(Some(call)) if call.seq == seq)
     }
@@ -794,6 +873,19 @@ impl Shard {
 }
 
 impl Call {
+    /// The leg of a trunk that was just connected.
+    fn new_leg(&self, side: Side, dialect: Box<dyn Dialect>, now: Now) -> Leg {
+        Leg::new(Setup {
+            side,
+            dialect,
+            facts: self.facts.clone(),
+            rate: self.bridge.rate(),
+            now,
+            epoch_ms: clock::epoch_ms(),
+            ping_every: PING_EVERY,
+        })
+    }
+
     fn on_tick(&mut self, tick: Tick, pool: &mut Pool, tap: Option<&mut Tap>) {
         if self.bridge.state().has_line() {
             let mut frame = [0; MAX_SAMPLES];

@@ -276,7 +276,7 @@ pub(super) struct LineEar<'e> {
     pub(super) uplink: &'e mut Uplink,
     pub(super) account: &'e mut Account,
     pub(super) pool: &'e mut Pool,
-    /// The samples of a message become whole at once: this many are published then.
+    pub(super) now: Now,
     pub(super) news: &'e mut LineNews,
     /// Nobody takes what the caller says any more.
     pub(super) deaf: bool,
@@ -294,7 +294,7 @@ impl Sink for LineEar<'_> {
 
     fn stage(&mut self, samples: &[i16]) {
         if !self.deaf {
-            self.uplink.stage(self.pool, self.account, samples);
+            self.uplink.stage(self.now, self.pool, self.account, samples);
         }
     }
 
