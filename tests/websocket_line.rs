@@ -585,6 +585,6 @@ fn the_carrier_of_every_dialect_is_one_that_a_line_can_read() {
     for name in dialect::NAMES {
         let dialect = dialect::open(name, Role::Agent, None, Rate::Hz8000, &Options::default()).unwrap();
         assert!(matches!(dialect.expected().carrier, Carrier::Array | Carrier::Base64 | Carrier::Raw));
-        assert!(dialect.chunk() % dialect.unit() == 0, "{name}");
+        assert!(dialect.chunk().is_multiple_of(dialect.unit()), "{name}");
     }
 }
