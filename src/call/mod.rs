@@ -19,6 +19,7 @@ pub mod redact;
 pub mod shard;
 pub mod state;
 pub mod tap;
+pub mod turns;
 pub mod vitals;
 pub mod websocket_line;
 
