@@ -18,5 +18,6 @@ pub mod playout;
 pub mod pool;
 pub mod resample;
 pub mod ring;
+pub mod vad;
 
 pub use self::{clock::Now, frame::Rate};
