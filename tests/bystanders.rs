@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use trunkline::{
     call::{
         EndReason, Outcome,
+        attention::BargeIn,
         bridge::Limits,
         gauges::Gauges,
         shard::{self, Answered, Listen, NewCall, NewLine, Order, ShardSetup},
@@ -109,7 +110,17 @@ fn start(seq: u64, orders: &mpsc::Sender<Order>) -> FarEnds {
     let give_up_after = Now::from_secs(60);
     let gauges = Arc::new(Gauges::default());
     let (facts, listen) = (Facts::default(), Listen::No);
-    let new = NewCall { seq, facts, line, give_up_after, dialing, gauges, trunkless: false, listen };
+    let new = NewCall {
+        seq,
+        facts,
+        line,
+        give_up_after,
+        dialing,
+        gauges,
+        trunkless: false,
+        listen,
+        barge_in: BargeIn::Cloud,
+    };
     orders.blocking_send(Order::Call(Box::new(new))).ok().unwrap();
     let dialect = Box::new(Faulty(Binary::new(Rate::Hz8000)));
     let answered = Answered { stream: trunk, link: Link::new(None, Vec::new()), dialect };

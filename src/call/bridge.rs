@@ -3,13 +3,16 @@
 
 use crate::{
     call::{
-        EndReason, counting,
+        EndReason,
+        attention::{Attention, BargeIn, Heard},
+        counting,
         overheard::{Frames, Overheard},
         state::{Event, State},
         tap::{Happening, MarkName},
+        turns::Turns,
         websocket_line::{LineEar, LineNews, LineSetup, WebsocketLine},
     },
-    dialect::{self, Direction, MarksOnClear, Say, StopReason},
+    dialect::{self, Direction, MarksOnClear, Say, Speaker, StopReason},
     leg::websocket::leg::{Flow, Leg, Over, Sink, Tally},
     media::{
         Now, Rate,
@@ -75,6 +78,8 @@ pub struct Delays {
     pub uplink: Histogram,
     /// How long after it was due a frame left for the line; frames that never left count as late as the one after them.
     pub playout: Histogram,
+    /// From the caller's last word to the agent's first: the response delay of each turn.
+    pub response: Histogram,
 }
 
 /// The bridge.
@@ -84,6 +89,9 @@ pub struct Bridge {
     account: Account,
     uplink: Uplink,
     downlink: Downlink,
+    direction: Direction,
+    attention: Attention,
+    barge_in: BargeIn,
     line_rate: Rate,
     /// The line's leg, where it is a WebSocket.
     line: Option<Box<WebsocketLine>>,
@@ -169,6 +177,8 @@ struct Downlink {
     flushed_to: u64,
     /// What the line's far side had was flushed, and whoever listens does not know yet.
     flushed_far: bool,
+    /// The rest of speech that the caller interrupted may still be on its way.
+    discard: Option<Discard>,
     /// The trunk says that it will not go on for long.
     expiring: bool,
     /// From the ring's rate to the line's, while they differ.
@@ -186,6 +196,15 @@ struct Downlink {
     hang_up: bool,
     /// What is to be told to whoever keeps it; `None`: nobody does.
     notes: Option<Box<Notes>>,
+}
+
+/// Speech of the agent that comes and is not to be heard.
+#[derive(Clone, Copy, Debug)]
+struct Discard {
+    /// When the last of it came.
+    last: Now,
+    /// From then on everything is heard again.
+    until: Now,
 }
 
 /// What happened and was not told yet.
@@ -219,6 +238,7 @@ impl Bridge {
                 pacer: None,
                 flushed_to: 0,
                 flushed_far: false,
+                discard: None,
                 expiring: false,
                 resampler: None,
                 forget_marks: false,
@@ -230,6 +250,9 @@ impl Bridge {
                 hang_up: false,
                 notes: None,
             },
+            direction: Direction::Both,
+            attention: Attention::new(rate, BargeIn::Cloud),
+            barge_in: BargeIn::Cloud,
             line_rate: rate,
             line: None,
             trunk: None,
@@ -251,9 +274,17 @@ impl Bridge {
     pub fn set_line(&mut self, now: Now, mut leg: Leg, setup: LineSetup) {
         leg.set_rate(self.uplink.rate);
         leg.open(now);
-        self.downlink.deaf = leg.dialect().direction() == Direction::Uplink;
+        if leg.dialect().direction() == Direction::Uplink {
+            self.set_uplink_only();
+        }
         self.downlink.pacer = Some(Pacer::new(self.line_rate, Now::from_millis(leg.dialect().lead_ms())));
         self.line = Some(Box::new(WebsocketLine::new(now, leg, setup)));
+    }
+
+    /// Nobody hears an agent: what one says is counted and goes nowhere.
+    const fn set_uplink_only(&mut self) {
+        self.direction = Direction::Uplink;
+        self.downlink.deaf = true;
     }
 
     /// There will be no trunk: what the caller says is for whoever listens.
@@ -261,6 +292,12 @@ impl Bridge {
         self.trunkless = true;
         self.state = State::Bridged;
         self.times.bridged = Some(now);
+    }
+
+    /// What is done when the caller speaks while the agent does.
+    pub fn set_barge_in(&mut self, barge_in: BargeIn) {
+        self.barge_in = barge_in;
+        self.attention = Attention::new(self.line_rate, barge_in);
     }
 
     /// From now on it is to be told what happens, and with `sound` also what is heard.
@@ -429,7 +466,9 @@ impl Bridge {
             return;
         }
         self.downlink.forget_marks = leg.dialect().marks_on_clear() == MarksOnClear::Forget;
-        self.downlink.deaf |= leg.dialect().direction() == Direction::Uplink;
+        if leg.dialect().direction() == Direction::Uplink {
+            self.set_uplink_only();
+        }
         self.downlink.note(|| Happening::Bridged);
         leg.set_rate(self.uplink.rate);
         leg.open(now);
@@ -454,6 +493,8 @@ impl Bridge {
             overheard.set_rate(rate);
             overheard.on_caller(samples);
         }
+        self.attention.set_rate(rate);
+        let talk = self.attention.on_caller(now, samples);
         match &mut up.resampler {
             None => up.tally.dropped += push_dropping(&mut up.ring, pool, &mut self.account, samples),
             Some(resampler) => {
@@ -471,6 +512,50 @@ impl Bridge {
             }
         }
         self.note_waiting(now);
+        if let Some(heard) = talk {
+            self.on_talk(now, heard, pool);
+        }
+    }
+
+    /// The caller began to speak, or stopped.
+    fn on_talk(&mut self, now: Now, heard: Heard, pool: &mut Pool) {
+        match heard {
+            Heard::Started => {
+                self.downlink.note(|| Happening::SpeechStarted(Speaker::Caller));
+                let agent_speaks = self.attention.turns().is_agent_heard(now) || !self.downlink.ring.is_empty();
+                if agent_speaks && self.barge_in != BargeIn::Cloud {
+                    self.barge_in(now, pool);
+                }
+            }
+            Heard::Stopped { answered_after } => {
+                self.downlink.note(|| Happening::SpeechStopped(Speaker::Caller));
+                if let Some(delay) = answered_after {
+                    self.on_answer(delay);
+                }
+            }
+        }
+    }
+
+    /// The caller speaks while the agent does.
+    fn barge_in(&mut self, now: Now, pool: &mut Pool) {
+        let Some(trunk) = &mut self.trunk else { return };
+        trunk.say(now, Say::BargeIn);
+        if self.barge_in == BargeIn::Notify {
+            return self.downlink.note(|| Happening::BargeIn { flushed_ms: None });
+        }
+        let flushed = self.downlink.flush(now, &mut self.account, pool, self.line.as_deref_mut());
+        let unheard_ms = ms(flushed, self.downlink.playout.rate());
+        trunk.say(now, Say::Cleared { unheard_ms });
+        if !trunk.dialect().skips_flushed_speech() {
+            self.downlink.discard = Some(Discard { last: now, until: now + DISCARDED });
+        }
+        self.downlink.note(|| Happening::BargeIn { flushed_ms: Some(unheard_ms) });
+    }
+
+    /// The agent answered the caller.
+    fn on_answer(&mut self, delay: Now) {
+        self.delays.response.record(delay);
+        self.downlink.note(|| Happening::Answered { delay });
     }
 
     /// Samples that do not fill a message yet wait for more of the caller's speech: that is not our delay.
@@ -502,7 +587,8 @@ impl Bridge {
     pub fn handle_trunk(&mut self, now: Now, pool: &mut Pool) -> Flow {
         let Some(trunk) = &mut self.trunk else { return Flow::Hungry };
         let line = self.line.as_deref_mut();
-        let mut ear = Ear { downlink: &mut self.downlink, account: &mut self.account, pool, line };
+        self.downlink.end_discard(now);
+        let mut ear = Ear { downlink: &mut self.downlink, account: &mut self.account, pool, line, now };
         let heard = loop {
             let flow = trunk.handle(now, &mut ear);
             // One message alone fills the ring: its head has to be heard before its end can be read.
@@ -624,6 +710,9 @@ impl Bridge {
     pub fn handle_frame_written(&mut self, now: Now, heard: usize, pool: &mut Pool) {
         if heard > 0 {
             self.times.first_heard.get_or_insert(now);
+            if let Some(delay) = self.attention.on_agent(now, heard, self.line_rate) {
+                self.on_answer(delay);
+            }
         }
         let down = &mut self.downlink;
         while let Some(trunk) = &mut self.trunk
@@ -656,8 +745,9 @@ impl Bridge {
         let Some(line) = &mut self.line else { return Flow::Hungry };
         let before = self.uplink.tally.samples;
         let mut news = LineNews::default();
-        let (uplink, account) = (&mut self.uplink, &mut self.account);
-        let heard = line.leg.handle(now, &mut LineEar { now, uplink, account, pool, news: &mut news, deaf });
+        let (uplink, account, attention) = (&mut self.uplink, &mut self.account, &mut self.attention);
+        let mut ear = LineEar { now, uplink, attention, account, pool, news: &mut news, deaf };
+        let heard = line.leg.handle(now, &mut ear);
         if self.uplink.tally.samples > before {
             line.on_audio(now);
             self.times.first_spoken.get_or_insert(now);
@@ -675,6 +765,9 @@ impl Bridge {
             line.on_stop(now);
         }
         self.note_waiting(now);
+        for &talk in &news.talk {
+            self.on_talk(now, talk, pool);
+        }
         for &digit in &news.digits {
             self.handle_digit(now, digit);
         }
@@ -715,6 +808,7 @@ impl Bridge {
         }
         let (Some(line), Some(pacer)) = (&mut self.line, &mut self.downlink.pacer) else { return };
         let rides = line.leg.dialect().marks_ride_on_audio();
+        let mut answers = None;
         while line.has_room() {
             let chunk = line.leg.chunk().min(MAX_CHUNK);
             let n = pacer.due(now, self.downlink.ring.len(), chunk);
@@ -724,6 +818,7 @@ impl Bridge {
             let mut samples = [0; MAX_CHUNK];
             self.downlink.ring.pop(pool, &mut self.account, &mut samples[..n]);
             let whole = n.next_multiple_of(line.leg.unit()).min(MAX_CHUNK);
+            answers = answers.or(self.attention.on_agent(pacer.busy_until().max(now), n, self.line_rate));
             pacer.on_sent(now, n, whole);
             let due = pacer.busy_until();
             let reached = self.downlink.ring.popped();
@@ -746,6 +841,9 @@ impl Bridge {
                 overheard.on_agent(&samples[..whole]);
             }
             self.times.first_heard.get_or_insert(now);
+        }
+        if let Some(delay) = answers {
+            self.on_answer(delay);
         }
         self.ask_reached(now, pool);
     }
@@ -779,6 +877,12 @@ impl Bridge {
                 line.ask(now, name, due, false);
             }
         }
+    }
+
+    /// Whether the caller could hear the agent.
+    #[must_use]
+    pub const fn direction(&self) -> Direction {
+        self.direction
     }
 
     /// Whether a line that is a WebSocket has taken its leave; other lines have none to take.
@@ -909,6 +1013,12 @@ impl Bridge {
         self.trunk_violated
     }
 
+    /// Who spoke when.
+    #[must_use]
+    pub const fn turns(&self) -> &Turns {
+        self.attention.turns()
+    }
+
     /// When things happened.
     #[must_use]
     pub const fn times(&self) -> Times {
@@ -1035,6 +1145,14 @@ impl Downlink {
         }
     }
 
+    /// After a pause what comes is new.
+    fn end_discard(&mut self, now: Now) {
+        let over = |discard: Discard| now >= discard.until || now.saturating_sub(discard.last) >= DISCARD_PAUSE;
+        if self.discard.is_some_and(over) {
+            self.discard = None;
+        }
+    }
+
     /// Samples of the agent were published.
     fn on_arrival(&mut self, now: Now, published: usize) {
         match &mut self.pacer {
@@ -1085,6 +1203,7 @@ struct Ear<'e> {
     account: &'e mut Account,
     pool: &'e mut Pool,
     line: Option<&'e mut WebsocketLine>,
+    now: Now,
 }
 
 impl Sink for Ear<'_> {
@@ -1093,7 +1212,7 @@ impl Sink for Ear<'_> {
     }
 
     fn room(&self) -> usize {
-        if self.downlink.deaf {
+        if self.downlink.deaf || self.downlink.discard.is_some() {
             return usize::MAX / 64;
         }
         let seconds = (self.downlink.ring.len() / self.downlink.playout.rate().hz() as usize) + 1;
@@ -1105,7 +1224,14 @@ impl Sink for Ear<'_> {
     }
 
     fn stage(&mut self, samples: &[i16]) {
-        if self.downlink.deaf {
+        let discarded = match &mut self.downlink.discard {
+            Some(discard) => {
+                discard.last = self.now;
+                true
+            }
+            None => false,
+        };
+        if self.downlink.deaf || discarded {
             return match &mut self.downlink.pacer {
                 Some(pacer) => pacer.count_flushed(samples.len()),
                 None => self.downlink.playout.count_flushed(samples.len()),
@@ -1127,6 +1253,7 @@ impl Sink for Ear<'_> {
     fn event(&mut self, now: Now, event: dialect::Event<'_>) {
         match event {
             dialect::Event::Clear => {
+                self.downlink.discard = None;
                 self.downlink.clears += 1;
                 if self.downlink.forget_marks {
                     self.downlink.marks.clear(self.pool, self.account);
@@ -1193,6 +1320,9 @@ const EXPIRING: Now = Now::from_secs(120);
 const BETWEEN_TURNS: Now = Now::from_millis(700);
 /// What is louder may be speech.
 const LOUD_DBOV: i8 = -45;
+/// After so long without any of it, interrupted speech is over; it is not waited for longer than the second.
+const DISCARD_PAUSE: Now = Now::from_millis(300);
+const DISCARDED: Now = Now::from_secs(5);
 /// Notes that may wait to be taken.
 const MAX_NOTES: usize = 32;
 /// Marks that one message of audio to a vendor reaches at most: 100 a second, in 300 ms.

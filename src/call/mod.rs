@@ -8,6 +8,7 @@
 
 use core::fmt;
 
+pub mod attention;
 pub mod bridge;
 mod counting;
 mod ends;

@@ -30,11 +30,12 @@ use tokio::{
 use crate::{
     call::{
         Bridge, EndReason,
+        attention::BargeIn,
         bridge::Limits,
         counting,
         ends::{LineIo, WebsocketIo, send},
         gauges::Gauges,
-        outcome::{Figures, LineTally, Outcome},
+        outcome::{Figures, LineTally, Outcome, TurnFigures},
         state::{Event, State},
         tap::{Note, Sound, Tap},
         vitals::{Punctuality, Vitals},
@@ -106,6 +107,8 @@ pub struct NewCall {
     pub trunkless: bool,
     /// What of it goes into the tap.
     pub listen: Listen,
+    /// What is done when the caller speaks while the agent does.
+    pub barge_in: BargeIn,
 }
 
 /// Who listens to a call.
@@ -448,6 +451,9 @@ impl Shard {
                 ended: now,
                 figures,
                 rate: call.bridge.line_rate(),
+                turns: Some(TurnFigures::of(call.bridge.turns())),
+                line_dialect: call.bridge.line_mut().map(|leg| leg.dialect().name()),
+                direction: call.bridge.direction(),
                 trunk_violated: call.bridge.has_trunk_violated(),
                 codec: call.codec,
                 words: call.words.take().or_else(|| words_of(&call.bridge)),
@@ -547,7 +553,7 @@ fn handle_order(shard: &Rc<RefCell<Shard>>, order: Order) {
 }
 
 fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
-    let NewCall { seq, facts, line, give_up_after, dialing, gauges, trunkless, listen } = new;
+    let NewCall { seq, facts, line, give_up_after, dialing, gauges, trunkless, listen, barge_in } = new;
     let rate = match &line {
         NewLine::Audiosocket { line, .. } => line.rate(),
         NewLine::Pipe(ends) => ends.rate,
@@ -562,6 +568,9 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
         Ok(Ok(mut bridge)) => {
             if listen != Listen::No {
                 bridge.listen(listen == Listen::Sound);
+            }
+            if barge_in != BargeIn::Cloud {
+                bridge.set_barge_in(barge_in);
             }
             if trunkless {
                 bridge.set_trunkless(now);

@@ -7,7 +7,12 @@
 //! ```
 
 use crate::{
-    call::{EndReason, bridge::Uplink, tap::MarkName},
+    call::{
+        EndReason,
+        attention::{Attention, Heard},
+        bridge::Uplink,
+        tap::MarkName,
+    },
     dialect::{Event, MarksOnClear, Say},
     leg::websocket::leg::{Leg, Over, Sink},
     media::{
@@ -73,6 +78,8 @@ pub(super) struct LineNews {
     pub(super) digits: heapless::Vec<u8, MAX_DIGITS>,
     /// Marks that were heard.
     pub(super) heard: heapless::Vec<MarkName, MAX_DIGITS>,
+    /// When the caller spoke.
+    pub(super) talk: heapless::Vec<Heard, 4>,
     /// The vendor flushed what the agent has not heard yet.
     pub(super) cleared: bool,
 }
@@ -274,6 +281,7 @@ impl WebsocketLine {
 /// The uplink as the line's leg sees it.
 pub(super) struct LineEar<'e> {
     pub(super) uplink: &'e mut Uplink,
+    pub(super) attention: &'e mut Attention,
     pub(super) account: &'e mut Account,
     pub(super) pool: &'e mut Pool,
     pub(super) now: Now,
@@ -294,6 +302,10 @@ impl Sink for LineEar<'_> {
 
     fn stage(&mut self, samples: &[i16]) {
         if !self.deaf {
+            if let Some(talk) = self.attention.on_caller(self.now, samples) {
+                // A message so long that more happened in it than this is of the past anyway.
+                let _ = self.news.talk.push(talk);
+            }
             self.uplink.stage(self.now, self.pool, self.account, samples);
         }
     }

@@ -13,7 +13,7 @@ use core::{fmt, net::IpAddr, net::Ipv4Addr, net::Ipv6Addr, net::SocketAddr, time
 use std::{env, fs, path::Path, path::PathBuf};
 
 use crate::{
-    call::bridge::Limits,
+    call::{attention::BargeIn, bridge::Limits},
     dialect,
     media::{Rate, pool::BLOCK},
 };
@@ -279,6 +279,8 @@ pub struct Route {
     pub line: usize,
     /// Indices into [`Config::trunks`], in the order in which they are tried; at least one.
     pub trunks: Vec<usize>,
+    /// What is done when the caller speaks while the agent does.
+    pub barge_in: BargeIn,
 }
 
 /// A WebSocket URL (RFC 6455 3). Printed, it keeps the query, which may hold a token, to itself.

@@ -12,6 +12,7 @@ use std::{
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{
+    call::attention::BargeIn,
     config::{
         Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Records, Route,
         Secret, Trunk, Url,
@@ -582,6 +583,13 @@ fn routed(
     for section in routes {
         let line = section.require("line", "wanted the name of a line");
         let trunks = section.require("trunks", "wanted the names of trunks, e.g. [\"agent\"]");
+        let barge_in = section.get("barge-in").and_then(|value| {
+            let found = BargeIn::ALL.iter().find(|(name, _)| value.as_str() == Some(*name)).map(|(_, it)| *it);
+            if found.is_none() {
+                value.problem("wanted \"cloud\", \"flush\" or \"notify\"");
+            }
+            found
+        });
         section.finish();
         let line = line.and_then(|value| {
             let name = value.str()?;
@@ -616,7 +624,10 @@ fn routed(
             };
             names.into_iter().filter_map(index).collect()
         });
-        read.extend(line.zip(trunks).map(|(line, trunks)| Route { line, trunks }));
+        read.extend(line.zip(trunks).map(|(line, trunks)| {
+            let barge_in = barge_in.unwrap_or_default();
+            Route { line, trunks, barge_in }
+        }));
     }
     for ((_, section), at) in lines.iter().zip(route_at) {
         if at.is_none() {
@@ -795,7 +806,7 @@ trunks = ["agnet"]
         assert_eq!(trunk.connect_timeout, Duration::from_secs(5));
         assert_eq!((trunk.headers.len(), trunk.insecure, trunk.ca_file.as_ref()), (0, false, None));
         assert!(trunk.authorization.is_none());
-        assert_eq!(config.routes, [Route { line: 0, trunks: vec![0] }]);
+        assert_eq!(config.routes, [Route { line: 0, trunks: vec![0], barge_in: BargeIn::Cloud }]);
         assert_eq!(config.warnings(), [""; 0]);
     }
 
@@ -975,7 +986,7 @@ trunks = ["agent"]
         .unwrap();
         assert_eq!(config.lines.iter().map(|line| line.name.as_str()).collect::<Vec<_>>(), ["zulu", "alpha", "pbx"]);
         assert_eq!(config.trunks.iter().map(|trunk| trunk.name.as_str()).collect::<Vec<_>>(), ["zulu", "agent"]);
-        let route = |line, trunks: &[usize]| Route { line, trunks: trunks.to_vec() };
+        let route = |line, trunks: &[usize]| Route { line, trunks: trunks.to_vec(), barge_in: BargeIn::Cloud };
         assert_eq!(config.routes, [route(1, &[0, 1]), route(0, &[1]), route(2, &[1])]);
         assert_eq!(config.line_rate(), Rate::Hz16000);
         let LineKind::Pipe { input, output, .. } = &config.lines[0].kind else { unreachable!() };
@@ -1660,7 +1671,7 @@ sinks = []"#,
                 "t.toml:10: [[route]] trunks = 4: wanted a text in quotes",
                 r#"t.toml:10: [[route]] trunks = "agnt": no such trunk; did you mean `agent`? (agent)"#,
                 r#"t.toml:10: [[route]] trunks = "zzz": no such trunk; there are: agent"#,
-                "t.toml:11: [[route]] sinks: no such key; there are: line, trunks",
+                "t.toml:11: [[route]] sinks: no such key; there are: line, trunks, barge-in",
             ],
         ),
         (

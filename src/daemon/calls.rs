@@ -194,7 +194,7 @@ impl Shared {
             }
         };
         let trunkless = trunks.is_empty();
-        let listen = Listen::No;
+        let (listen, barge_in) = (Listen::No, route.map(|route| route.barge_in).unwrap_or_default());
         let (dialing, cancelled) = oneshot::channel();
         let gauges = Arc::new(Gauges::default());
         let call_id = facts.call_id.to_string();
@@ -208,7 +208,17 @@ impl Shared {
         let give_up_after = timeouts + Duration::from_secs(1);
         let told = Box::new(facts.clone());
         let redial = Redial { facts: told.clone(), line_rate, tries: 0, dialing: None };
-        let new = NewCall { seq, facts, line, give_up_after, dialing, gauges: Arc::clone(&gauges), trunkless, listen };
+        let new = NewCall {
+            seq,
+            facts,
+            line,
+            give_up_after,
+            dialing,
+            gauges: Arc::clone(&gauges),
+            trunkless,
+            listen,
+            barge_in,
+        };
         let live = Live {
             call_id: call_id.clone(),
             line: line_index,

@@ -155,7 +155,8 @@ pub enum Speaker {
 }
 
 /// Which way the audio of a connection flows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// Both ways.
     #[default]
@@ -356,6 +357,12 @@ pub trait Dialect: Send {
     /// the leg.
     fn overdue(&self, _stamp: Stamp) -> Option<&'static str> {
         None
+    }
+
+    /// Vendor role: whether what still comes of speech that was flushed is told from what is new, and skipped here. Else
+    /// the bridge throws away what comes until there is a pause.
+    fn skips_flushed_speech(&self) -> bool {
+        false
     }
 
     /// Vendor role: whether a call goes on over another connection when this one is lost, as its platform's guide has it.

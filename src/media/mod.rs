@@ -18,6 +18,7 @@ pub mod playout;
 pub mod pool;
 pub mod resample;
 pub mod ring;
+pub mod talk;
 pub mod vad;
 
 pub use self::{clock::Now, frame::Rate};

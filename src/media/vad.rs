@@ -141,6 +141,12 @@ impl Gate {
         self.speech
     }
 
+    /// Where the first voiced frame of the speech began (samples judged).
+    #[must_use]
+    pub const fn from(&self) -> u64 {
+        self.from
+    }
+
     /// Where the last voiced frame of the speech ended (samples judged).
     #[must_use]
     pub const fn until(&self) -> u64 {
