@@ -28,6 +28,7 @@ use crate::media::Rate;
 pub mod binary;
 pub mod decode;
 pub mod detect;
+mod dtmf;
 pub mod exotel;
 pub mod json;
 mod mark;
@@ -162,6 +163,19 @@ pub enum Direction {
     Both,
     /// From the caller only: nobody would hear an agent.
     Uplink,
+}
+
+impl Direction {
+    /// The value of an option that chooses it.
+    fn option(value: OptionValue<'_>) -> Result<Self, OptionError> {
+        match value {
+            OptionValue::Str("both") => Ok(Self::Both),
+            OptionValue::Str("uplink") => Ok(Self::Uplink),
+            OptionValue::Str(_) | OptionValue::Int(_) | OptionValue::Bool(_) => {
+                Err(OptionError::Expected("\"both\" or \"uplink\""))
+            }
+        }
+    }
 }
 
 /// One message, understood.
