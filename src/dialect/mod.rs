@@ -26,6 +26,8 @@ use core::fmt;
 use crate::media::Rate;
 
 pub mod binary;
+#[cfg(test)]
+mod contract;
 pub mod decode;
 pub mod detect;
 mod dtmf;
