@@ -98,10 +98,8 @@ struct Sent {
 }
 
 /// What a side made of a message, and what its words were.
-#[derive(Debug, PartialEq)]
 struct Heard {
     audio: Option<Vec<i16>>,
-    skipped: bool,
     event: String,
     rate: Option<Rate>,
 }
@@ -233,19 +231,14 @@ fn incoming<'m>(side: &mut dyn Dialect, sent: &'m Sent) -> Result<Incoming<'m>, 
 
 fn hear(side: &mut dyn Dialect, sent: &Sent) -> Result<Heard, Malformed> {
     if sent.bytes.is_empty() && !sent.binary {
-        return Ok(Heard { audio: None, skipped: false, event: event(Event::None), rate: None });
+        return Ok(Heard { audio: None, event: event(Event::None), rate: None });
     }
     let incoming = incoming(side, sent)?;
     let rate = match incoming.audio {
         Audio::Take { format, .. } => Some(format.rate),
         Audio::None | Audio::Skip => None,
     };
-    Ok(Heard {
-        audio: samples(incoming.audio),
-        skipped: incoming.audio == Audio::Skip,
-        event: event(incoming.event),
-        rate,
-    })
+    Ok(Heard { audio: samples(incoming.audio), event: event(incoming.event), rate })
 }
 
 fn event(event: Event<'_>) -> String {

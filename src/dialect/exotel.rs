@@ -17,7 +17,8 @@
 //!    | dtmf, stop {reason}                                ------> |
 //! ```
 //!
-//! No message asks to hang up: an agent closes the socket. Sources: the pages on the Stream and Voicebot applets and
+//! No message asks to hang up: an agent closes the socket. The Stream applet only listens: its audio flows one way, and
+//! there are no marks and no keys. Sources: the pages on the Stream and Voicebot applets and
 //! on AgentStream of Exotel's developer and support sites, and its published sample servers.
 
 use serde::{Serialize, Serializer, ser::SerializeStruct};
@@ -424,7 +425,7 @@ impl Dialect for Exotel {
 
     fn write(&mut self, say: Say<'_>, facts: &Facts, _: Stamp, out: &mut Message<'_>) -> Result<bool, Full> {
         match (self.role, say) {
-            // The Stream applet has no messages but connected, start, media and stop (the same page).
+            // The Stream applet knows connected, start, media and stop (Exotel, "Working with the Stream applet").
             (_, Say::Clear | Say::Mark(_) | Say::Heard(_) | Say::Dtmf(_)) if self.is_uplink() => return Ok(false),
             (Role::Agent, Say::Clear) => self.write_event("clear", None::<()>, facts, out)?,
             (Role::Agent, Say::Mark(name)) | (Role::Vendor, Say::Heard(name)) => {

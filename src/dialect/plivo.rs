@@ -268,6 +268,11 @@ impl Dialect for Plivo {
         false
     }
 
+    /// The next element of its XML runs (Plivo, "The Stream element").
+    fn close_hands_back(&self) -> bool {
+        true
+    }
+
     /// `playedStream` says that everything before was played (the same reference); what was not, `clearedAudio` tells.
     fn marks_on_clear(&self) -> MarksOnClear {
         MarksOnClear::Forget
@@ -537,7 +542,7 @@ struct MediaFormat {
     sample_rate: u32,
 }
 
-/// "Max length: 512 bytes" (Plivo, "The Stream element").
+/// As much as `extraHeaders` may have (bytes; Plivo, "The Stream element").
 const MAX_HEADERS: usize = 512;
 
 #[cfg(test)]

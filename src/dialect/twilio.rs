@@ -230,6 +230,11 @@ impl Dialect for Twilio {
         false
     }
 
+    /// The next verb of its TwiML runs (Twilio, "TwiML Voice: Stream").
+    fn close_hands_back(&self) -> bool {
+        true
+    }
+
     fn direction(&self) -> Direction {
         self.options.direction
     }
@@ -282,7 +287,7 @@ impl Dialect for Twilio {
 
     fn write(&mut self, say: Say<'_>, facts: &Facts, _: Stamp, out: &mut Message<'_>) -> Result<bool, Full> {
         match (self.role, say) {
-            // "DTMF isn't supported with unidirectional Media Streams", and marks are of what an agent sends.
+            // Twilio's overview has keys on streams of both ways only, and marks are of what an agent sends.
             (_, Say::Clear | Say::Mark(_) | Say::Heard(_) | Say::Dtmf(_)) if self.is_uplink() => return Ok(false),
             (Role::Agent, Say::Clear) => self.write_event("clear", None::<()>, facts, out)?,
             (Role::Agent, Say::Mark(name)) | (Role::Vendor, Say::Heard(name)) => {

@@ -152,6 +152,11 @@ impl Dialect for Vonage {
         false
     }
 
+    /// The next action of its NCCO runs (the same guide).
+    fn close_hands_back(&self) -> bool {
+        true
+    }
+
     /// A clear takes back the notifications that are pending.
     fn marks_on_clear(&self) -> MarksOnClear {
         MarksOnClear::Forget
