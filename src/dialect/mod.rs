@@ -26,14 +26,20 @@ use core::fmt;
 use crate::media::Rate;
 
 pub mod binary;
+#[cfg(test)]
+mod contract;
 pub mod decode;
 pub mod detect;
+mod dtmf;
 pub mod exotel;
 pub mod json;
 mod mark;
 pub mod message;
 pub mod ozonetel;
 mod parameters;
+pub mod plivo;
+pub mod twilio;
+pub mod vonage;
 
 pub use self::{message::Message, parameters::Parameters};
 
@@ -163,6 +169,19 @@ pub enum Direction {
     Both,
     /// From the caller only: nobody would hear an agent.
     Uplink,
+}
+
+impl Direction {
+    /// The value of an option that chooses it.
+    fn option(value: OptionValue<'_>) -> Result<Self, OptionError> {
+        match value {
+            OptionValue::Str("both") => Ok(Self::Both),
+            OptionValue::Str("uplink") => Ok(Self::Uplink),
+            OptionValue::Str(_) | OptionValue::Int(_) | OptionValue::Bool(_) => {
+                Err(OptionError::Expected("\"both\" or \"uplink\""))
+            }
+        }
+    }
 }
 
 /// One message, understood.
@@ -453,6 +472,10 @@ pub struct Options {
     pub ozonetel: ozonetel::Options,
     /// Exotel's.
     pub exotel: exotel::Options,
+    /// Twilio's.
+    pub twilio: twilio::Options,
+    /// Plivo's.
+    pub plivo: plivo::Options,
 }
 
 impl Options {
@@ -462,6 +485,8 @@ impl Options {
         match dialect {
             "ozonetel" => ozonetel::Options::KNOWN,
             "exotel" => exotel::Options::KNOWN,
+            "twilio" => twilio::Options::KNOWN,
+            "plivo" => plivo::Options::KNOWN,
             _ => &[],
         }
     }
@@ -474,13 +499,15 @@ impl Options {
         match dialect {
             "ozonetel" => self.ozonetel.set(key, value),
             "exotel" => self.exotel.set(key, value),
+            "twilio" => self.twilio.set(key, value),
+            "plivo" => self.plivo.set(key, value),
             _ => Err(OptionError::Unknown),
         }
     }
 }
 
 /// The dialects by name, in the order that help shows them.
-pub const NAMES: &[&str] = &["binary", "ozonetel", "exotel"];
+pub const NAMES: &[&str] = &["binary", "ozonetel", "exotel", "twilio", "plivo", "vonage"];
 
 /// The rates that a dialect's platforms have.
 #[must_use]
@@ -488,6 +515,9 @@ pub fn rates(name: &str) -> &'static [Rate] {
     match name {
         "ozonetel" => &[Rate::Hz8000],
         "exotel" => &[Rate::Hz8000, Rate::Hz16000, Rate::Hz24000],
+        "twilio" => &[Rate::Hz8000],
+        "plivo" => &[Rate::Hz8000, Rate::Hz16000],
+        "vonage" => &[Rate::Hz8000, Rate::Hz16000, Rate::Hz24000],
         _ => &Rate::ALL,
     }
 }
@@ -500,6 +530,9 @@ pub fn open(name: &str, role: Role, rate: Option<Rate>, line: Rate, options: &Op
         "binary" => Box::new(binary::Binary::new(rate.unwrap_or(line))),
         "ozonetel" => Box::new(ozonetel::Ozonetel::new(role, rate.unwrap_or(Rate::Hz8000), &options.ozonetel)),
         "exotel" => Box::new(exotel::Exotel::new(role, rate.unwrap_or(Rate::Hz8000), &options.exotel)),
+        "twilio" => Box::new(twilio::Twilio::new(role, &options.twilio)),
+        "plivo" => Box::new(plivo::Plivo::new(role, rate.unwrap_or(Rate::Hz8000), &options.plivo)),
+        "vonage" => Box::new(vonage::Vonage::new(role, rate.unwrap_or(Rate::Hz16000))),
         _ => return None,
     })
 }

@@ -366,7 +366,8 @@ impl Leg {
         if self.dialect.write_audio(samples, &self.facts, stamp, &mut message).is_err() {
             return false;
         }
-        push(&mut self.wire, &message, &mut self.messages_out)
+        // Where nobody would hear it, nothing was written.
+        message.is_empty() || push(&mut self.wire, &message, &mut self.messages_out)
     }
 
     /// Says something beside audio. `false`: the dialect has no word for it, or there is no room.
