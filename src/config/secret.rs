@@ -82,7 +82,7 @@ pub(super) fn read(value: &Value<'_>, environment: &dyn Environment, folder: &Pa
 
 /// The credential of this name, if systemd gave one that can be used: for secrets that have a name when they are given
 /// none.
-pub(super) fn credential(name: &str, environment: &dyn Environment) -> Option<Secret> {
+pub(super) fn by_name(name: &str, environment: &dyn Environment) -> Option<Secret> {
     from_credential(name, environment.credentials_dir().as_deref()).and_then(checked).ok()
 }
 

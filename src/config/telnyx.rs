@@ -79,7 +79,7 @@ pub(super) fn read(
                 value.problem_hidden("an API key is visible ASCII without blanks");
             }
         }),
-        None => secret::credential(API_KEY, environment),
+        None => secret::by_name(API_KEY, environment),
     };
     let api_url = match section.get("api-url") {
         Some(value) => web_url(&value, "https://api.telnyx.com").filter(|url| {
