@@ -312,9 +312,11 @@ impl EndedBy {
             | EndReason::LineLost
             | EndReason::LineSilent
             | EndReason::BadCodec => Self::Line,
-            EndReason::TrunkHungUp | EndReason::TrunkRefused | EndReason::TrunkTimeout | EndReason::TrunkLost => {
-                Self::Trunk
-            }
+            EndReason::TrunkHungUp
+            | EndReason::HandedBack
+            | EndReason::TrunkRefused
+            | EndReason::TrunkTimeout
+            | EndReason::TrunkLost => Self::Trunk,
             EndReason::Protocol if trunk_violated => Self::Trunk,
             EndReason::Protocol => Self::Line,
             EndReason::Operator => Self::Operator,

@@ -120,6 +120,7 @@ struct Daemon {
     config: Arc<Config>,
     reports: mpsc::Receiver<Box<Outcome>>,
     news: mpsc::Receiver<News>,
+    redials: mpsc::Receiver<u64>,
     shared: Rc<Shared>,
     /// Told by each media thread when it is at its end.
     ended: mpsc::Receiver<()>,
@@ -136,6 +137,7 @@ impl Daemon {
 
         // Every call that ends has room for its report, whatever keeps this thread.
         let (reporter, reports) = mpsc::channel(2 * config.media.max_calls + 64);
+        let (redial, redials) = mpsc::channel(config.media.max_calls + 1);
         let (at_end, ended) = mpsc::channel(config.media.threads);
         let mut media = Vec::new();
         let mut vitals = vec![("dial".to_owned(), dial_vitals)];
@@ -154,6 +156,8 @@ impl Daemon {
                 reports: reporter.clone(),
                 metrics: Arc::clone(&metrics),
                 vitals: own_vitals,
+                redials: redial.clone(),
+                tap: None,
                 ready,
             };
             let at_end = at_end.clone();
@@ -234,7 +238,7 @@ impl Daemon {
             let desk: Rc<dyn Desk> = shared.clone();
             spawn_local(socket.serve(desk));
         }
-        Ok(Self { config, reports, news, shared, ended, writers: writers_to_join })
+        Ok(Self { config, reports, news, redials, shared, ended, writers: writers_to_join })
     }
 
     async fn run(mut self) -> u8 {
@@ -249,6 +253,7 @@ impl Daemon {
             tokio::select! {
                 Some(news) = self.news.recv() => self.shared.on_news(news),
                 Some(outcome) = self.reports.recv() => self.on_ended(*outcome),
+                Some(seq) = self.redials.recv() => self.shared.redial(seq),
                 () = signals.recv() => break,
                 () = self.shared.drain.notified() => break,
                 Some(()) = self.ended.recv() => {
@@ -283,6 +288,7 @@ impl Daemon {
             tokio::select! {
                 Some(news) = self.news.recv() => self.shared.on_news(news),
                 Some(outcome) = self.reports.recv() => self.on_ended(*outcome),
+                Some(seq) = self.redials.recv() => self.shared.redial(seq),
                 // Every thread is gone, and its calls with it.
                 else => break,
             }

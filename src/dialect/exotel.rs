@@ -326,6 +326,11 @@ impl Dialect for Exotel {
         false
     }
 
+    /// The next applet runs (Exotel, "Working with the Stream applet").
+    fn close_hands_back(&self) -> bool {
+        true
+    }
+
     fn marks_on_clear(&self) -> MarksOnClear {
         MarksOnClear::Tell
     }

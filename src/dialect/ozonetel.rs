@@ -267,6 +267,11 @@ impl Dialect for Ozonetel {
         true
     }
 
+    /// KooKoo asks its application what comes next, while the caller waits.
+    fn close_hands_back(&self) -> bool {
+        true
+    }
+
     fn marks_on_clear(&self) -> MarksOnClear {
         MarksOnClear::Forget
     }

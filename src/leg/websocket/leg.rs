@@ -86,6 +86,31 @@ pub struct Tally {
     pub first_malformed: Option<Malformed>,
 }
 
+impl Tally {
+    /// Both together: of one leg after another.
+    #[must_use]
+    pub const fn and(self, later: Self) -> Self {
+        Self {
+            messages_in: self.messages_in + later.messages_in,
+            messages_out: self.messages_out + later.messages_out,
+            bytes_in: self.bytes_in + later.bytes_in,
+            bytes_out: self.bytes_out + later.bytes_out,
+            samples_in: self.samples_in + later.samples_in,
+            malformed: self.malformed + later.malformed,
+            unknown: self.unknown + later.unknown,
+            skipped: self.skipped + later.skipped,
+            contradicted: self.contradicted + later.contradicted,
+            gathered: self.gathered + later.gathered,
+            clamped: self.clamped + later.clamped,
+            faults: self.faults + later.faults,
+            first_malformed: match self.first_malformed {
+                Some(first) => Some(first),
+                None => later.first_malformed,
+            },
+        }
+    }
+}
+
 /// The leg.
 pub struct Leg {
     wire: Wire,
@@ -279,6 +304,13 @@ impl Leg {
     pub fn chunk(&self) -> usize {
         let (from, to) = (self.resampler.from().hz() as usize, self.resampler.to().hz() as usize);
         self.dialect.chunk() * from / to
+    }
+
+    /// Samples on our side of which a message of audio is a multiple.
+    #[must_use]
+    pub fn unit(&self) -> usize {
+        let (from, to) = (self.resampler.from().hz() as usize, self.resampler.to().hz() as usize);
+        (self.dialect.unit() * from / to).max(1)
     }
 
     /// Whether one more message of audio fits, however it is spelled.
