@@ -13,10 +13,10 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{
     config::{
-        Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Records, Route,
-        Secret, Trunk, Url,
+        self, Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Records,
+        Route, Secret, Trunk, Url,
         file::{File, Section, Value, near_miss, no_such},
-        highest_rate, is_loopback, secret, telnyx,
+        highest_rate, is_loopback, secret,
     },
     dialect::{self, OptionError, OptionValue, Options, Role},
     media::Rate,
@@ -63,8 +63,8 @@ impl Resolver<'_> {
         let routes = routed(&mut routes, &lines, &line_names, &trunk_names);
         let listening = clashes(&control, &lines, &lines_read);
         // `None`: it is not there. `Some(None)`: it is wrong.
-        let telnyx =
-            telnyx_value.map(|value| telnyx::read(&value, self.environment, self.folder, &line_names, &listening));
+        let telnyx = telnyx_value
+            .map(|value| config::telnyx::read(&value, self.environment, self.folder, &line_names, &listening));
         let rate = highest_rate(lines_read.iter().flatten().map(|line| &line.kind));
         let media = media(&mut media_section, rate);
 

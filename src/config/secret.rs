@@ -83,28 +83,27 @@ pub(super) fn read(value: &Value<'_>, environment: &dyn Environment, folder: &Pa
 /// The credential of this name, if systemd gave one that can be used: for secrets that have a name when they are given
 /// none.
 pub(super) fn by_name(name: &str, environment: &dyn Environment) -> Option<Secret> {
-    from_credential(name, environment.credentials_dir().as_deref()).and_then(checked).ok()
+    let text = from_credential(name, environment.credentials_dir().as_deref()).ok()?;
+    let line = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+    (!line.is_empty() && !line.contains(char::is_control)).then(|| Secret::new(line))
 }
 
 /// `is_name`: what stands in the file names something and can be shown.
 fn of(value: &Value<'_>, is_name: bool, found: Result<String, String>) -> Option<Secret> {
-    let checked = found.and_then(checked);
-    checked.map_err(|wanted| if is_name { value.problem(wanted) } else { value.problem_hidden(wanted) }).ok()
-}
-
-/// Without its last line end, it has to be a line of text.
-fn checked(mut text: String) -> Result<Secret, String> {
-    if text.ends_with('\n') {
-        text.pop();
-        if text.ends_with('\r') {
+    let checked = found.and_then(|mut text| {
+        if text.ends_with('\n') {
             text.pop();
+            if text.ends_with('\r') {
+                text.pop();
+            }
         }
-    }
-    match text {
-        _ if text.is_empty() => Err("the secret is empty".to_owned()),
-        _ if text.contains(char::is_control) => Err("the secret has a line break or control character".to_owned()),
-        _ => Ok(Secret(text)),
-    }
+        match text {
+            _ if text.is_empty() => Err("the secret is empty".to_owned()),
+            _ if text.contains(char::is_control) => Err("the secret has a line break or control character".to_owned()),
+            _ => Ok(Secret(text)),
+        }
+    });
+    checked.map_err(|wanted| if is_name { value.problem(wanted) } else { value.problem_hidden(wanted) }).ok()
 }
 
 /// systemd.exec(5): `LoadCredential=NAME:PATH` makes the file NAME; where PATH is a folder, its files become NAME_FILE,
