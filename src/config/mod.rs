@@ -21,9 +21,10 @@ use crate::{
 mod file;
 mod resolve;
 mod secret;
+mod telnyx;
 
-pub(crate) use self::resolve::decoded;
-pub use self::secret::Secret;
+pub(crate) use self::{resolve::decoded, telnyx::percent_encoded};
+pub use self::{secret::Secret, telnyx::Telnyx};
 
 /// Reads a config file.
 ///
@@ -52,6 +53,8 @@ pub struct Config {
     pub control: Control,
     /// What is kept of calls.
     pub records: Records,
+    /// Call control at Telnyx; `None`: none.
+    pub telnyx: Option<Telnyx>,
     /// Where calls come from, in the file's order.
     pub lines: Vec<Line>,
     /// Where agents are, in the file's order.
@@ -77,6 +80,11 @@ impl Config {
             && !is_loopback(http.ip())
         {
             warnings.push(format!("[control] http-anywhere: whoever reaches {http} can read the metrics"));
+        }
+        if let Some(Telnyx { webhook_listen, .. }) = &self.telnyx
+            && !is_loopback(webhook_listen.ip())
+        {
+            warnings.push(format!("[telnyx] webhook-anywhere: webhooks come to {webhook_listen} in the clear"));
         }
         for (index, Trunk { name, url, insecure, .. }) in self.trunks.iter().enumerate() {
             if *insecure && url.secure {

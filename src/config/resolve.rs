@@ -14,8 +14,8 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use crate::{
     call::attention::BargeIn,
     config::{
-        Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Records, Route,
-        Secret, Trunk, Url,
+        self, Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Records,
+        Route, Secret, Trunk, Url,
         file::{File, Section, Value, near_miss, no_such},
         highest_rate, is_loopback, secret,
     },
@@ -49,6 +49,7 @@ impl Resolver<'_> {
         let mut media_section = root.table("media");
         let mut control_section = root.table("control");
         let mut records_section = root.table("records");
+        let telnyx_value = root.get("telnyx");
         let mut lines = root.tables("line");
         let mut trunks = root.tables("trunk");
         let mut routes = root.array_of_tables("route");
@@ -61,7 +62,10 @@ impl Resolver<'_> {
         let lines_read: Vec<_> = lines.iter_mut().map(|(name, section)| self.line(name, section)).collect();
         let trunks_read: Vec<_> = trunks.iter_mut().map(|(name, section)| self.trunk(name, section)).collect();
         let routes = routed(&mut routes, &lines, &line_names, &trunk_names);
-        clashes(&control, &lines, &lines_read);
+        let listening = clashes(&control, &lines, &lines_read);
+        // `None`: it is not there. `Some(None)`: it is wrong.
+        let telnyx = telnyx_value
+            .map(|value| config::telnyx::read(&value, self.environment, self.folder, &line_names, &listening));
         let rate = highest_rate(lines_read.iter().flatten().map(|line| &line.kind));
         let media = media(&mut media_section, rate);
 
@@ -70,6 +74,10 @@ impl Resolver<'_> {
             media,
             control,
             records,
+            telnyx: match telnyx {
+                Some(read) => Some(read?),
+                None => None,
+            },
             lines: lines_read.into_iter().collect::<Option<_>>()?,
             trunks: trunks_read.into_iter().collect::<Option<_>>()?,
             routes,
@@ -385,7 +393,7 @@ fn ranges(value: &Value<'_>) -> Vec<Cidr> {
 }
 
 /// An address to listen on; `or` is what else would do.
-fn address(value: &Value<'_>, default_port: u16, or: &str) -> Option<SocketAddr> {
+pub(super) fn address(value: &Value<'_>, default_port: u16, or: &str) -> Option<SocketAddr> {
     let text = value.as_str().unwrap_or_default();
     let alone = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, default_port));
     let address = text.parse().or_else(|_| alone()).ok();
@@ -395,8 +403,9 @@ fn address(value: &Value<'_>, default_port: u16, or: &str) -> Option<SocketAddr>
     address
 }
 
-/// Two that listen in the same place, or share stdin or stdout, would stop each other at the start.
-fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<Line>]) {
+/// Two that listen in the same place, or share stdin or stdout, would stop each other at the start. Gives who listens
+/// where.
+fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<Line>]) -> Vec<(String, SocketAddr)> {
     let mut listening = Vec::from_iter(control.http.map(|http| ("[control] http".to_owned(), http)));
     let mut pipes: Vec<(&str, &str)> = Vec::new();
     let mut written: Vec<(PathBuf, &str)> = Vec::new();
@@ -432,6 +441,7 @@ fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<
             None => {}
         }
     }
+    listening
 }
 
 /// Where a file really is, links followed; a file that is not there yet is in its folder.
@@ -440,7 +450,7 @@ fn place(path: &Path) -> PathBuf {
     fs::canonicalize(path).or_else(|_| folder()).unwrap_or_else(|_| path.to_owned())
 }
 
-fn is_same_place(one: SocketAddr, other: SocketAddr) -> bool {
+pub(super) fn is_same_place(one: SocketAddr, other: SocketAddr) -> bool {
     let overlaps = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() != 0 && one.port() == other.port() && overlaps
 }
@@ -465,7 +475,7 @@ fn agent_url(value: &Value<'_>, insecure: bool) -> Option<Url> {
 }
 
 /// A URL as a message repeats it: without a password in front of the host or a token in the query.
-fn shown_url(text: &str) -> String {
+pub(super) fn shown_url(text: &str) -> String {
     let shown = match (text.split_once("://"), text.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://***@{rest}"),
         (None, Some((_, rest))) => format!("***@{rest}"),
@@ -1237,8 +1247,8 @@ max-calls = 2"#,
             r#"acount = "x"
 [medja]"#,
             &[
-                "t.toml:1: acount: no such key; did you mean `account`? (account, media, control, records, line, trunk, route)",
-                "t.toml:2: medja: no such table; did you mean `media`? (account, media, control, records, line, trunk, route)",
+                "t.toml:1: acount: no such key; did you mean `account`? (account, media, control, records, telnyx, line, trunk, route)",
+                "t.toml:2: medja: no such table; did you mean `media`? (account, media, control, records, telnyx, line, trunk, route)",
             ],
         ),
         (
@@ -1740,7 +1750,7 @@ trunks = ["agent"]
             "[[routes]]",
             &[
                 "t.toml:3: [line.pbx]: no [[route]] names this line; its calls would have nowhere to go",
-                "t.toml:8: routes: no such table; did you mean `route`? (account, media, control, records, line, trunk, route)",
+                "t.toml:8: routes: no such table; did you mean `route`? (account, media, control, records, telnyx, line, trunk, route)",
             ],
         ),
     ];

@@ -42,6 +42,7 @@ use crate::{
     },
     media::{Now, Rate},
     records::Records,
+    telnyx::Telnyx,
 };
 
 /// What the tasks of the control thread share.
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     pub(super) lines: RefCell<Vec<LineNews>>,
     /// The last that was heard of each trunk.
     pub(super) trunks: RefCell<Vec<TrunkNews>>,
+    /// Call control at Telnyx, where the config has it.
+    pub(super) telnyx: Option<Telnyx>,
     /// What is kept of calls; `None`: nothing is, or the daemon is at its end.
     pub(super) records: RefCell<Option<Records>>,
     /// Records have waited for the disk for so long.

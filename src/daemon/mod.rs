@@ -50,6 +50,7 @@ use crate::{
     },
     media::{Now, pool::BLOCK},
     records::Records,
+    telnyx::Telnyx,
 };
 
 mod accept;
@@ -174,6 +175,10 @@ impl Daemon {
             media.push(orders);
         }
         let (writers, writers_to_join) = mpsc::unbounded_channel();
+        let telnyx = match &config.telnyx {
+            Some(telnyx) => Some(Telnyx::open(telnyx.clone()).await.map_err(Fault::config)?),
+            None => None,
+        };
 
         let shared = Rc::new(Shared {
             config: Arc::clone(&config),
@@ -183,6 +188,7 @@ impl Daemon {
             dial,
             calls: RefCell::default(),
             lines: RefCell::new(config.lines.iter().map(|_| calls::LineNews::default()).collect()),
+            telnyx,
             records: RefCell::new(open_records(&config, &metrics)?),
             records_stuck: Cell::default(),
             announced: RefCell::default(),
@@ -218,6 +224,12 @@ impl Daemon {
                     shared.begin(index, Arrival::Pipe(ends, writer), *sample_rate);
                 }
             }
+        }
+        // After the lines: whoever is answered has somewhere to be streamed to.
+        if let (Some(telnyx), Some(of_config)) = (shared.telnyx.clone(), &config.telnyx) {
+            let listener = bind(of_config.webhook_listen, "[telnyx] webhook-listen").await?;
+            let shared = Rc::clone(&shared);
+            spawn_local(telnyx.serve(listener, move || shared.has_seat()));
         }
         // Last: a second daemon with this config finds its ports taken before it comes here.
         if let Some(path) = &config.control.socket {
