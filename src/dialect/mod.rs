@@ -32,6 +32,7 @@ pub mod exotel;
 pub mod json;
 mod mark;
 pub mod message;
+pub mod openai;
 pub mod ozonetel;
 mod parameters;
 
@@ -358,6 +359,24 @@ pub trait Dialect: Send {
         None
     }
 
+    /// Whether the peer takes audio already. While it does not, the caller's speech waits.
+    fn takes_audio(&self) -> bool {
+        true
+    }
+
+    /// Writes one message that has to go before the next message of audio. Asked before every
+    /// [`write_audio`](Self::write_audio), until it says `false`.
+    ///
+    /// # Errors
+    /// [`Full`] when the message does not fit now; it is asked for again.
+    fn write_ahead(&mut self, _facts: &Facts, _stamp: Stamp, _out: &mut Message<'_>) -> Result<bool, Full> {
+        Ok(false)
+    }
+
+    /// So many samples came of the message whose audio was taken last, at the rate that the message has. Where it was
+    /// long only the leg knows.
+    fn handle_taken(&mut self, _samples: u64) {}
+
     /// What becomes of marks whose audio was flushed.
     fn marks_on_clear(&self) -> MarksOnClear;
 
@@ -435,6 +454,8 @@ pub struct Options {
     pub ozonetel: ozonetel::Options,
     /// Exotel's.
     pub exotel: exotel::Options,
+    /// OpenAI's.
+    pub openai: openai::Options,
 }
 
 impl Options {
@@ -444,6 +465,7 @@ impl Options {
         match dialect {
             "ozonetel" => ozonetel::Options::KNOWN,
             "exotel" => exotel::Options::KNOWN,
+            "openai" => openai::Options::KNOWN,
             _ => &[],
         }
     }
@@ -456,13 +478,14 @@ impl Options {
         match dialect {
             "ozonetel" => self.ozonetel.set(key, value),
             "exotel" => self.exotel.set(key, value),
+            "openai" => self.openai.set(key, value),
             _ => Err(OptionError::Unknown),
         }
     }
 }
 
 /// The dialects by name, in the order that help shows them.
-pub const NAMES: &[&str] = &["binary", "ozonetel", "exotel"];
+pub const NAMES: &[&str] = &["binary", "ozonetel", "exotel", "openai"];
 
 /// The rates that a dialect's platforms have.
 #[must_use]
@@ -470,6 +493,7 @@ pub fn rates(name: &str) -> &'static [Rate] {
     match name {
         "ozonetel" => &[Rate::Hz8000],
         "exotel" => &[Rate::Hz8000, Rate::Hz16000, Rate::Hz24000],
+        "openai" => &[Rate::Hz8000, Rate::Hz24000],
         _ => &Rate::ALL,
     }
 }
@@ -482,6 +506,11 @@ pub fn open(name: &str, role: Role, rate: Option<Rate>, line: Rate, options: &Op
         "binary" => Box::new(binary::Binary::new(rate.unwrap_or(line))),
         "ozonetel" => Box::new(ozonetel::Ozonetel::new(role, rate.unwrap_or(Rate::Hz8000), &options.ozonetel)),
         "exotel" => Box::new(exotel::Exotel::new(role, rate.unwrap_or(Rate::Hz8000), &options.exotel)),
+        // Its rate is that of its option `audio`.
+        "openai" => match role {
+            Role::Vendor => Box::new(openai::Vendor::new(&options.openai)),
+            Role::Agent => Box::new(openai::Agent::new(&options.openai)),
+        },
         _ => return None,
     })
 }
