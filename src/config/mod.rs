@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod file;
+mod openai;
 mod resolve;
 mod secret;
 mod telnyx;

@@ -17,7 +17,7 @@ use crate::{
         self, Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Records,
         Route, Secret, Trunk, Url,
         file::{File, Section, Value, near_miss, no_such},
-        highest_rate, is_loopback, secret,
+        highest_rate, is_loopback, openai, secret,
     },
     dialect::{self, OptionError, OptionValue, Options, Role},
     media::Rate,
@@ -198,26 +198,44 @@ impl Resolver<'_> {
     }
 
     fn trunk(&self, name: &str, section: &mut Section<'_>) -> Option<Trunk> {
-        let url = section.require("url", "wanted e.g. `wss://agent.example.com/ws`");
-        let dialect = section.require("dialect", &format!("wanted one of {}", dialect::NAMES.join(", ")));
+        let url = section.get("url");
+        let dialect = section.get("dialect");
+        let named = dialect.as_ref().and_then(Value::as_str).and_then(|name| near_miss(name, dialect::NAMES));
+        if url.is_none() && named != Some("openai") {
+            section.problem("url", "missing; wanted e.g. `wss://agent.example.com/ws`");
+        }
+        if dialect.is_none() {
+            section.problem("dialect", format!("missing; wanted one of {}", dialect::NAMES.join(", ")));
+        }
         let mut sample_rate = section.rate("sample-rate");
         let connect_timeout = section.whole("connect-timeout-ms", 100..=60_000, 5000);
-        let headers = section.get("headers").map(|value| self.headers(&value)).unwrap_or_default();
+        let mut headers = section.get("headers").map(|value| self.headers(&value)).unwrap_or_default();
         let authorization = self.authorization(section, &headers);
         let ca_file = section.get("ca-file").and_then(|value| {
             let path = self.folder.join(value.str()?);
             certificates(&path).map_err(|wanted| value.problem(wanted)).ok().map(|()| path)
         });
         let insecure = section.flag("insecure");
-        let dialect = dialect.and_then(|value| {
-            let found = value.as_str().unwrap_or_default();
-            let meant = near_miss(found, dialect::NAMES);
-            if meant != Some(found) {
-                value.problem(no_such("dialect", found, dialect::NAMES));
+        if let Some(value) = &dialect
+            && let found = value.as_str().unwrap_or_default()
+            && named != Some(found)
+        {
+            value.problem(no_such("dialect", found, dialect::NAMES));
+        }
+        let dialect = named;
+        let mut options = options(name, section, dialect, self.folder);
+        if dialect == Some("openai") {
+            let own = options.openai.sound().rate();
+            if sample_rate.is_some_and(|rate| rate != own && dialect::rates("openai").contains(&rate)) {
+                section.problem("sample-rate", format!("`openai` has {own} with this `audio`; leave it out"));
             }
-            meant
-        });
-        let mut options = options(name, section, dialect);
+            if url.is_none() && options.openai.model().is_none() {
+                section.problem(
+                    "openai",
+                    "missing; without a `url` it needs a `model`, e.g. openai.model = \"gpt-realtime\"",
+                );
+            }
+        }
         if let (Some(dialect), Some(rate)) = (dialect, sample_rate)
             && !dialect::rates(dialect).contains(&rate)
         {
@@ -225,16 +243,21 @@ impl Resolver<'_> {
             section.problem("sample-rate", format!("`{dialect}` has only {}", rates.join(", ")));
         }
         section.finish();
-        let url = url.and_then(|value| {
-            let mut url = agent_url(&value, insecure)?;
-            if dialect == Some("exotel") {
-                let shown = shown_url(value.as_str()?);
-                exotel_query(&mut url, &mut sample_rate, &mut options)
-                    .map_err(|wanted| value.problem_as(format!("{shown:?}"), wanted))
-                    .ok()?;
-            }
-            Some(url)
-        });
+        let mut url = match url {
+            None => (dialect == Some("openai")).then(openai::default_url),
+            Some(value) => agent_url(&value, insecure).and_then(|mut url| {
+                if dialect == Some("exotel") {
+                    let shown = shown_url(value.as_str()?);
+                    exotel_query(&mut url, &mut sample_rate, &mut options)
+                        .map_err(|wanted| value.problem_as(format!("{shown:?}"), wanted))
+                        .ok()?;
+                }
+                Some(url)
+            }),
+        };
+        if dialect == Some("openai") {
+            openai::complete(url.as_mut(), &mut headers, &options.openai);
+        }
         Some(Trunk {
             name: name.to_owned(),
             url: url?,
@@ -538,8 +561,9 @@ pub(crate) fn decoded(text: &str) -> String {
 }
 
 /// The tables `[trunk.NAME.DIALECT]`, of which only the trunk's own dialect's may be there.
-fn options(trunk: &str, section: &mut Section<'_>, dialect: Option<&'static str>) -> Options {
+fn options(trunk: &str, section: &mut Section<'_>, dialect: Option<&'static str>, folder: &Path) -> Options {
     let mut options = Options::default();
+    let mut session_file = None;
     for &name in dialect::NAMES {
         let Some(value) = section.get(name) else { continue };
         let Some(own) = dialect else { continue };
@@ -572,10 +596,18 @@ fn options(trunk: &str, section: &mut Section<'_>, dialect: Option<&'static str>
                 continue;
             }
             match options.set(name, key, option) {
+                Ok(()) if key == "session-file" => session_file = Some(value),
                 Ok(()) => {}
                 Err(OptionError::Unknown) => value.problem(no_such("option", key, &known)),
                 Err(OptionError::Expected(wanted)) => value.problem(format!("wanted {wanted}")),
             }
+        }
+    }
+    // Only now is it known how audio is coded, which the session has to say.
+    if let (Some(value), Some(path)) = (session_file, options.openai.session_file()) {
+        match openai::session(&folder.join(path), &options.openai) {
+            Ok(update) => options.openai.set_update(update),
+            Err(wanted) => value.problem(wanted),
         }
     }
     options
@@ -1220,6 +1252,50 @@ trunks = ["agent"]
 
     /// Where [`dialects`] stand in a problem below.
     const DIALECTS: &str = "{dialects}";
+
+    #[test]
+    fn an_openai_trunk_needs_no_url_but_then_a_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.toml");
+        let openai = |keys: &str| {
+            let trunk = format!("[trunk.agent]\ndialect = \"openai\"\n{keys}\n");
+            let config =
+                GOOD.replace("[trunk.agent]\nurl = \"wss://agent.example.com/ws\"\ndialect = \"ozonetel\"\n", &trunk);
+            resolve(&path, &config, &Given::default()).map_err(|problems| problems.0[0].to_string())
+        };
+        fs::write(folder.path().join("session.json"), r#"{"instructions":"Be brief."}"#).unwrap();
+        let config = openai(
+            "[trunk.agent.openai]\nmodel = \"m\"\naudio = \"pcmu\"\napi = \"beta\"\nsession-file = \"session.json\"",
+        )
+        .unwrap();
+        let trunk = &config.trunks[0];
+        assert_eq!(
+            (trunk.url.host.as_str(), trunk.url.path_and_query.as_str()),
+            ("api.openai.com", "/v1/realtime?model=m")
+        );
+        let headers: Vec<_> = trunk.headers.iter().map(|(name, value)| (name.as_str(), value.reveal())).collect();
+        assert_eq!(headers, [("OpenAI-Beta", "realtime=v1")]);
+        let dialect = dialect::open("openai", Role::Vendor, None, Rate::Hz8000, &trunk.options).unwrap();
+        assert_eq!(dialect.rate(), Rate::Hz8000);
+
+        let config = openai("url = \"wss://desk.openai.azure.com/openai/v1/realtime?model=deployed\"").unwrap();
+        assert_eq!(config.trunks[0].url.path_and_query, "/openai/v1/realtime?model=deployed");
+        for (keys, problem) in [
+            ("", "openai: missing; without a `url` it needs a `model`, e.g. openai.model = \"gpt-realtime\""),
+            (
+                "openai.model = \"m\"\nsample-rate = 8000",
+                "sample-rate: `openai` has 24000 Hz with this `audio`; leave it out",
+            ),
+            ("openai.model = \"m\"\nsample-rate = 16000", "sample-rate: `openai` has only 8000, 24000"),
+            (
+                "openai = { model = \"m\", session-file = \"no.json\" }",
+                "session-file = \"no.json\": cannot be read: No such file or directory (os error 2)",
+            ),
+        ] {
+            let told = openai(keys).unwrap_err();
+            assert!(told.ends_with(problem), "{told}");
+        }
+    }
 
     const BROKEN: &[(&str, &str, &[&str])] = &[
         ("[media]", "[media", &["t.toml:1: not TOML: unclosed table, expected `]`"]),

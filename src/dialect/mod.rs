@@ -35,6 +35,7 @@ pub mod exotel;
 pub mod json;
 mod mark;
 pub mod message;
+pub mod openai;
 pub mod ozonetel;
 mod parameters;
 pub mod plivo;
@@ -395,6 +396,24 @@ pub trait Dialect: Send {
         false
     }
 
+    /// Whether the peer takes audio already. While it does not, the caller's speech waits.
+    fn takes_audio(&self) -> bool {
+        true
+    }
+
+    /// Writes one message that has to go before the next message of audio. Asked before every
+    /// [`write_audio`](Self::write_audio), until it says `false`.
+    ///
+    /// # Errors
+    /// [`Full`] when the message does not fit now; it is asked for again.
+    fn write_ahead(&mut self, _facts: &Facts, _stamp: Stamp, _out: &mut Message<'_>) -> Result<bool, Full> {
+        Ok(false)
+    }
+
+    /// So many samples came of the message whose audio was taken last, at the rate that the message has. Where it was
+    /// long only the leg knows.
+    fn handle_taken(&mut self, _samples: u64) {}
+
     /// What becomes of marks whose audio was flushed.
     fn marks_on_clear(&self) -> MarksOnClear;
 
@@ -476,6 +495,8 @@ pub struct Options {
     pub twilio: twilio::Options,
     /// Plivo's.
     pub plivo: plivo::Options,
+    /// OpenAI's.
+    pub openai: openai::Options,
 }
 
 impl Options {
@@ -487,6 +508,7 @@ impl Options {
             "exotel" => exotel::Options::KNOWN,
             "twilio" => twilio::Options::KNOWN,
             "plivo" => plivo::Options::KNOWN,
+            "openai" => openai::Options::KNOWN,
             _ => &[],
         }
     }
@@ -501,13 +523,14 @@ impl Options {
             "exotel" => self.exotel.set(key, value),
             "twilio" => self.twilio.set(key, value),
             "plivo" => self.plivo.set(key, value),
+            "openai" => self.openai.set(key, value),
             _ => Err(OptionError::Unknown),
         }
     }
 }
 
 /// The dialects by name, in the order that help shows them.
-pub const NAMES: &[&str] = &["binary", "ozonetel", "exotel", "twilio", "plivo", "vonage"];
+pub const NAMES: &[&str] = &["binary", "ozonetel", "exotel", "twilio", "plivo", "vonage", "openai"];
 
 /// The rates that a dialect's platforms have.
 #[must_use]
@@ -518,6 +541,7 @@ pub fn rates(name: &str) -> &'static [Rate] {
         "twilio" => &[Rate::Hz8000],
         "plivo" => &[Rate::Hz8000, Rate::Hz16000],
         "vonage" => &[Rate::Hz8000, Rate::Hz16000, Rate::Hz24000],
+        "openai" => &[Rate::Hz8000, Rate::Hz24000],
         _ => &Rate::ALL,
     }
 }
@@ -533,6 +557,11 @@ pub fn open(name: &str, role: Role, rate: Option<Rate>, line: Rate, options: &Op
         "twilio" => Box::new(twilio::Twilio::new(role, &options.twilio)),
         "plivo" => Box::new(plivo::Plivo::new(role, rate.unwrap_or(Rate::Hz8000), &options.plivo)),
         "vonage" => Box::new(vonage::Vonage::new(role, rate.unwrap_or(Rate::Hz16000))),
+        // Its rate is that of its option `audio`.
+        "openai" => match role {
+            Role::Vendor => Box::new(openai::Vendor::new(&options.openai)),
+            Role::Agent => Box::new(openai::Agent::new(&options.openai)),
+        },
         _ => return None,
     })
 }

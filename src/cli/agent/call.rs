@@ -364,6 +364,7 @@ impl Talk {
             padded: Vec::new(),
         };
         this.tune();
+        this.leg.open(now);
         Some(this)
     }
 

@@ -254,7 +254,9 @@ impl Leg {
             if self.wire.close_sent() {
                 return true;
             }
-            let mut message = Message::new(&mut self.space);
+            // No more than the wire takes: what the dialect has written, it takes for said.
+            let room = self.wire.room().min(self.space.len());
+            let mut message = Message::new(&mut self.space[..room]);
             match self.dialect.write_due(&self.facts, stamp, &mut message) {
                 Ok(true) => {
                     if !push(&mut self.wire, &message, &mut self.messages_out) {
@@ -313,9 +315,12 @@ impl Leg {
         (self.dialect.unit() * from / to).max(1)
     }
 
-    /// Whether one more message of audio fits, however it is spelled.
+    /// Whether one more message of audio fits, however it is spelled, and the peer takes any.
     #[must_use]
     pub fn has_room(&self) -> bool {
+        if !self.dialect.takes_audio() {
+            return false;
+        }
         let samples = self.dialect.chunk();
         let audio = match self.dialect.expected().carrier {
             Carrier::Array => samples * "-32768,".len(),
@@ -349,10 +354,10 @@ impl Leg {
 
     /// Sends samples, at most [`chunk`](Self::chunk), as one message. Returns whether they fitted.
     pub fn write_audio(&mut self, now: Now, samples: &[i16]) -> bool {
-        if !self.has_room() {
+        let stamp = self.stamp(now);
+        if !self.has_room() || !self.say_ahead(stamp) {
             return false;
         }
-        let stamp = self.stamp(now);
         // Cleared only where it is needed: it is many times a message.
         let mut converted;
         let samples = if self.resampler.from() == self.resampler.to() {
@@ -368,6 +373,23 @@ impl Leg {
         }
         // Where nobody would hear it, nothing was written.
         message.is_empty() || push(&mut self.wire, &message, &mut self.messages_out)
+    }
+
+    /// Says what has to go before audio; `false`: there is no room for both.
+    fn say_ahead(&mut self, stamp: Stamp) -> bool {
+        loop {
+            let room = self.wire.room().min(self.space.len());
+            let mut message = Message::new(&mut self.space[..room]);
+            match self.dialect.write_ahead(&self.facts, stamp, &mut message) {
+                Ok(true) => {
+                    if !push(&mut self.wire, &message, &mut self.messages_out) || !self.has_room() {
+                        return false;
+                    }
+                }
+                Ok(false) => return true,
+                Err(_) => return false,
+            }
+        }
     }
 
     /// Says something beside audio. `false`: the dialect has no word for it, or there is no room.
@@ -443,6 +465,8 @@ struct Long {
     text: Skeleton,
     /// As the resampler was before the message.
     before: Resampler,
+    /// As the tally of samples was.
+    samples_before: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -474,23 +498,27 @@ impl Ear {
             Err(Malformed::Binary)
         };
         match incoming {
-            Ok(incoming) => self.understand(now, incoming, sink),
+            Ok(incoming) => self.understand(now, dialect, incoming, sink),
             Err(malformed) => self.on_malformed(malformed),
         }
         true
     }
 
-    fn understand(&mut self, now: Now, incoming: Incoming<'_>, sink: &mut dyn Sink) {
+    fn understand(&mut self, now: Now, dialect: &mut dyn Dialect, incoming: Incoming<'_>, sink: &mut dyn Sink) {
         match incoming.audio {
             Audio::None => {}
             Audio::Skip => self.tally.skipped += 1,
             Audio::Take { format, bytes } => {
                 self.retune(format.rate, sink.rate());
                 let before = self.resampler.clone();
+                let samples_before = self.tally.samples_in;
                 let mut decoder = Decoder::new(format);
                 let taken = self.take(&mut decoder, bytes, sink).and_then(|()| self.finish(&mut decoder, sink));
                 match taken {
-                    Ok(()) => sink.publish(now),
+                    Ok(()) => {
+                        sink.publish(now);
+                        dialect.handle_taken(self.tally.samples_in - samples_before);
+                    }
                     Err(malformed) => {
                         sink.rollback();
                         self.resampler = before;
@@ -538,6 +566,7 @@ impl Ear {
                 format,
                 text: Skeleton::default(),
                 before: self.resampler.clone(),
+                samples_before: self.tally.samples_in,
             });
         }
         let Some(mut long) = self.long.take() else { return bytes.len() };
@@ -622,6 +651,7 @@ impl Ear {
         if let Audio::Take { format, bytes: [] } = incoming.audio {
             if format == long.format {
                 sink.publish(now);
+                dialect.handle_taken(self.tally.samples_in - long.samples_before);
             } else {
                 sink.rollback();
                 self.resampler = long.before;
@@ -632,7 +662,7 @@ impl Ear {
             sink.rollback();
             self.resampler = long.before;
         }
-        self.understand(now, incoming, sink);
+        self.understand(now, dialect, incoming, sink);
     }
 
     fn take(&mut self, decoder: &mut Decoder, mut bytes: &[u8], sink: &mut dyn Sink) -> Result<(), Malformed> {
