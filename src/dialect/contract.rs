@@ -350,6 +350,9 @@ fn a_start_tells_what_the_dialect_has_words_for() {
 fn an_agent_takes_its_rate_from_the_start() {
     each(|name, rate| {
         let mut call = Call::new(name, Some(rate));
+        if name == "openai" {
+            return; // its rate is an option's, and has its own tests
+        }
         if call.expected.tells_rate {
             call.agent = open(name, Role::Agent, None, Rate::Hz8000, &Options::default()).unwrap();
         }
