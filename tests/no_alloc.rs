@@ -162,7 +162,6 @@ fn leg(dialect: &'static str, role: Role) -> Leg {
         rate: Rate::Hz8000,
         now: Now::ZERO,
         epoch_ms: 1_767_225_600_000,
-        max_message: 1 << 20,
         ping_every: Now::from_secs(20),
     })
 }

@@ -17,6 +17,7 @@ pub mod record;
 pub mod redact;
 pub mod shard;
 pub mod state;
+pub mod tap;
 pub mod vitals;
 
 pub use self::{bridge::Bridge, outcome::Outcome, state::State};

@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_dialect_that_is_not_ours_is_told_so() {
         let (_, greeting, _) = verdict(&[(Op::Text, TWILIO)], 8192);
-        assert_eq!(&greeting.out()[..4], b"\x88\x24\x03\xeb");
+        assert_eq!(&greeting.out()[..4], b"\x88\x1f\x03\xeb");
     }
 
     #[test]
