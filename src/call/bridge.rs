@@ -7,7 +7,7 @@ use crate::{
         state::{Event, State},
     },
     dialect::{self, MarksOnClear, Say, StopReason},
-    leg::websocket::leg::{Flow, Leg, Over, Sink, Tally},
+    leg::websocket::leg::{Flow, Leg, MAX_CHUNK, Over, Sink, Tally},
     media::{
         Now, Rate,
         frame::MAX_SAMPLES,
@@ -343,7 +343,7 @@ impl Bridge {
             up.shed(&self.limits, pool, &mut self.account);
             return self.say_goodbye(now, pool);
         }
-        let chunk = trunk.chunk().min(MAX_CHUNK);
+        let chunk = trunk.chunk();
         // Three events of four bring no whole message, and then its space need not be cleared.
         if up.ring.len() < chunk || !trunk.has_room() {
             return self.say_goodbye(now, pool);
@@ -539,7 +539,7 @@ impl Bridge {
             return;
         }
         let up = &mut self.uplink;
-        let chunk = trunk.chunk().min(MAX_CHUNK);
+        let chunk = trunk.chunk();
         let hurry = now + HURRY >= until;
         if !hurry && (up.ring.len() >= chunk || !trunk.has_room()) {
             return;
@@ -701,8 +701,6 @@ const HURRY: Now = Now::from_secs(2);
 const RESERVED_MS: usize = 2000;
 /// What the caller said is kept for so long while a trunk is dialled (ms).
 const UPLINK_MS: usize = 5000;
-/// The largest chunk of audio on our side: 300 ms at 8 kHz, 100 ms at 24 kHz.
-const MAX_CHUNK: usize = 5 * MAX_SAMPLES;
 /// Marks that may wait for each second of audio, and beside that.
 const MARKS_A_SECOND: usize = 100;
 const MARKS_SPARE: usize = 400;

@@ -26,14 +26,18 @@ use core::fmt;
 use crate::media::Rate;
 
 pub mod binary;
+pub mod byte_order;
 pub mod decode;
 pub mod detect;
+pub mod exostreamkit;
 pub mod exotel;
 pub mod json;
 mod mark;
 pub mod message;
 pub mod ozonetel;
 mod parameters;
+pub mod rtaa;
+pub mod telnyx;
 
 pub use self::{message::Message, parameters::Parameters};
 
@@ -382,6 +386,12 @@ pub trait Dialect: Send {
     /// [`Full`] when the message does not fit.
     fn write(&mut self, say: Say<'_>, facts: &Facts, stamp: Stamp, out: &mut Message<'_>) -> Result<bool, Full>;
 
+    /// Hears samples of the peer as they were decoded, before anything else is done to them. `true`: their bytes stand
+    /// the other way round than [`expected`](Self::expected) said until now, and so do those of what follows.
+    fn observe(&mut self, _samples: &[i16]) -> bool {
+        false
+    }
+
     /// Understands a text message, or a long one's text without its audio (`long`: then an audio member is empty).
     ///
     /// # Errors
@@ -435,6 +445,12 @@ pub struct Options {
     pub ozonetel: ozonetel::Options,
     /// Exotel's.
     pub exotel: exotel::Options,
+    /// RTAA's.
+    pub rtaa: rtaa::Options,
+    /// ExoStreamKit's.
+    pub exostreamkit: exostreamkit::Options,
+    /// Telnyx's.
+    pub telnyx: telnyx::Options,
 }
 
 impl Options {
@@ -444,6 +460,8 @@ impl Options {
         match dialect {
             "ozonetel" => ozonetel::Options::KNOWN,
             "exotel" => exotel::Options::KNOWN,
+            "rtaa" | "exostreamkit" => rtaa::Options::KNOWN,
+            "telnyx" => telnyx::Options::KNOWN,
             _ => &[],
         }
     }
@@ -456,13 +474,16 @@ impl Options {
         match dialect {
             "ozonetel" => self.ozonetel.set(key, value),
             "exotel" => self.exotel.set(key, value),
+            "rtaa" => self.rtaa.set(key, value),
+            "exostreamkit" => self.exostreamkit.set(key, value),
+            "telnyx" => self.telnyx.set(key, value),
             _ => Err(OptionError::Unknown),
         }
     }
 }
 
 /// The dialects by name, in the order that help shows them.
-pub const NAMES: &[&str] = &["binary", "ozonetel", "exotel"];
+pub const NAMES: &[&str] = &["binary", "ozonetel", "exotel", "rtaa", "exostreamkit", "telnyx"];
 
 /// The rates that a dialect's platforms have.
 #[must_use]
@@ -482,6 +503,9 @@ pub fn open(name: &str, role: Role, rate: Option<Rate>, line: Rate, options: &Op
         "binary" => Box::new(binary::Binary::new(rate.unwrap_or(line))),
         "ozonetel" => Box::new(ozonetel::Ozonetel::new(role, rate.unwrap_or(Rate::Hz8000), &options.ozonetel)),
         "exotel" => Box::new(exotel::Exotel::new(role, rate.unwrap_or(Rate::Hz8000), &options.exotel)),
+        "rtaa" => Box::new(rtaa::Rtaa::new(role, rate.unwrap_or(Rate::Hz24000), &options.rtaa)),
+        "exostreamkit" => Box::new(exostreamkit::open(role, rate.unwrap_or(Rate::Hz24000), &options.exostreamkit)),
+        "telnyx" => Box::new(telnyx::Telnyx::new(role, rate, &options.telnyx)),
         _ => return None,
     })
 }
