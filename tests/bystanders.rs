@@ -192,6 +192,7 @@ fn a_panic_in_one_call_ends_it_and_the_other_twenty_go_on() {
         metrics: Arc::clone(&metrics),
         vitals: Arc::new(Vitals::default()),
         ready,
+        tap: None,
     };
     let media = thread::spawn(move || shard::run(setup).unwrap());
     is_ready.blocking_recv().unwrap();

@@ -36,6 +36,7 @@ use crate::{
         gauges::Gauges,
         outcome::{Figures, LineTally, Outcome},
         state::{Event, State},
+        tap::Tap,
         vitals::{Punctuality, Vitals},
     },
     clock,
@@ -145,6 +146,8 @@ pub struct ShardSetup {
     pub metrics: Arc<Metrics>,
     /// Where it shows that it lives and keeps up.
     pub vitals: Arc<Vitals>,
+    /// Where it tells what happens in calls; `None`: nobody wants to know.
+    pub tap: Option<Tap>,
 }
 
 /// Runs a media thread until its mailbox closes and its last call is over.
@@ -175,6 +178,7 @@ pub fn run(setup: ShardSetup) -> io::Result<()> {
             pool_told: 0,
             waker: None,
             leaving: 0,
+            tap: setup.tap,
         }));
         let playout = spawn_local(play(Rc::clone(&shard)));
         let watched = Rc::clone(&shard);
@@ -219,6 +223,8 @@ struct Shard {
     waker: Option<Waker>,
     /// Connections that are read until their peer closes them.
     leaving: usize,
+    #[allow(dead_code)]
+    tap: Option<Tap>,
 }
 
 struct Call {
