@@ -1,8 +1,13 @@
 //! Sinks that are killed and started again in mid-run: a real Redis and a webhook's server. Nothing is lost.
 //!
+//! The rest is about a receiver that refuses, and a disk that is full.
+//!
 //! `scripts/setup test` installs Redis. Where it is missing nothing is tested here, unless `CI` is set.
 
 #![allow(clippy::unwrap_used)]
+
+#[path = "site/small_disk.rs"]
+mod small_disk;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,6 +29,7 @@ use hyper::{Request, Response, StatusCode, body::Bytes, body::Incoming, server::
 use hyper_util::rt::TokioIo;
 use ring::hmac;
 use serde_json::Value;
+use small_disk::SmallDisk;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 use trunkline::{
@@ -131,6 +137,8 @@ struct Got {
     ids: Mutex<BTreeMap<String, u32>>,
     bodies: Mutex<Vec<Value>>,
     requests: AtomicU64,
+    /// The id that it does not like.
+    refuses: Option<&'static str>,
 }
 
 /// A receiver of webhooks behind TLS, that checks what it gets as one should.
@@ -196,6 +204,9 @@ async fn answer(request: Request<Incoming>, got: Arc<Got>) -> Result<Response<Fu
     }
     let value: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(value["id"], header("x-trunkline-id"));
+    if got.refuses.is_some_and(|id| value["id"] == id) {
+        return said(StatusCode::UNPROCESSABLE_ENTITY);
+    }
     *got.ids.lock().unwrap().entry(header("x-trunkline-id")).or_default() += 1;
     got.bodies.lock().unwrap().push(value);
     said(if number % 97 == 80 { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK })
@@ -209,9 +220,14 @@ struct Site {
 
 impl Site {
     fn new(sinks: &str, names: &str) -> Self {
+        Self::with_spools(sinks, names, Path::new("spools"))
+    }
+
+    fn with_spools(sinks: &str, names: &str, spools: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let spools = spools.display();
         let text = format!(
-            "account = \"depot\"\n[sinks]\ndirectory = \"spools\"\n[line.pbx]\nkind = \"audiosocket\"\n[trunk.agent]\n\
+            "account = \"depot\"\n[sinks]\ndirectory = \"{spools}\"\n[line.pbx]\nkind = \"audiosocket\"\n[trunk.agent]\n\
              url = \"ws://127.0.0.1:1/\"\ndialect = \"binary\"\n{sinks}\n[[route]]\nline = \"pbx\"\ntrunks = \
              [\"agent\"]\nsinks = [{names}]\n"
         );
@@ -311,6 +327,65 @@ fn sinks_that_are_killed_and_started_again_get_every_record_and_every_word() {
     let lost = [Counter::SinkItemsLost, Counter::SinkItemsRefused, Counter::NotesLost].map(|it| site.metrics.get(it));
     assert_eq!(lost, [0; 3]);
     receiver.kill();
+}
+
+/// A webhook's receiver and the sink for it.
+struct Hook {
+    _state: tempfile::TempDir,
+    sink: String,
+    got: Arc<Got>,
+    _receiver: Receiver,
+}
+
+impl Hook {
+    fn start(refuses: Option<&'static str>) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let server = tls::throwaway_ca(state.path(), &[]).unwrap();
+        let (port, got) = (free_port(), Arc::new(Got { refuses, ..Got::default() }));
+        let sink = format!(
+            "[sink.crm]\nkind = \"webhook\"\nurl = \"https://localhost:{port}/calls\"\nsecret = {{ env = \"HOOK_SECRET\" }}\n\
+             transcripts = false\nca-file = {:?}\n",
+            state.path().join("ca.pem")
+        );
+        let receiver = Receiver::start(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), &server, &got);
+        Self { _state: state, sink, got, _receiver: receiver }
+    }
+
+    fn ids(&self) -> usize {
+        self.got.ids.lock().unwrap().len()
+    }
+}
+
+#[test]
+fn what_a_receiver_refuses_for_ever_is_put_aside_and_holds_up_nothing() {
+    let hook = Hook::start(Some("baaaaaaaaaaa-call_end-1"));
+    let site = Site::new(&hook.sink, "\"crm\"");
+    let (notes, mut tap) = site.open();
+    (0..3).for_each(|n| site.call(&notes, &mut tap, n));
+    wait_for("the others", || hook.ids() == 2 && site.metrics.sink_items_waiting() == 0);
+    notes.close(SOON);
+    let refused = fs::read_to_string(site.folder.path().join("spools/crm/refused")).unwrap();
+    assert_eq!((refused.lines().count(), refused.contains("baaaaaaaaaaa-call_end-1")), (1, true));
+    let counted = [Counter::SinkItemsSent, Counter::SinkItemsRefused, Counter::SinkItemsLost];
+    assert_eq!(counted.map(|counter| site.metrics.get(counter)), [2, 1, 0]);
+}
+
+#[test]
+fn a_disk_that_is_full_delays_items_and_loses_none() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let hook = Hook::start(None);
+    let site = Site::with_spools(&hook.sink, "\"crm\"", disk.path());
+    let (notes, mut tap) = site.open();
+    site.call(&notes, &mut tap, 0);
+    wait_for("the first", || hook.ids() == 1);
+    disk.fill(100);
+    (1..40).for_each(|n| site.call(&notes, &mut tap, n));
+    // The control thread has told of them all, and waited for nothing.
+    assert!(site.metrics.sink_items_waiting() > 30);
+    disk.free();
+    wait_for("the rest", || hook.ids() == 40);
+    notes.close(SOON);
+    assert_eq!(site.metrics.get(Counter::SinkItemsLost), 0);
 }
 
 #[test]

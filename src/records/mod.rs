@@ -293,6 +293,22 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_was_cut_is_told_once_with_what_was_known_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let killed = Records::open(folder.path(), Arc::default()).unwrap();
+        killed.started(&Started { line: Some("pbx".to_owned()), ..record("aaaaaaaaaaaa").started });
+        assert_eq!(killed.close(SOON), 0);
+        let told = || {
+            let (tell, told) = mpsc::channel();
+            let on_cut = Box::new(move |record: &Record| tell.send(record.started.line.clone()).unwrap());
+            assert_eq!(Records::open_telling(folder.path(), Arc::default(), on_cut).unwrap().close(SOON), 0);
+            told.iter().collect::<Vec<_>>()
+        };
+        assert_eq!(told(), [Some("pbx".to_owned())]);
+        assert!(told().is_empty());
+    }
+
+    #[test]
     fn a_record_that_finds_no_thread_is_lost_and_does_not_wait() {
         let metrics = Arc::<Metrics>::default();
         let records = Records {
