@@ -19,13 +19,18 @@ use crate::{
 };
 
 mod file;
+mod keep;
 mod openai;
 mod resolve;
 mod secret;
 mod telnyx;
 
+pub use self::{
+    keep::{Events, Folder, Keep, Sink, SinkKind, SinkUrl, Spools},
+    secret::Secret,
+    telnyx::Telnyx,
+};
 pub(crate) use self::{resolve::decoded, telnyx::percent_encoded};
-pub use self::{secret::Secret, telnyx::Telnyx};
 
 /// Reads a config file.
 ///
@@ -56,10 +61,14 @@ pub struct Config {
     pub records: Records,
     /// Call control at Telnyx; `None`: none.
     pub telnyx: Option<Telnyx>,
+    /// What else is kept of them.
+    pub keep: Keep,
     /// Where calls come from, in the file's order.
     pub lines: Vec<Line>,
     /// Where agents are, in the file's order.
     pub trunks: Vec<Trunk>,
+    /// Who is told of calls, in the file's order.
+    pub sinks: Vec<Sink>,
     /// One for each line.
     pub routes: Vec<Route>,
 }
@@ -98,6 +107,14 @@ impl Config {
             }
             if !self.routes.iter().any(|route| route.trunks.contains(&index)) {
                 warnings.push(format!("[trunk.{name}] is named by no route"));
+            }
+        }
+        for (index, Sink { name, at, insecure, .. }) in self.sinks.iter().enumerate() {
+            if *insecure && !at.url.secure && !at.url.is_loopback() {
+                warnings.push(format!("[sink.{name}] insecure: what calls were about goes to {at} in the clear"));
+            }
+            if !self.routes.iter().any(|route| route.sinks.contains(&index)) {
+                warnings.push(format!("[sink.{name}] is named by no route"));
             }
         }
         warnings
@@ -286,10 +303,14 @@ impl fmt::Debug for HeaderValue {
 pub struct Route {
     /// Index into [`Config::lines`].
     pub line: usize,
-    /// Indices into [`Config::trunks`], in the order in which they are tried; at least one.
+    /// Indices into [`Config::trunks`], in the order in which they are tried; none only where there is a sink.
     pub trunks: Vec<usize>,
     /// What is done when the caller speaks while the agent does.
     pub barge_in: BargeIn,
+    /// Indices into [`Config::sinks`].
+    pub sinks: Vec<usize>,
+    /// Whether its calls are recorded.
+    pub record: bool,
 }
 
 /// A WebSocket URL (RFC 6455 3). Printed, it keeps the query, which may hold a token, to itself.

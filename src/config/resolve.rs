@@ -17,7 +17,7 @@ use crate::{
         self, Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Records,
         Route, Secret, Trunk, Url,
         file::{File, Section, Value, near_miss, no_such},
-        highest_rate, is_loopback, openai, secret,
+        highest_rate, is_loopback, keep, openai, secret,
     },
     dialect::{self, OptionError, OptionValue, Options, Role},
     media::Rate,
@@ -50,8 +50,13 @@ impl Resolver<'_> {
         let mut control_section = root.table("control");
         let mut records_section = root.table("records");
         let telnyx_value = root.get("telnyx");
+        let mut events_section = root.table("events");
+        let mut call_files_section = root.table("call-files");
+        let mut recordings_section = root.table("recordings");
+        let mut sinks_section = root.table("sinks");
         let mut lines = root.tables("line");
         let mut trunks = root.tables("trunk");
+        let mut sinks = root.tables_if_any("sink");
         let mut routes = root.array_of_tables("route");
         root.finish();
 
@@ -61,7 +66,21 @@ impl Resolver<'_> {
         let trunk_names: Vec<_> = trunks.iter().map(|(name, _)| *name).collect();
         let lines_read: Vec<_> = lines.iter_mut().map(|(name, section)| self.line(name, section)).collect();
         let trunks_read: Vec<_> = trunks.iter_mut().map(|(name, section)| self.trunk(name, section)).collect();
-        let routes = routed(&mut routes, &lines, &line_names, &trunk_names);
+        let reader = keep::Reader { environment: self.environment, folder: self.folder };
+        let keep = keep::keep(
+            &mut events_section,
+            &mut call_files_section,
+            &mut recordings_section,
+            &mut sinks_section,
+            &reader,
+        );
+        let sink_names: Vec<_> = sinks.iter().map(|(name, _)| *name).collect();
+        let sinks: Vec<_> = sinks.iter_mut().map(|(name, section)| reader.sink(name, section)).collect();
+        if !sinks.is_empty() && keep.spools.is_none() {
+            sinks_section.problem("directory", "missing; sinks need a folder, e.g. \"/var/lib/trunkline/sinks\"");
+        }
+        let names = Names { lines: &line_names, trunks: &trunk_names, sinks: &sink_names };
+        let routes = routed(&mut routes, &lines, &names, keep.recordings.is_some());
         let listening = clashes(&control, &lines, &lines_read);
         // `None`: it is not there. `Some(None)`: it is wrong.
         let telnyx = telnyx_value
@@ -78,8 +97,10 @@ impl Resolver<'_> {
                 Some(read) => Some(read?),
                 None => None,
             },
+            keep,
             lines: lines_read.into_iter().collect::<Option<_>>()?,
             trunks: trunks_read.into_iter().collect::<Option<_>>()?,
+            sinks: sinks.into_iter().collect::<Option<_>>()?,
             routes,
         })
     }
@@ -387,7 +408,7 @@ fn media(section: &mut Section<'_>, rate: Rate) -> Media {
 }
 
 /// The first of the folders that systemd names, separated by colons (systemd.exec(5), `$STATE_DIRECTORY`).
-fn first_of(folders: &str) -> PathBuf {
+pub(super) fn first_of(folders: &str) -> PathBuf {
     PathBuf::from(folders.split(':').next().unwrap_or_default())
 }
 
@@ -613,12 +634,20 @@ fn options(trunk: &str, section: &mut Section<'_>, dialect: Option<&'static str>
     options
 }
 
+/// What a route may name.
+struct Names<'n> {
+    lines: &'n [&'n str],
+    trunks: &'n [&'n str],
+    sinks: &'n [&'n str],
+}
+
 fn routed(
     routes: &mut [Section<'_>],
     lines: &[(&str, Section<'_>)],
-    line_names: &[&str],
-    trunk_names: &[&str],
+    names: &Names<'_>,
+    can_record: bool,
 ) -> Vec<Route> {
+    let Names { lines: line_names, trunks: trunk_names, sinks: sink_names } = *names;
     // By line: where its route stands.
     let mut route_at: Vec<Option<usize>> = vec![None; lines.len()];
     let mut read = Vec::new();
@@ -632,7 +661,13 @@ fn routed(
             }
             found
         });
+        let sinks = section.get("sinks");
+        let record = section.flag("record");
+        if record && !can_record {
+            section.problem("record", "there is no place for it; wanted `[recordings] directory`");
+        }
         section.finish();
+        let sinks: Vec<usize> = sinks.map(|value| indices(&value, "sink", sink_names)).unwrap_or_default();
         let line = line.and_then(|value| {
             let name = value.str()?;
             let index = line_names.iter().position(|line| *line == name);
@@ -656,19 +691,12 @@ fn routed(
             index
         });
         let trunks = trunks.map(|value| {
-            let names = value.texts("wanted at least one name of a trunk, e.g. [\"agent\"]");
-            let index = |(name, value): (&str, Value<'_>)| {
-                let index = trunk_names.iter().position(|trunk| *trunk == name);
-                if index.is_none() {
-                    value.problem(no_such("trunk", name, trunk_names));
-                }
-                index
-            };
-            names.into_iter().filter_map(index).collect()
+            let is_for_sinks = !sinks.is_empty() && value.elements().is_some_and(|elements| elements.is_empty());
+            if is_for_sinks { Vec::new() } else { indices(&value, "trunk", trunk_names) }
         });
         read.extend(line.zip(trunks).map(|(line, trunks)| {
             let barge_in = barge_in.unwrap_or_default();
-            Route { line, trunks, barge_in }
+            Route { line, trunks, barge_in, sinks, record }
         }));
     }
     for ((_, section), at) in lines.iter().zip(route_at) {
@@ -677,6 +705,20 @@ fn routed(
         }
     }
     read
+}
+
+/// What the names in an array are of, by their places; there has to be one.
+fn indices(value: &Value<'_>, kind: &str, known: &[&str]) -> Vec<usize> {
+    let example = if kind == "trunk" { "agent" } else { "crm" };
+    let names = value.texts(&format!("wanted at least one name of a {kind}, e.g. [\"{example}\"]"));
+    let index = |(name, value): (&str, Value<'_>)| {
+        let index = known.iter().position(|one| *one == name);
+        if index.is_none() {
+            value.problem(no_such(kind, name, known));
+        }
+        index
+    };
+    names.into_iter().filter_map(index).collect()
 }
 
 /// Why a header may not be set, if so. RFC 9110 5.1 says what a name is; those of the handshake are ours (RFC 6455 4.1).
@@ -700,7 +742,7 @@ fn is_secret(name: &str) -> bool {
 }
 
 /// Whether this file holds certificates.
-fn certificates(path: &Path) -> Result<(), String> {
+pub(super) fn certificates(path: &Path) -> Result<(), String> {
     readable(path).map_err(|error| format!("cannot be read: {error}"))?;
     if !path.is_file() {
         return Err("it is not a file; it is read more than once, which a pipe cannot be".to_owned());
@@ -850,7 +892,8 @@ trunks = ["agnet"]
         assert_eq!(trunk.connect_timeout, Duration::from_secs(5));
         assert_eq!((trunk.headers.len(), trunk.insecure, trunk.ca_file.as_ref()), (0, false, None));
         assert!(trunk.authorization.is_none());
-        assert_eq!(config.routes, [Route { line: 0, trunks: vec![0], barge_in: BargeIn::Cloud }]);
+        let route = Route { line: 0, trunks: vec![0], barge_in: BargeIn::Cloud, sinks: vec![], record: false };
+        assert_eq!(config.routes, [route]);
         assert_eq!(config.warnings(), [""; 0]);
     }
 
@@ -1030,7 +1073,10 @@ trunks = ["agent"]
         .unwrap();
         assert_eq!(config.lines.iter().map(|line| line.name.as_str()).collect::<Vec<_>>(), ["zulu", "alpha", "pbx"]);
         assert_eq!(config.trunks.iter().map(|trunk| trunk.name.as_str()).collect::<Vec<_>>(), ["zulu", "agent"]);
-        let route = |line, trunks: &[usize]| Route { line, trunks: trunks.to_vec(), barge_in: BargeIn::Cloud };
+        let route = |line, trunks: &[usize]| {
+            let trunks = trunks.to_vec();
+            Route { line, trunks, barge_in: BargeIn::Cloud, sinks: vec![], record: false }
+        };
         assert_eq!(config.routes, [route(1, &[0, 1]), route(0, &[1]), route(2, &[1])]);
         assert_eq!(config.line_rate(), Rate::Hz16000);
         let LineKind::Pipe { input, output, .. } = &config.lines[0].kind else { unreachable!() };
@@ -1323,8 +1369,8 @@ max-calls = 2"#,
             r#"acount = "x"
 [medja]"#,
             &[
-                "t.toml:1: acount: no such key; did you mean `account`? (account, media, control, records, telnyx, line, trunk, route)",
-                "t.toml:2: medja: no such table; did you mean `media`? (account, media, control, records, telnyx, line, trunk, route)",
+                "t.toml:1: acount: no such key; did you mean `account`? (account, media, control, records, telnyx, events, call-files, recordings, sinks, line, trunk, sink, route)",
+                "t.toml:2: medja: no such table; did you mean `media`? (account, media, control, records, telnyx, events, call-files, recordings, sinks, line, trunk, sink, route)",
             ],
         ),
         (
@@ -1767,7 +1813,7 @@ sinks = []"#,
                 "t.toml:10: [[route]] trunks = 4: wanted a text in quotes",
                 r#"t.toml:10: [[route]] trunks = "agnt": no such trunk; did you mean `agent`? (agent)"#,
                 r#"t.toml:10: [[route]] trunks = "zzz": no such trunk; there are: agent"#,
-                "t.toml:11: [[route]] sinks: no such key; there are: line, trunks, barge-in",
+                r#"t.toml:11: [[route]] sinks = [...]: wanted at least one name of a sink, e.g. ["crm"]"#,
             ],
         ),
         (
@@ -1826,7 +1872,7 @@ trunks = ["agent"]
             "[[routes]]",
             &[
                 "t.toml:3: [line.pbx]: no [[route]] names this line; its calls would have nowhere to go",
-                "t.toml:8: routes: no such table; did you mean `route`? (account, media, control, records, telnyx, line, trunk, route)",
+                "t.toml:8: routes: no such table; did you mean `route`? (account, media, control, records, telnyx, events, call-files, recordings, sinks, line, trunk, sink, route)",
             ],
         ),
     ];

@@ -356,6 +356,9 @@ impl Dialect for Rtaa {
     }
 
     fn write_audio(&mut self, samples: &[i16], _: &Facts, stamp: Stamp, out: &mut Message<'_>) -> Result<(), Full> {
+        if self.role == Role::Agent {
+            return Ok(()); // nobody would hear it
+        }
         match self.shape {
             Shape::Binary => {
                 out.set_binary();

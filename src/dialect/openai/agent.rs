@@ -260,9 +260,9 @@ impl Agent {
                 out.json_str(message)?;
                 out.raw(br#","event_id":"#)?;
                 if event_id.is_empty() {
-                    out.raw(b"null")?
+                    out.raw(b"null")?;
                 } else {
-                    out.json_str(event_id)?
+                    out.json_str(event_id)?;
                 }
                 out.raw(b"}")?;
             }
