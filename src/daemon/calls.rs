@@ -38,7 +38,10 @@ use crate::{
     leg::{
         audiosocket::{Uuid, line::Line},
         pipe,
-        websocket::dialer::{self, Handshake, News},
+        websocket::{
+            dialer::{self, Handshake, News},
+            jwt::Claims,
+        },
     },
     media::{Now, Rate},
     records::Records,
@@ -184,6 +187,8 @@ impl Shared {
         let (dialing, cancelled) = oneshot::channel();
         let gauges = Arc::new(Gauges::default());
         let call_id = facts.call_id.to_string();
+        let claims =
+            Claims { tenant_id: facts.account.to_string(), interaction_id: facts.call_sid_or_ours().to_owned() };
         let media = self.least_busy(&calls);
         let numbers = if self.config.records.full_numbers { Numbers::Full } else { Numbers::Redacted };
         let started = Started::of(&facts, line_name, peer, clock::epoch_ms(), numbers);
@@ -199,7 +204,7 @@ impl Shared {
         self.lines.borrow_mut()[line_index].last_call = Some(since);
         self.metrics.call_began();
         let Some(orders) = self.media.borrow().get(media).cloned() else { return };
-        let request = dialer::Request { seq, call_id, trunks, line_rate, cancelled, reply: orders.clone() };
+        let request = dialer::Request { seq, call_id, claims, trunks, line_rate, cancelled, reply: orders.clone() };
         drop(calls);
         if let Err(error) = orders.try_send(Order::Call(Box::new(new))) {
             // So far behind that more calls can only make it worse.
