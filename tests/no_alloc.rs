@@ -30,7 +30,7 @@ use trunkline::{
     },
 };
 
-const DIALECTS: [&str; 3] = ["ozonetel", "exotel", "binary"];
+const DIALECTS: [&str; 4] = ["ozonetel", "exotel", "telnyx", "binary"];
 
 /// The daemon's side of one call.
 struct Call {
@@ -246,6 +246,12 @@ fn largest(dialect: &str, bytes: usize) -> (u8, Vec<u8>, usize) {
             let (head, tail) = (r#"{"event":"media","stream_sid":"s","media":{"payload":""#, r#"","chunk":"7"}}"#);
             let groups = (bytes - head.len() - tail.len()) / 8;
             (TEXT, around(head, "AQIDBAUG".repeat(groups).as_str(), tail), groups * 3)
+        }
+        "telnyx" => {
+            // Mu-law: a group is three samples.
+            let (head, tail) = (r#"{"event":"media","media":{"payload":""#, r#""}}"#);
+            let groups = (bytes - head.len() - tail.len()) / 4;
+            (TEXT, around(head, "AQID".repeat(groups).as_str(), tail), groups * 3)
         }
         _ => (BINARY, pcm(&speech(bytes / 2)), bytes / 2),
     }
