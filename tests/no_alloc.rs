@@ -30,7 +30,7 @@ use trunkline::{
     },
 };
 
-const DIALECTS: [&str; 6] = ["ozonetel", "exotel", "binary", "twilio", "plivo", "vonage"];
+const DIALECTS: [&str; 7] = ["ozonetel", "exotel", "binary", "telnyx", "twilio", "plivo", "vonage"];
 
 /// The daemon's side of one call.
 struct Call {
@@ -247,8 +247,9 @@ fn largest(dialect: &str, bytes: usize) -> (u8, Vec<u8>, usize) {
             let groups = (bytes - head.len() - tail.len()) / 8;
             (TEXT, around(head, "AQIDBAUG".repeat(groups).as_str(), tail), groups * 3)
         }
-        "twilio" | "plivo" => {
-            let event = if dialect == "twilio" { "media" } else { "playAudio" };
+        "telnyx" | "twilio" | "plivo" => {
+            // Mu-law: a group is three samples.
+            let event = if dialect == "plivo" { "playAudio" } else { "media" };
             let (head, tail) = (format!(r#"{{"event":"{event}","media":{{"payload":""#), r#""}}"#);
             let groups = (bytes - head.len() - tail.len()) / 4;
             (TEXT, around(&head, "AQID".repeat(groups).as_str(), tail), groups * 3)

@@ -15,6 +15,7 @@ use std::{env, fs, path::Path, path::PathBuf};
 use crate::{
     call::{attention::BargeIn, bridge::Limits},
     dialect,
+    leg::websocket::jwt::Signer,
     media::{Rate, pool::BLOCK},
 };
 
@@ -263,6 +264,8 @@ pub struct Trunk {
     pub headers: Vec<(String, HeaderValue)>,
     /// The whole value of the header `Authorization`, from `basic` or `bearer`.
     pub authorization: Option<Secret>,
+    /// Signs the token of that header for each call anew, from `jwt`. Not beside the one before.
+    pub jwt: Option<Signer>,
     /// Certificates to trust beside the platform's. The file held at least one at the start.
     pub ca_file: Option<PathBuf>,
     /// `ws://` beyond this machine was asked for.

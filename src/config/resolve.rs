@@ -20,6 +20,7 @@ use crate::{
         highest_rate, is_loopback, keep, openai, secret,
     },
     dialect::{self, OptionError, OptionValue, Options, Role},
+    leg::websocket::jwt::{Algorithm, Signer},
     media::Rate,
 };
 
@@ -231,7 +232,7 @@ impl Resolver<'_> {
         let mut sample_rate = section.rate("sample-rate");
         let connect_timeout = section.whole("connect-timeout-ms", 100..=60_000, 5000);
         let mut headers = section.get("headers").map(|value| self.headers(&value)).unwrap_or_default();
-        let authorization = self.authorization(section, &headers);
+        let (authorization, jwt) = self.authorization(section, &headers);
         let ca_file = section.get("ca-file").and_then(|value| {
             let path = self.folder.join(value.str()?);
             certificates(&path).map_err(|wanted| value.problem(wanted)).ok().map(|()| path)
@@ -287,6 +288,7 @@ impl Resolver<'_> {
             connect_timeout: Duration::from_millis(connect_timeout.into()),
             headers,
             authorization,
+            jwt,
             ca_file,
             insecure,
             options,
@@ -335,25 +337,64 @@ impl Resolver<'_> {
     }
 
     /// The value of the header `Authorization` (RFC 7617 2, RFC 6750 2.1).
-    fn authorization(&self, section: &mut Section<'_>, headers: &[(String, HeaderValue)]) -> Option<Secret> {
-        let bearer = section.get("bearer");
-        let basic = section.get("basic");
-        if let Some(later) = basic.as_ref().filter(|_| bearer.is_some()) {
-            later.problem_hidden("beside `bearer`; a request has one authorization, leave out one of the two");
-        } else if let Some(either) = bearer.as_ref().or(basic.as_ref())
+    fn authorization(
+        &self,
+        section: &mut Section<'_>,
+        headers: &[(String, HeaderValue)],
+    ) -> (Option<Secret>, Option<Signer>) {
+        let [bearer, basic, jwt] = ["bearer", "basic", "jwt"].map(|key| section.get(key).map(|value| (key, value)));
+        let given: Vec<_> = [&bearer, &basic, &jwt].into_iter().flatten().collect();
+        if let [(first, _), later @ ..] = &given[..] {
+            for (_, value) in later {
+                let words = format!("beside `{first}`; a request has one authorization, leave out one of the two");
+                value.problem_hidden(words);
+            }
+        }
+        if let [(_, only)] = &given[..]
             && headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"))
         {
-            either.problem_hidden("beside `headers.Authorization`; a request has one, leave out one of the two");
+            only.problem_hidden("beside `headers.Authorization`; a request has one, leave out one of the two");
         }
-        let bearer = bearer.and_then(|value| {
+        let bearer = bearer.and_then(|(_, value)| {
             let token = secret::read(&value, self.environment, self.folder)?;
             if !token.reveal().bytes().all(|byte| byte.is_ascii_graphic()) {
                 value.problem_hidden("a bearer token is visible ASCII without blanks");
             }
             Some(Secret::new(format!("Bearer {}", token.reveal())))
         });
-        let basic = basic.and_then(|value| self.basic(&value));
-        bearer.or(basic)
+        let basic = basic.and_then(|(_, value)| self.basic(&value));
+        (bearer.or(basic), jwt.and_then(|(_, value)| self.jwt(&value)))
+    }
+
+    /// What signs a token for each call.
+    fn jwt(&self, value: &Value<'_>) -> Option<Signer> {
+        let Some(mut section) = value.section_in_line() else {
+            value.problem_hidden(r#"wanted { key = { credential = "NAME" }, algorithm = "RS256" }"#);
+            return None;
+        };
+        let key = section.require("key", r#"wanted e.g. { credential = "NAME" }"#);
+        let names = Algorithm::ALL.map(Algorithm::name);
+        let algorithm = section.get("algorithm").map_or(Some(Algorithm::Rs256), |value| {
+            let found = value.str()?;
+            let algorithm = Algorithm::from_name(found);
+            if algorithm.is_none() {
+                value.problem(no_such("algorithm", found, &names));
+            }
+            algorithm
+        });
+        let expires_seconds = section.whole("expires-seconds", 30..=86_400, 300);
+        let [issuer, audience] =
+            ["issuer", "audience"].map(|key| section.get(key).and_then(|value| value.str()).map(str::to_owned));
+        section.finish();
+        let key = key?;
+        let secret = secret::read_key(&key, self.environment, self.folder)?;
+        match Signer::new(algorithm?, &secret, expires_seconds) {
+            Ok(signer) => Some(signer.with_issuer(issuer).with_audience(audience)),
+            Err(error) => {
+                key.problem_hidden(error.to_string());
+                None
+            }
+        }
     }
 
     fn basic(&self, value: &Value<'_>) -> Option<Secret> {
@@ -1047,6 +1088,65 @@ trunks = ["agent"]
     }
 
     #[test]
+    fn a_trunk_can_sign_a_token_for_each_call() {
+        let given = Given {
+            variables: HashMap::from([
+                ("RSA", include_str!("../../tests/keys/rsa-private.pem")),
+                ("EC", include_str!("../../tests/keys/ec-private.pem")),
+                ("PUBLIC", include_str!("../../tests/keys/rsa-public.pem")),
+                ("SHARED", "thirty-two bytes are the least..."),
+                ("SHORT", "hush"),
+            ]),
+            ..Given::default()
+        };
+        let path = Path::new("t.toml");
+        let read = |keys: &str| {
+            let dialect = "dialect = \"ozonetel\"\n";
+            let text = GOOD.replace(dialect, &format!("{dialect}{keys}\n"));
+            resolve(path, &text, &given)
+                .map(|config| config.trunks[0].clone())
+                .map_err(|problems| problems.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        };
+        for (keys, shown) in [
+            (r#"jwt = { key = { env = "RSA" } }"#, "Some(Signer(RS256))"),
+            (r#"jwt = { key = { env = "RSA" }, algorithm = "RS256", issuer = "us" }"#, "Some(Signer(RS256))"),
+            (r#"jwt = { key = { env = "EC" }, algorithm = "ES256", expires-seconds = 60 }"#, "Some(Signer(ES256))"),
+            (r#"jwt = { key = { env = "SHARED" }, algorithm = "HS256", audience = "rtaa" }"#, "Some(Signer(HS256))"),
+        ] {
+            let trunk = read(keys).unwrap();
+            assert_eq!((format!("{:?}", trunk.jwt).as_str(), trunk.authorization.is_none()), (shown, true), "{keys}");
+        }
+        for (keys, said) in [
+            (
+                r#"jwt = { key = { env = "PUBLIC" } }"#,
+                "t.toml:8: [trunk.agent] jwt.key = ***: wanted an RSA private key in PEM, of 2048 bits or more, without a \
+                 passphrase",
+            ),
+            (
+                r#"jwt = { key = { env = "SHORT" }, algorithm = "HS256" }"#,
+                "t.toml:8: [trunk.agent] jwt.key = ***: wanted a secret of at least 32 bytes (RFC 7518 3.2)",
+            ),
+            (
+                r#"jwt = { algorithm = "RS265", expires-seconds = 1 }"#,
+                "t.toml:8: [trunk.agent] jwt.key: missing; wanted e.g. { credential = \"NAME\" }\n\
+                 t.toml:8: [trunk.agent] jwt.algorithm = \"RS265\": no such algorithm; there are: RS256, ES256, HS256\n\
+                 t.toml:8: [trunk.agent] jwt.expires-seconds = 1: wanted a whole number from 30 to 86400",
+            ),
+            (
+                r#"jwt = "hush""#,
+                "t.toml:8: [trunk.agent] jwt = ***: wanted { key = { credential = \"NAME\" }, algorithm = \"RS256\" }",
+            ),
+            (
+                "bearer = { env = \"SHORT\" }\njwt = { key = { env = \"RSA\" } }",
+                "t.toml:9: [trunk.agent] jwt = ***: beside `bearer`; a request has one authorization, leave out one of \
+                 the two",
+            ),
+        ] {
+            assert_eq!(read(keys).unwrap_err(), said, "{keys}");
+        }
+    }
+
+    #[test]
     fn several_lines_and_trunks_keep_the_files_order() {
         let config = read(
             "[line.pbx]",
@@ -1636,7 +1736,7 @@ berer = "hush""#,
                 "t.toml:9: [trunk.agent] connect-timeout-ms = 1: wanted a whole number from 100 to 60000",
                 r#"t.toml:10: [trunk.agent] insecure = "yes": wanted true or false"#,
                 r#"t.toml:11: [trunk.agent] ca-file = "no.pem": cannot be read: No such file or directory (os error 2)"#,
-                "t.toml:12: [trunk.agent] berer: no such key; did you mean `bearer`? (url, dialect, sample-rate, connect-timeout-ms, headers, bearer, basic, ca-file, insecure, {dialects})",
+                "t.toml:12: [trunk.agent] berer: no such key; did you mean `bearer`? (url, dialect, sample-rate, connect-timeout-ms, headers, bearer, basic, jwt, ca-file, insecure, {dialects})",
             ],
         ),
         (
@@ -1802,7 +1902,7 @@ ozonetel = true
 "#,
             &[
                 "t.toml:8: [trunk.agent] ozonetel = true: wanted a table: [trunk.agent.ozonetel]",
-                "t.toml:9: [trunk.agent] ozontel: no such table; did you mean `ozonetel`? (url, dialect, sample-rate, connect-timeout-ms, headers, bearer, basic, ca-file, insecure, {dialects})",
+                "t.toml:9: [trunk.agent] ozontel: no such table; did you mean `ozonetel`? (url, dialect, sample-rate, connect-timeout-ms, headers, bearer, basic, jwt, ca-file, insecure, {dialects})",
             ],
         ),
         (

@@ -312,6 +312,14 @@ pub struct Facts {
     pub custom: Parameters,
 }
 
+impl Facts {
+    /// The id of the call at the platform; a line that has none is told apart by ours.
+    #[must_use]
+    pub fn call_sid_or_ours(&self) -> &str {
+        if self.call_sid.is_empty() { &self.call_id } else { &self.call_sid }
+    }
+}
+
 /// The grammar of one call on one WebSocket, in one role.
 ///
 /// Nothing here allocates once `open` has returned.

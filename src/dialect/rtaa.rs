@@ -342,10 +342,9 @@ impl Dialect for Rtaa {
         if self.role == Role::Agent || step > 0 {
             return Ok(false);
         }
-        let interaction_id = if facts.call_sid.is_empty() { &facts.call_id } else { &facts.call_sid };
         out.json(&Opening {
             event: "start",
-            interaction_id,
+            interaction_id: facts.call_sid_or_ours(),
             tenant_id: &facts.account,
             sample_rate: self.rate.hz(),
             encoding: "pcm16",

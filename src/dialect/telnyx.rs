@@ -412,7 +412,7 @@ impl Dialect for Telnyx {
             (Role::Vendor, 1) => {
                 let start = Start {
                     user_id: &facts.account,
-                    call_control_id: control_id(facts),
+                    call_control_id: facts.call_sid_or_ours(),
                     call_session_id: &facts.call_id,
                     from: &facts.from,
                     to: &facts.to,
@@ -476,7 +476,7 @@ impl Dialect for Telnyx {
                 self.write_event("dtmf", Some(stamp.epoch_ms), digit, facts, out)?;
             }
             (Role::Vendor, Say::Stop(_)) => {
-                let stop = Stop { user_id: &facts.account, call_control_id: control_id(facts) };
+                let stop = Stop { user_id: &facts.account, call_control_id: facts.call_sid_or_ours() };
                 self.write_event("stop", None, stop, facts, out)?;
             }
             (Role::Agent, Say::HangUp | Say::Heard(_) | Say::Dtmf(_) | Say::Stop(_))
@@ -550,11 +550,6 @@ fn behind_header(mut payload: &[u8]) -> &[u8] {
 
 fn is_either(key: &Key<'_>, snake: &[u8], camel: &[u8]) -> bool {
     key.is(snake) || key.is(camel)
-}
-
-/// The platform's id of the call; a line without one has ours.
-fn control_id(facts: &Facts) -> &str {
-    if facts.call_sid.is_empty() { &facts.call_id } else { &facts.call_sid }
 }
 
 /// What a vendor's messages look like from outside, but for `connected` and `media`.
@@ -1051,8 +1046,10 @@ mod tests {
 
     #[test]
     fn a_peer_that_is_heard_to_have_the_other_order_is_answered_in_it() {
-        let tone: Vec<i16> =
-            (0..16_000).map(|n| (f64::from(n) * 0.392_699).sin() * 16_000.0).map(|sample| sample as i16).collect();
+        let tone: Vec<i16> = (0..16_000)
+            .map(|n| (f64::from(n) * core::f64::consts::FRAC_PI_8).sin() * 16_000.0)
+            .map(|sample| sample as i16)
+            .collect();
         for role in [Role::Vendor, Role::Agent] {
             let mut dialect = l16(role, "auto");
             if role == Role::Agent {

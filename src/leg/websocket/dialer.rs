@@ -3,7 +3,7 @@
 //! The trunks of a route are tried in order, each within its own `connect-timeout-ms`. What it brings up is handed to
 //! the call's media thread; a call that ends first takes its dialling with it.
 
-use std::{collections::HashMap, io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use log::{info, warn};
 use tokio::{
@@ -18,11 +18,12 @@ use crate::{
         vitals::Vitals,
     },
     clock,
-    config::Config,
+    config::{Config, Secret, Trunk},
     control::messages,
     dialect::{self, Carrier, Facts, Role},
     leg::websocket::{
         dial::{Dialed, Stages, dial},
+        jwt::{Claims, Unsigned},
         link::Link,
         tls,
     },
@@ -122,7 +123,8 @@ pub fn run(setup: DialSetup) -> io::Result<()> {
 }
 
 async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>, request: Request) {
-    let Request { seq, call_id, trunks, line_rate, facts: _, mut cancelled, reply } = request;
+    let Request { seq, call_id, trunks, line_rate, facts, mut cancelled, reply } = request;
+    let claims = Claims { tenant_id: facts.account.to_string(), interaction_id: facts.call_sid_or_ours().to_owned() };
     // The control thread is behind by thousands of attempts, or gone.
     let tell = |trunk, result| drop(news.try_send(News { seq, trunk, at_ms: clock::epoch_ms(), result }));
     let mut reason = EndReason::TrunkRefused;
@@ -133,10 +135,22 @@ async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>,
             // The config knows no other dialects than these.
             continue;
         };
+        let trunk = match authorized(trunk, &claims) {
+            Ok(trunk) => trunk,
+            Err(error) => {
+                warn!(
+                    message_id = messages::TRUNK_REFUSED, call_id, leg = "trunk", trunk = trunk.name,
+                    dialect = trunk.dialect, error:%;
+                    "trunk did not take the call"
+                );
+                tell(index, Err(error.to_string()));
+                continue;
+            }
+        };
         let dialed = tokio::select! {
             // Closed or told: either way the caller is gone.
             _ = &mut cancelled => return,
-            dialed = dial(trunk, roots.0.get(&trunk.ca_file), send_buffer(&*dialect)) => dialed,
+            dialed = dial(&trunk, roots.0.get(&trunk.ca_file), send_buffer(&*dialect)) => dialed,
         };
         match dialed {
             Ok(Dialed { stream, tls, read_ahead, peer, cipher, stages }) => {
@@ -167,6 +181,14 @@ async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>,
     let _ = reply.send(Order::Trunk { seq, result: Err(reason) }).await;
 }
 
+/// The trunk as it is dialled for this call: one that wants a token has a fresh one.
+fn authorized<'t>(trunk: &'t Trunk, claims: &Claims) -> Result<Cow<'t, Trunk>, Unsigned> {
+    let Some(signer) = &trunk.jwt else { return Ok(Cow::Borrowed(trunk)) };
+    let token = signer.sign(claims, clock::epoch_ms() / 1000)?;
+    let authorization = Some(Secret::new(format!("Bearer {}", token.reveal())));
+    Ok(Cow::Owned(Trunk { authorization, ..trunk.clone() }))
+}
+
 /// Half a second of what this dialect sends, so that the kernel cannot hide a backlog from the uplink.
 fn send_buffer(dialect: &dyn dialect::Dialect) -> usize {
     let bytes_a_sample = match dialect.expected().carrier {
@@ -175,4 +197,84 @@ fn send_buffer(dialect: &dyn dialect::Dialect) -> usize {
         Carrier::Raw => 2,
     };
     (dialect.rate().samples(500) * bytes_a_sample).max(16 * 1024)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use core::net::Ipv4Addr;
+    use std::path::Path;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::{
+        config::{self, Environment},
+        leg::websocket::{
+            dial::accept,
+            jwt::{Algorithm, Verifier},
+        },
+    };
+
+    struct Key;
+
+    impl Environment for Key {
+        fn var(&self, _: &str) -> Option<String> {
+            Some(include_str!("../../../tests/keys/rsa-private.pem").to_owned())
+        }
+
+        fn credentials_dir(&self) -> Option<PathBuf> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn each_call_brings_a_token_of_its_own() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let text = format!(
+            "[line.pbx]\nkind = \"audiosocket\"\n[trunk.agent]\nurl = \"ws://{}/v1/ingest\"\ndialect = \"rtaa\"\n\
+             jwt = {{ key = {{ env = \"KEY\" }} }}\n[[route]]\nline = \"pbx\"\ntrunks = [\"agent\"]\n",
+            listener.local_addr().unwrap()
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trunkline.toml");
+        std::fs::write(&path, text).unwrap();
+        let config = Arc::new(config::load(Path::new(&path), &Key).unwrap());
+        let public = Secret::new(include_str!("../../../tests/keys/rsa-public.pem"));
+        let verifier = Verifier::new(Algorithm::Rs256, &public).unwrap();
+        let server = tokio::spawn(async move {
+            let mut told = Vec::new();
+            for _ in 0..2 {
+                let accepted = accept(listener.accept().await.unwrap().0, None).await.unwrap();
+                let token =
+                    accepted.request.header("authorization").unwrap().strip_prefix("Bearer ").unwrap().to_owned();
+                told.push(verifier.verify(&token, clock::epoch_ms() / 1000).unwrap());
+            }
+            told
+        });
+        let (news, mut heard) = mpsc::channel(8);
+        let (reply, mut orders) = mpsc::channel(8);
+        for (seq, call) in [(0, "one"), (1, "two")] {
+            let (_dialing, cancelled) = oneshot::channel();
+            let request = Request {
+                seq,
+                call_id: call.to_owned(),
+                trunks: vec![0],
+                line_rate: Rate::Hz8000,
+                facts: Box::new(Facts {
+                    account: "harbour".try_into().unwrap(),
+                    call_sid: call.try_into().unwrap(),
+                    ..Facts::default()
+                }),
+                cancelled,
+                reply: reply.clone(),
+            };
+            serve(Arc::clone(&config), Arc::new(Roots(HashMap::new())), news.clone(), request).await;
+            assert!(heard.recv().await.unwrap().result.is_ok());
+            assert!(matches!(orders.recv().await, Some(Order::Trunk { result: Ok(_), .. })));
+        }
+        let told: Vec<_> =
+            server.await.unwrap().into_iter().map(|claims| (claims.tenant_id, claims.interaction_id)).collect();
+        assert_eq!(told, [("harbour".to_owned(), "one".to_owned()), ("harbour".to_owned(), "two".to_owned())]);
+    }
 }
