@@ -105,7 +105,6 @@ fn leg(dialect: &'static str, role: Role, now: Now) -> Leg {
         rate: Rate::Hz8000,
         now,
         epoch_ms: 1_700_000_000_000,
-        max_message: 1 << 20,
         ping_every: Now::from_secs(20),
     })
 }
