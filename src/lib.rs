@@ -18,6 +18,7 @@
 //! - [`leg`]: one side of a call: AudioSocket, pipe, WebSocket.
 //! - [`call`]: the only place that knows both legs. [`call::bridge`] is pure and runs in tests in virtual time;
 //!   [`call::shard`] is the media thread around it.
+//! - [`telnyx`]: call control at Telnyx, whose webhooks tell of calls and whose streams a line takes.
 //! - [`config`]: read once, checked once, never re-checked.
 //! - [`control`]: watching and steering, never in the way of audio.
 //! - [`records`]: what is kept of calls, on a thread of its own, because a disk may hang.
@@ -36,4 +37,5 @@ pub mod exit;
 pub mod leg;
 pub mod media;
 pub mod records;
+pub mod telnyx;
 pub mod ticker;

@@ -14,9 +14,10 @@ use tokio::sync::{mpsc, oneshot};
 use trunkline::{
     call::{
         EndReason, Outcome,
+        attention::BargeIn,
         bridge::Limits,
         gauges::Gauges,
-        shard::{self, Answered, NewCall, NewLine, Order, ShardSetup},
+        shard::{self, Answered, Listen, NewCall, NewLine, Order, ShardSetup},
         vitals::Vitals,
     },
     control::metrics::Metrics,
@@ -107,8 +108,19 @@ fn start(seq: u64, orders: &mpsc::Sender<Order>) -> FarEnds {
     let line = NewLine::Audiosocket { stream: line, line: Box::new(Line::new(Reader::new())) };
     let (dialing, _) = oneshot::channel();
     let give_up_after = Now::from_secs(60);
-    let new =
-        NewCall { seq, facts: Facts::default(), line, give_up_after, dialing, gauges: Arc::new(Gauges::default()) };
+    let gauges = Arc::new(Gauges::default());
+    let (facts, listen) = (Facts::default(), Listen::No);
+    let new = NewCall {
+        seq,
+        facts,
+        line,
+        give_up_after,
+        dialing,
+        gauges,
+        trunkless: false,
+        listen,
+        barge_in: BargeIn::Cloud,
+    };
     orders.blocking_send(Order::Call(Box::new(new))).ok().unwrap();
     let dialect = Box::new(Faulty(Binary::new(Rate::Hz8000)));
     let answered = Answered { stream: trunk, link: Link::new(None, Vec::new()), dialect };
@@ -189,6 +201,8 @@ fn a_panic_in_one_call_ends_it_and_the_other_twenty_go_on() {
         limits: Limits { downlink_seconds: 10, uplink_max_ms: 2000, cushion: Now::from_millis(10) },
         orders: mailbox,
         reports: reporter,
+        redials: mpsc::channel(1).0,
+        tap: None,
         metrics: Arc::clone(&metrics),
         vitals: Arc::new(Vitals::default()),
         ready,

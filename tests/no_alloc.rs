@@ -30,7 +30,7 @@ use trunkline::{
     },
 };
 
-const DIALECTS: [&str; 3] = ["ozonetel", "exotel", "binary"];
+const DIALECTS: [&str; 6] = ["ozonetel", "exotel", "binary", "twilio", "plivo", "vonage"];
 
 /// The daemon's side of one call.
 struct Call {
@@ -157,7 +157,7 @@ fn leg(dialect: &'static str, role: Role) -> Leg {
     };
     Leg::new(Setup {
         side: if role == Role::Vendor { Side::Client } else { Side::Server },
-        dialect: dialect::open(dialect, role, None, Rate::Hz8000, &Options::default()).unwrap(),
+        dialect: dialect::open(dialect, role, Some(Rate::Hz8000), Rate::Hz8000, &Options::default()).unwrap(),
         facts,
         rate: Rate::Hz8000,
         now: Now::ZERO,
@@ -246,6 +246,12 @@ fn largest(dialect: &str, bytes: usize) -> (u8, Vec<u8>, usize) {
             let (head, tail) = (r#"{"event":"media","stream_sid":"s","media":{"payload":""#, r#"","chunk":"7"}}"#);
             let groups = (bytes - head.len() - tail.len()) / 8;
             (TEXT, around(head, "AQIDBAUG".repeat(groups).as_str(), tail), groups * 3)
+        }
+        "twilio" | "plivo" => {
+            let event = if dialect == "twilio" { "media" } else { "playAudio" };
+            let (head, tail) = (format!(r#"{{"event":"{event}","media":{{"payload":""#), r#""}}"#);
+            let groups = (bytes - head.len() - tail.len()) / 4;
+            (TEXT, around(&head, "AQID".repeat(groups).as_str(), tail), groups * 3)
         }
         _ => (BINARY, pcm(&speech(bytes / 2)), bytes / 2),
     }

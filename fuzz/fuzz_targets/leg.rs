@@ -45,7 +45,6 @@ impl Scene {
             rate: self.rate,
             now: Now::ZERO,
             epoch_ms: 1_767_225_600_000,
-            max_message: MAX_MESSAGE,
             ping_every: Now::from_secs(20),
         })
     }

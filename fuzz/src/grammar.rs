@@ -48,6 +48,10 @@ struct Heard {
     said: Said,
 }
 
+impl Heard {
+    const NOTHING: Self = Self { samples: None, rate: None, said: Said::Plain("none") };
+}
+
 fn hear(dialect: &mut dyn Dialect, text: &[u8]) -> Result<Heard, Malformed> {
     let incoming = dialect.handle_text(text)?;
     let (samples, rate) = match incoming.audio {
@@ -158,7 +162,9 @@ fn speak(name: &str, role: Role, options: &Options, dialect: &mut dyn Dialect, s
 
     let samples: Vec<i16> = (0..dialect.chunk()).map(|i| (i as i16).wrapping_mul(7_919)).collect();
     let text = write(|out| dialect.write_audio(&samples, &facts, STAMP, out));
-    let heard = hear(&mut *peer, &text).unwrap_or_else(|error| panic!("{error} in {}", show(&text)));
+    // Where nobody would hear it, there is nothing.
+    let heard = if text.is_empty() { Ok(Heard::NOTHING) } else { hear(&mut *peer, &text) };
+    let heard = heard.unwrap_or_else(|error| panic!("{error} in {}", show(&text)));
     if matches!(dialect.expected().coding, Coding::Decimal | Coding::Pcm16Le)
         && let Some(heard) = heard.samples
     {

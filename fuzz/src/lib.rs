@@ -73,6 +73,10 @@ impl Said {
             Event::Clear => Self::Plain("clear"),
             Event::HangUp => Self::Plain("hang up"),
             Event::Stop => Self::Plain("stop"),
+            Event::Transcript { .. } => Self::Plain("transcript"),
+            Event::Fault(_) => Self::Plain("fault"),
+            Event::Broken(_) => Self::Plain("broken"),
+            Event::Expiring => Self::Plain("expiring"),
             Event::Mark(name) | Event::Heard(name) => {
                 assert!(!name.is_empty() && name.len() <= trunkline::dialect::MAX_MARK, "{name:?}");
                 Self::Mark(name.to_owned())

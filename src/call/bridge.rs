@@ -4,16 +4,23 @@
 use crate::{
     call::{
         EndReason,
+        attention::{Attention, BargeIn, Heard},
+        counting,
+        overheard::{Frames, Overheard},
         state::{Event, State},
+        tap::{Happening, MarkName},
+        turns::Turns,
+        websocket_line::{LineEar, LineNews, LineSetup, WebsocketLine},
     },
-    dialect::{self, MarksOnClear, Say, StopReason},
-    leg::websocket::leg::{Flow, Leg, Over, Sink, Tally},
+    dialect::{self, Direction, MarksOnClear, Say, Speaker, StopReason},
+    leg::websocket::leg::{Flow, Leg, MAX_CHUNK, Over, Sink, Tally},
     media::{
         Now, Rate,
         frame::MAX_SAMPLES,
         histogram::Histogram,
         level::{SILENCE_DBOV, level_dbov},
         marks::Marks,
+        pacer::Pacer,
         playout::{Playout, Queue, Tick, Weather},
         pool::{Account, BLOCK, Full, Pool},
         resample::Resampler,
@@ -71,6 +78,8 @@ pub struct Delays {
     pub uplink: Histogram,
     /// How long after it was due a frame left for the line; frames that never left count as late as the one after them.
     pub playout: Histogram,
+    /// From the caller's last word to the agent's first: the response delay of each turn.
+    pub response: Histogram,
 }
 
 /// The bridge.
@@ -80,8 +89,19 @@ pub struct Bridge {
     account: Account,
     uplink: Uplink,
     downlink: Downlink,
+    direction: Direction,
+    attention: Attention,
+    barge_in: BargeIn,
     line_rate: Rate,
+    /// The line's leg, where it is a WebSocket.
+    line: Option<Box<WebsocketLine>>,
     trunk: Option<Leg>,
+    /// What the trunks before this one met.
+    past: Tally,
+    /// Whether another connection to the trunk is wanted.
+    redial: Redial,
+    /// There is no trunk, and there will be none: others listen.
+    trunkless: bool,
     /// Its connection is of no more use.
     trunk_gone: bool,
     /// When our stop was said.
@@ -113,22 +133,54 @@ pub struct Times {
     pub ended: Option<Now>,
 }
 
-struct Uplink {
-    ring: Ring,
-    rate: Rate,
+pub(super) struct Uplink {
+    pub(super) ring: Ring,
+    pub(super) rate: Rate,
     /// From the line's rate to the ring's, while they differ.
     resampler: Option<Resampler>,
     tally: UplinkTally,
     /// The loudest frame since somebody asked (dBov).
     loudest: i8,
+    /// When a frame was last loud enough to be speech.
+    loud_at: Now,
     /// When the oldest message became whole that was not handed to the trunk's socket yet.
     waits_since: Option<Now>,
+    /// Whoever listens to the call.
+    overheard: Option<Box<Overheard>>,
+}
+
+/// Whether another connection to the trunk is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Redial {
+    No,
+    /// There is none any more.
+    Lost {
+        /// When we stop trying.
+        give_up_at: Now,
+        asked: bool,
+    },
+    /// The one that there is will end soon.
+    Expiring {
+        /// From then on it is changed in mid-sentence.
+        until: Now,
+        asked: bool,
+    },
 }
 
 struct Downlink {
     ring: Ring,
     marks: Marks,
     playout: Playout,
+    /// In place of the playout's ticks, where the line's far side has a queue of its own.
+    pacer: Option<Pacer>,
+    /// Marks up to here were told by a flush.
+    flushed_to: u64,
+    /// What the line's far side had was flushed, and whoever listens does not know yet.
+    flushed_far: bool,
+    /// The rest of speech that the caller interrupted may still be on its way.
+    discard: Option<Discard>,
+    /// The trunk says that it will not go on for long.
+    expiring: bool,
     /// From the ring's rate to the line's, while they differ.
     resampler: Option<Resampler>,
     /// What a clear flushes is never told as heard.
@@ -140,7 +192,23 @@ struct Downlink {
     clears: u64,
     marks_heard: u64,
     agent_done: bool,
+    /// The agent said in so many words that the call is to end.
+    hang_up: bool,
+    /// What is to be told to whoever keeps it; `None`: nobody does.
+    notes: Option<Box<Notes>>,
 }
+
+/// Speech of the agent that comes and is not to be heard.
+#[derive(Clone, Copy, Debug)]
+struct Discard {
+    /// When the last of it came.
+    last: Now,
+    /// From then on everything is heard again.
+    until: Now,
+}
+
+/// What happened and was not told yet.
+type Notes = heapless::Deque<Happening, MAX_NOTES>;
 
 impl Bridge {
     /// A call whose line is up and whose trunk is being dialled until `give_up_at` at the latest.
@@ -159,12 +227,19 @@ impl Bridge {
                 resampler: None,
                 tally: UplinkTally::default(),
                 loudest: SILENCE_DBOV,
+                loud_at: Now::ZERO,
                 waits_since: None,
+                overheard: None,
             },
             downlink: Downlink {
                 ring: Ring::new(rate.samples(limits.downlink_seconds * 1000)),
                 marks: Marks::default(),
                 playout: Playout::new(rate, limits.cushion),
+                pacer: None,
+                flushed_to: 0,
+                flushed_far: false,
+                discard: None,
+                expiring: false,
                 resampler: None,
                 forget_marks: false,
                 deaf: false,
@@ -172,9 +247,18 @@ impl Bridge {
                 clears: 0,
                 marks_heard: 0,
                 agent_done: false,
+                hang_up: false,
+                notes: None,
             },
+            direction: Direction::Both,
+            attention: Attention::new(rate, BargeIn::Cloud),
+            barge_in: BargeIn::Cloud,
             line_rate: rate,
+            line: None,
             trunk: None,
+            past: Tally::default(),
+            redial: Redial::No,
+            trunkless: false,
             trunk_gone: false,
             stopped: None,
             over: None,
@@ -184,6 +268,65 @@ impl Bridge {
             delays: Delays::default(),
             blocked: 0,
         })
+    }
+
+    /// The line is a WebSocket, whose leg this is. Its vendor keeps a queue of its own.
+    pub fn set_line(&mut self, now: Now, mut leg: Leg, setup: LineSetup) {
+        leg.set_rate(self.uplink.rate);
+        leg.open(now);
+        if leg.dialect().direction() == Direction::Uplink {
+            self.set_uplink_only();
+        }
+        self.downlink.pacer = Some(Pacer::new(self.line_rate, Now::from_millis(leg.dialect().lead_ms())));
+        self.line = Some(Box::new(WebsocketLine::new(now, leg, setup)));
+    }
+
+    /// Nobody hears an agent: what one says is counted and goes nowhere.
+    const fn set_uplink_only(&mut self) {
+        self.direction = Direction::Uplink;
+        self.downlink.deaf = true;
+    }
+
+    /// There will be no trunk: what the caller says is for whoever listens.
+    pub fn set_trunkless(&mut self, now: Now) {
+        self.trunkless = true;
+        self.state = State::Bridged;
+        self.times.bridged = Some(now);
+    }
+
+    /// What is done when the caller speaks while the agent does.
+    pub fn set_barge_in(&mut self, barge_in: BargeIn) {
+        self.barge_in = barge_in;
+        self.attention = Attention::new(self.line_rate, barge_in);
+    }
+
+    /// From now on it is to be told what happens, and with `sound` also what is heard.
+    pub fn listen(&mut self, sound: bool) {
+        self.downlink.notes = Some(Box::default());
+        self.uplink.overheard = sound.then(|| Box::new(Overheard::new(self.line_rate)));
+    }
+
+    /// What happened, in order.
+    pub fn poll_note(&mut self) -> Option<Happening> {
+        self.downlink.notes.as_mut()?.pop_front()
+    }
+
+    /// One more frame of both sides was heard at the line: on a line that is fed by ticks this one. `tell` is given the
+    /// rate, the caller and the agent.
+    pub fn overhear(&mut self, heard: Option<&[i16]>, tell: impl FnOnce(Rate, &[i16], &[i16])) {
+        let Some(overheard) = &mut self.uplink.overheard else { return };
+        let rate = overheard.rate();
+        if core::mem::take(&mut self.downlink.flushed_far) {
+            overheard.flush_agent();
+        }
+        if let Some(heard) = heard {
+            overheard.on_agent(heard);
+        }
+        let mut frames: Frames = [[0; MAX_SAMPLES]; 2];
+        let [caller, agent] = &mut frames;
+        let (caller, agent) = (&mut caller[..rate.frame()], &mut agent[..rate.frame()]);
+        overheard.frame(caller, agent);
+        tell(rate, caller, agent);
     }
 
     /// Where the call stands.
@@ -206,20 +349,109 @@ impl Bridge {
 
     /// Something happened to a leg or was ordered.
     pub fn handle_event(&mut self, now: Now, event: Event, pool: &mut Pool) {
+        let is_loss = matches!(event, Event::TrunkEnded(_) | Event::TrunkClosed);
+        if is_loss
+            && self.state == State::Bridged
+            && self.trunk.as_ref().is_some_and(|trunk| trunk.dialect().may_reconnect())
+        {
+            return self.lose_trunk(now);
+        }
         let had_line = self.state.has_line();
         self.state = self.state.handle_event(now, event);
         self.trunk_gone |= matches!(event, Event::TrunkEnded(_) | Event::TrunkClosed);
         if had_line && !self.state.has_line() {
             self.times.ended = Some(now);
             self.downlink.deaf = true;
-            let mut queue = Queue { ring: &mut self.downlink.ring, pool: &mut *pool, account: &mut self.account };
-            self.downlink.playout.clear(&mut queue);
+            // A vendor that has left needs no word to throw away what it has.
+            let far_side = self.line.as_deref_mut().filter(|_| !matches!(event, Event::LineEnded(_)));
+            self.downlink.flush(now, &mut self.account, pool, far_side);
+            if let (Some(line), Some(reason)) = (&mut self.line, self.state.reason()) {
+                line.hang_up = self.downlink.hang_up;
+                line.say_goodbye(now, reason);
+            }
             self.pump(now, pool);
         }
         let over = self.trunk.as_ref().is_none_or(Leg::is_closed);
         if matches!(self.state, State::Closing { .. }) && (over || self.trunk_gone) {
             self.state = self.state.handle_event(now, Event::TrunkClosed);
         }
+    }
+
+    /// The trunk's connection is lost, and its platform takes the call up again on another.
+    fn lose_trunk(&mut self, now: Now) {
+        if let Some(trunk) = self.trunk.take() {
+            self.past = self.past.and(trunk.tally());
+            self.redial = Redial::Lost { give_up_at: now + RECONNECT, asked: false };
+        }
+    }
+
+    /// Whether another connection to the trunk is wanted now; said once for each.
+    pub fn poll_redial(&mut self) -> bool {
+        match &mut self.redial {
+            Redial::Lost { asked, .. } | Redial::Expiring { asked, .. } if !*asked => {
+                *asked = true;
+                true
+            }
+            Redial::No | Redial::Lost { .. } | Redial::Expiring { .. } => false,
+        }
+    }
+
+    /// The other connection could not be had. Where the call still has one it goes on with that; it is asked for again.
+    pub fn handle_redial_failed(&mut self, now: Now, reason: EndReason, pool: &mut Pool) {
+        match &mut self.redial {
+            Redial::Lost { give_up_at, .. } if now >= *give_up_at => {
+                self.redial = Redial::No;
+                self.state = self.state.handle_event(now, Event::TrunkEnded(reason));
+                self.handle_event(now, Event::Tick, pool);
+            }
+            Redial::Lost { asked, .. } | Redial::Expiring { asked, .. } => *asked = false,
+            Redial::No => {}
+        }
+    }
+
+    /// Whether a new connection may take the trunk's place: at once where there is none, else between turns, when neither
+    /// side speaks.
+    #[must_use]
+    pub fn is_ready_to_change(&self, now: Now) -> bool {
+        match self.redial {
+            Redial::No => false,
+            Redial::Lost { .. } => true,
+            Redial::Expiring { until, .. } => {
+                let down = &self.downlink;
+                let silent = down.ring.is_empty()
+                    && down.ring.staged() == 0
+                    && match &down.pacer {
+                        Some(pacer) => pacer.ahead(now).is_zero(),
+                        None => down.playout.is_dry(),
+                    };
+                let caller_silent = now.saturating_sub(self.uplink.loud_at) >= BETWEEN_TURNS;
+                now >= until || silent && caller_silent
+            }
+        }
+    }
+
+    /// Whether another connection is on its way or waits for its moment.
+    #[must_use]
+    pub const fn is_redialing(&self) -> bool {
+        !matches!(self.redial, Redial::No)
+    }
+
+    /// Another connection takes the trunk's place; gives the leg that it had, if it still had one, to say its goodbye.
+    pub fn handle_trunk_changed(&mut self, now: Now, mut leg: Leg, pool: &mut Pool) -> Option<Leg> {
+        self.redial = Redial::No;
+        let mut old = self.trunk.take();
+        if let Some(old) = &mut old {
+            old.close(1000, "");
+            self.past = self.past.and(old.tally());
+        }
+        // The new one knows nothing of what the old one asked.
+        self.downlink.marks.clear(pool, &mut self.account);
+        self.downlink.forget_marks = leg.dialect().marks_on_clear() == MarksOnClear::Forget;
+        leg.set_rate(self.uplink.rate);
+        leg.open(now);
+        (self.trunk, self.over, self.trunk_gone, self.overdue) = (Some(leg), None, false, None);
+        self.downlink.note(|| Happening::Rebridged);
+        old
     }
 
     /// A fault of ours: the call ends as it stands.
@@ -234,6 +466,10 @@ impl Bridge {
             return;
         }
         self.downlink.forget_marks = leg.dialect().marks_on_clear() == MarksOnClear::Forget;
+        if leg.dialect().direction() == Direction::Uplink {
+            self.set_uplink_only();
+        }
+        self.downlink.note(|| Happening::Bridged);
         leg.set_rate(self.uplink.rate);
         leg.open(now);
         self.times.bridged = Some(now);
@@ -249,10 +485,16 @@ impl Bridge {
         let up = &mut self.uplink;
         self.times.first_spoken.get_or_insert(now);
         if up.tally.frames.is_multiple_of(LOOKED_AT) {
-            up.loudest = up.loudest.max(level_dbov(samples));
+            up.look_at(now, samples);
         }
         up.tally.frames += 1;
         up.tally.samples += samples.len() as u64;
+        if let Some(overheard) = &mut up.overheard {
+            overheard.set_rate(rate);
+            overheard.on_caller(samples);
+        }
+        self.attention.set_rate(rate);
+        let talk = self.attention.on_caller(now, samples);
         match &mut up.resampler {
             None => up.tally.dropped += push_dropping(&mut up.ring, pool, &mut self.account, samples),
             Some(resampler) => {
@@ -269,18 +511,67 @@ impl Bridge {
                 }
             }
         }
-        // Samples that do not fill a message yet wait for more of the caller's speech: that is not our delay.
+        self.note_waiting(now);
+        if let Some(heard) = talk {
+            self.on_talk(now, heard, pool);
+        }
+    }
+
+    /// The caller began to speak, or stopped.
+    fn on_talk(&mut self, now: Now, heard: Heard, pool: &mut Pool) {
+        match heard {
+            Heard::Started => {
+                self.downlink.note(|| Happening::SpeechStarted(Speaker::Caller));
+                let agent_speaks = self.attention.turns().is_agent_heard(now) || !self.downlink.ring.is_empty();
+                if agent_speaks && self.barge_in != BargeIn::Cloud {
+                    self.barge_in(now, pool);
+                }
+            }
+            Heard::Stopped { answered_after } => {
+                self.downlink.note(|| Happening::SpeechStopped(Speaker::Caller));
+                if let Some(delay) = answered_after {
+                    self.on_answer(delay);
+                }
+            }
+        }
+    }
+
+    /// The caller speaks while the agent does.
+    fn barge_in(&mut self, now: Now, pool: &mut Pool) {
+        let Some(trunk) = &mut self.trunk else { return };
+        trunk.say(now, Say::BargeIn);
+        if self.barge_in == BargeIn::Notify {
+            return self.downlink.note(|| Happening::BargeIn { flushed_ms: None });
+        }
+        let flushed = self.downlink.flush(now, &mut self.account, pool, self.line.as_deref_mut());
+        let unheard_ms = ms(flushed, self.downlink.playout.rate());
+        trunk.say(now, Say::Cleared { unheard_ms });
+        if !trunk.dialect().skips_flushed_speech() {
+            self.downlink.discard = Some(Discard { last: now, until: now + DISCARDED });
+        }
+        self.downlink.note(|| Happening::BargeIn { flushed_ms: Some(unheard_ms) });
+    }
+
+    /// The agent answered the caller.
+    fn on_answer(&mut self, delay: Now) {
+        self.delays.response.record(delay);
+        self.downlink.note(|| Happening::Answered { delay });
+    }
+
+    /// Samples that do not fill a message yet wait for more of the caller's speech: that is not our delay.
+    fn note_waiting(&mut self, now: Now) {
         if let Some(trunk) = &self.trunk
-            && up.waits_since.is_none()
-            && up.ring.len() >= trunk.chunk()
+            && self.uplink.waits_since.is_none()
+            && self.uplink.ring.len() >= trunk.chunk()
         {
-            up.waits_since = Some(now);
+            self.uplink.waits_since = Some(now);
         }
     }
 
     /// The caller pressed a key.
     pub fn handle_digit(&mut self, now: Now, digit: u8) {
         self.uplink.tally.digits += 1;
+        self.downlink.note(|| Happening::Digit(digit));
         if let Some(trunk) = &mut self.trunk {
             trunk.say(now, Say::Dtmf(digit));
         }
@@ -295,7 +586,9 @@ impl Bridge {
     /// played.
     pub fn handle_trunk(&mut self, now: Now, pool: &mut Pool) -> Flow {
         let Some(trunk) = &mut self.trunk else { return Flow::Hungry };
-        let mut ear = Ear { downlink: &mut self.downlink, account: &mut self.account, pool };
+        let line = self.line.as_deref_mut();
+        self.downlink.end_discard(now);
+        let mut ear = Ear { downlink: &mut self.downlink, account: &mut self.account, pool, line, now };
         let heard = loop {
             let flow = trunk.handle(now, &mut ear);
             // One message alone fills the ring: its head has to be heard before its end can be read.
@@ -308,9 +601,13 @@ impl Bridge {
         };
         if let Some(unheard_ms) = self.downlink.cleared.take() {
             trunk.say(now, Say::Cleared { unheard_ms });
+            self.downlink.note(|| Happening::Cleared { unheard_ms });
         }
         if let Some(round_trip) = trunk.round_trip() {
             self.downlink.playout.set_round_trip(round_trip);
+        }
+        if core::mem::take(&mut self.downlink.expiring) && self.redial == Redial::No {
+            self.redial = Redial::Expiring { until: now + EXPIRING, asked: false };
         }
         if core::mem::take(&mut self.downlink.agent_done) {
             self.handle_event(now, Event::AgentDone(EndReason::TrunkHungUp), pool);
@@ -337,13 +634,16 @@ impl Bridge {
     /// Writes what the caller said to the trunk's [`Leg::out`], as far as there is room.
     pub fn pump(&mut self, now: Now, pool: &mut Pool) {
         self.retune_uplink();
-        let Some(trunk) = &mut self.trunk else { return };
         let up = &mut self.uplink;
+        if self.trunkless {
+            up.tally.sent += up.ring.clear(pool, &mut self.account) as u64;
+        }
+        let Some(trunk) = &mut self.trunk else { return };
         if !trunk.out().is_empty() {
             up.shed(&self.limits, pool, &mut self.account);
             return self.say_goodbye(now, pool);
         }
-        let chunk = trunk.chunk().min(MAX_CHUNK);
+        let chunk = trunk.chunk();
         // Three events of four bring no whole message, and then its space need not be cleared.
         if up.ring.len() < chunk || !trunk.has_room() {
             return self.say_goodbye(now, pool);
@@ -410,6 +710,9 @@ impl Bridge {
     pub fn handle_frame_written(&mut self, now: Now, heard: usize, pool: &mut Pool) {
         if heard > 0 {
             self.times.first_heard.get_or_insert(now);
+            if let Some(delay) = self.attention.on_agent(now, heard, self.line_rate) {
+                self.on_answer(delay);
+            }
         }
         let down = &mut self.downlink;
         while let Some(trunk) = &mut self.trunk
@@ -417,13 +720,192 @@ impl Bridge {
             && trunk.has_room()
             && let Some(name) = down.marks.pop(pool, &mut self.account)
         {
-            trunk.say(now, Say::Heard(&name));
-            down.marks_heard += 1;
+            down.tell_heard(now, trunk, &name);
         }
+        self.note_dryness(now, heard == 0, pool);
+    }
+
+    /// What the agent said last was heard, or not yet.
+    fn note_dryness(&mut self, now: Now, silent: bool, pool: &mut Pool) {
         if let State::Finishing { .. } = self.state {
-            let dry = heard == 0 && self.downlink.ring.is_empty() && self.downlink.ring.staged() == 0;
+            let dry = silent && self.downlink.ring.is_empty() && self.downlink.ring.staged() == 0;
             self.handle_event(now, if dry { Event::Dry } else { Event::Heard }, pool);
         }
+    }
+
+    /// The leg of a line that is a WebSocket: where its bytes go, and what is to be sent to it.
+    pub fn line_mut(&mut self) -> Option<&mut Leg> {
+        self.line.as_mut().map(|line| &mut line.leg)
+    }
+
+    /// Makes audio and events of what was read from a line that is a WebSocket. [`Flow::Paused`]: do not read on before
+    /// what it has to be told was sent.
+    pub fn handle_line(&mut self, now: Now, pool: &mut Pool) -> Flow {
+        let deaf = !self.state.has_line();
+        let Some(line) = &mut self.line else { return Flow::Hungry };
+        let before = self.uplink.tally.samples;
+        let mut news = LineNews::default();
+        let (uplink, account, attention) = (&mut self.uplink, &mut self.account, &mut self.attention);
+        let mut ear = LineEar { now, uplink, attention, account, pool, news: &mut news, deaf };
+        let heard = line.leg.handle(now, &mut ear);
+        if self.uplink.tally.samples > before {
+            line.on_audio(now);
+            self.times.first_spoken.get_or_insert(now);
+        }
+        // A start may have named another rate than the request.
+        line.leg.set_rate(self.uplink.rate);
+        for name in &news.heard {
+            let Some(trunk) = &mut self.trunk else { break };
+            line.on_heard(now, name, |name| self.downlink.tell_heard(now, trunk, name));
+        }
+        if news.cleared {
+            self.uplink.tally.dropped += self.uplink.ring.clear(pool, &mut self.account) as u64;
+        }
+        if news.stopped {
+            line.on_stop(now);
+        }
+        self.note_waiting(now);
+        for &talk in &news.talk {
+            self.on_talk(now, talk, pool);
+        }
+        for &digit in &news.digits {
+            self.handle_digit(now, digit);
+        }
+        let paused = news.digits.is_full() || news.heard.is_full();
+        match heard {
+            Ok(_) if news.stopped => self.handle_event(now, Event::LineEnded(EndReason::LineHungUp), pool),
+            Ok(Flow::Paused) if paused => return self.handle_line(now, pool),
+            Ok(flow) => return flow,
+            Err(over) => {
+                if let Some(line) = &mut self.line {
+                    line.on_over(over);
+                }
+                let reason = match over {
+                    _ if news.stopped => EndReason::LineHungUp,
+                    // 1000 normal, 1001 going away, none given: an orderly end (RFC 6455 7.4.1).
+                    Over::Closed(None | Some(1000 | 1001)) => EndReason::LineHungUp,
+                    Over::Closed(Some(_)) => EndReason::LineLost,
+                    Over::Violation(_) | Over::Grammar(_) => EndReason::Protocol,
+                };
+                self.handle_event(now, Event::LineEnded(reason), pool);
+            }
+        }
+        Flow::Hungry
+    }
+
+    /// The connection of a line that is a WebSocket is at its end.
+    pub fn handle_line_closed(&mut self, now: Now, reason: EndReason, pool: &mut Pool) {
+        if let Some(line) = &mut self.line {
+            line.on_gone();
+        }
+        self.handle_event(now, Event::LineEnded(reason), pool);
+    }
+
+    /// Writes what the agent said to the leg of a line that is a WebSocket, as far ahead as its dialect allows.
+    pub fn pump_line(&mut self, now: Now, pool: &mut Pool) {
+        if !self.state.has_line() {
+            return;
+        }
+        let (Some(line), Some(pacer)) = (&mut self.line, &mut self.downlink.pacer) else { return };
+        let rides = line.leg.dialect().marks_ride_on_audio();
+        let mut answers = None;
+        while line.has_room() {
+            let chunk = line.leg.chunk().min(MAX_CHUNK);
+            let n = pacer.due(now, self.downlink.ring.len(), chunk);
+            if n == 0 {
+                break;
+            }
+            let mut samples = [0; MAX_CHUNK];
+            self.downlink.ring.pop(pool, &mut self.account, &mut samples[..n]);
+            let whole = n.next_multiple_of(line.leg.unit()).min(MAX_CHUNK);
+            answers = answers.or(self.attention.on_agent(pacer.busy_until().max(now), n, self.line_rate));
+            pacer.on_sent(now, n, whole);
+            let due = pacer.busy_until();
+            let reached = self.downlink.ring.popped();
+            // Several marks in one message are heard together; the message has room for one name.
+            let mut names: heapless::Vec<_, MAX_REACHED> = heapless::Vec::new();
+            while self.downlink.marks.next().is_some_and(|position| position <= reached)
+                && !names.is_full()
+                && let Some(name) = self.downlink.marks.pop(pool, &mut self.account)
+            {
+                // Fits: it is not full.
+                let _ = names.push(name);
+            }
+            let spoken = rides && names.last().is_some_and(|name| line.leg.say(now, Say::Mark(name)));
+            // There was room for it.
+            line.leg.write_audio(now, &samples[..whole]);
+            for name in names {
+                line.ask(now, name, due, spoken);
+            }
+            if let Some(overheard) = &mut self.uplink.overheard {
+                overheard.on_agent(&samples[..whole]);
+            }
+            self.times.first_heard.get_or_insert(now);
+        }
+        if let Some(delay) = answers {
+            self.on_answer(delay);
+        }
+        self.ask_reached(now, pool);
+    }
+
+    /// Marks behind which there is nothing more to send, and those that a flush has told.
+    fn ask_reached(&mut self, now: Now, pool: &mut Pool) {
+        let (Some(line), Some(pacer)) = (&mut self.line, &self.downlink.pacer) else { return };
+        let (due, busy) = (pacer.busy_until().max(now), !pacer.ahead(now).is_zero());
+        while let Some(trunk) = &mut self.trunk
+            && trunk.has_room()
+            && let Some(name) = line.poll_heard(now)
+        {
+            self.downlink.tell_heard(now, trunk, &name);
+        }
+        while let Some(trunk) = &mut self.trunk
+            && let Some(position) = self.downlink.marks.next()
+            && position <= self.downlink.ring.popped()
+            && trunk.has_room()
+        {
+            let flushed = position <= self.downlink.flushed_to || !busy;
+            if line.is_asked_full() || !flushed && !line.leg.has_room() {
+                break;
+            }
+            let Some(name) = self.downlink.marks.pop(pool, &mut self.account) else { break };
+            if flushed && !line.is_anything_asked() {
+                self.downlink.tell_heard(now, trunk, &name);
+            } else if flushed || line.leg.dialect().marks_ride_on_audio() {
+                // The vendor has the audio already, and a dialect whose marks ride on audio can say no more.
+                line.reckon(name, due);
+            } else {
+                line.ask(now, name, due, false);
+            }
+        }
+    }
+
+    /// Whether the caller could hear the agent.
+    #[must_use]
+    pub const fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// Whether a line that is a WebSocket has taken its leave; other lines have none to take.
+    pub fn is_line_done(&mut self, now: Now) -> bool {
+        self.line.as_mut().is_none_or(|line| line.poll_goodbye(now))
+    }
+
+    /// Why the call ended, as its record says it.
+    #[must_use]
+    pub fn reason_of(&self, reason: EndReason) -> EndReason {
+        self.line.as_ref().map_or(reason, |line| line.reason(reason))
+    }
+
+    /// What the line's leg met, where it is a WebSocket.
+    #[must_use]
+    pub fn line_tally(&self) -> Option<Tally> {
+        self.line.as_ref().map(|line| line.leg.tally())
+    }
+
+    /// How a line that is a WebSocket came to its end, and what it owed and did not do.
+    #[must_use]
+    pub fn line_over(&self) -> (Option<Over>, Option<&'static str>) {
+        self.line.as_ref().map_or((None, None), |line| (line.over(), line.overdue()))
     }
 
     /// The line did not take the last frame's bytes in time: this tick goes by without one.
@@ -434,6 +916,14 @@ impl Bridge {
     /// Time passes: deadlines, and the trunk's life.
     pub fn handle_tick(&mut self, now: Now, pool: &mut Pool) {
         self.handle_event(now, Event::Tick, pool);
+        if let Some(line) = &mut self.line {
+            if let Some(reason) = line.tick(now) {
+                self.handle_event(now, Event::LineEnded(reason), pool);
+            }
+            self.pump_line(now, pool);
+            let silent = self.downlink.pacer.as_ref().is_none_or(|pacer| pacer.ahead(now).is_zero());
+            self.note_dryness(now, silent, pool);
+        }
         let Some(trunk) = &mut self.trunk else { return };
         if !trunk.beat(now) {
             return self.handle_event(now, Event::TrunkEnded(EndReason::TrunkLost), pool);
@@ -464,7 +954,10 @@ impl Bridge {
     /// What the downlink met.
     #[must_use]
     pub const fn weather(&self) -> Weather {
-        self.downlink.playout.weather()
+        match &self.downlink.pacer {
+            Some(pacer) => pacer.weather(),
+            None => self.downlink.playout.weather(),
+        }
     }
 
     /// How long things took.
@@ -493,7 +986,7 @@ impl Bridge {
     /// What the trunk's leg met.
     #[must_use]
     pub fn trunk_tally(&self) -> Tally {
-        self.trunk.as_ref().map(Leg::tally).unwrap_or_default()
+        self.past.and(self.trunk.as_ref().map(Leg::tally).unwrap_or_default())
     }
 
     /// Clears obeyed and marks told as heard.
@@ -520,6 +1013,12 @@ impl Bridge {
         self.trunk_violated
     }
 
+    /// Who spoke when.
+    #[must_use]
+    pub const fn turns(&self) -> &Turns {
+        self.attention.turns()
+    }
+
     /// When things happened.
     #[must_use]
     pub const fn times(&self) -> Times {
@@ -539,7 +1038,7 @@ impl Bridge {
             return;
         }
         let up = &mut self.uplink;
-        let chunk = trunk.chunk().min(MAX_CHUNK);
+        let chunk = trunk.chunk();
         let hurry = now + HURRY >= until;
         if !hurry && (up.ring.len() >= chunk || !trunk.has_room()) {
             return;
@@ -585,6 +1084,36 @@ impl Bridge {
 }
 
 impl Uplink {
+    /// How loud the caller is.
+    fn look_at(&mut self, now: Now, samples: &[i16]) {
+        let level = level_dbov(samples);
+        self.loudest = self.loudest.max(level);
+        if level > LOUD_DBOV {
+            self.loud_at = now;
+        }
+    }
+
+    /// Samples of the caller came that are not to be sent before they are published.
+    pub(super) fn stage(&mut self, now: Now, pool: &mut Pool, account: &mut Account, samples: &[i16]) {
+        self.look_at(now, samples);
+        let mut dropped = 0;
+        // The caller is live: the oldest makes room for the latest.
+        while self.ring.room(pool, account) < samples.len() && !self.ring.is_empty() {
+            dropped += self.ring.skip(pool, account, samples.len());
+        }
+        dropped += samples.len() - self.ring.stage(pool, account, samples);
+        self.tally.dropped += dropped as u64;
+        if let Some(overheard) = &mut self.overheard {
+            overheard.on_caller(samples);
+        }
+    }
+
+    /// What was staged is the caller's.
+    pub(super) fn publish(&mut self) {
+        self.tally.samples += self.ring.publish() as u64;
+        self.tally.frames = self.tally.samples / self.rate.frame() as u64;
+    }
+
     /// The trunk does not take what we have: beyond the limit the oldest is skipped.
     fn shed(&mut self, limits: &Limits, pool: &mut Pool, account: &mut Account) {
         let excess = self.ring.len().saturating_sub(self.rate.samples(limits.uplink_max_ms));
@@ -609,7 +1138,62 @@ fn push_dropping(ring: &mut Ring, pool: &mut Pool, account: &mut Account, sample
 impl Downlink {
     /// What is left when the call ends was never heard.
     fn count_rest(&mut self) {
-        self.playout.count_flushed(self.ring.len() + self.ring.staged());
+        let rest = self.ring.len() + self.ring.staged();
+        match &mut self.pacer {
+            Some(pacer) => pacer.count_flushed(rest),
+            None => self.playout.count_flushed(rest),
+        }
+    }
+
+    /// After a pause what comes is new.
+    fn end_discard(&mut self, now: Now) {
+        let over = |discard: Discard| now >= discard.until || now.saturating_sub(discard.last) >= DISCARD_PAUSE;
+        if self.discard.is_some_and(over) {
+            self.discard = None;
+        }
+    }
+
+    /// Samples of the agent were published.
+    fn on_arrival(&mut self, now: Now, published: usize) {
+        match &mut self.pacer {
+            Some(pacer) if published > 0 => pacer.on_arrival(now),
+            Some(_) => {}
+            None => self.playout.on_arrival(now, published),
+        }
+    }
+
+    /// Throws away what the agent said and was not heard, here and at the line's far side. Says how much that was
+    /// (samples).
+    fn flush(&mut self, now: Now, account: &mut Account, pool: &mut Pool, line: Option<&mut WebsocketLine>) -> usize {
+        let flushed = match &mut self.pacer {
+            Some(pacer) => {
+                let obeys = line.is_none_or(|line| {
+                    line.flush_asked(now, self.forget_marks);
+                    line.clear(now)
+                });
+                self.flushed_far |= obeys;
+                let flushed = self.ring.clear(pool, account);
+                pacer.clear(now, flushed, obeys)
+            }
+            None => self.playout.clear(&mut Queue { ring: &mut self.ring, pool, account }),
+        };
+        self.flushed_to = self.ring.popped();
+        flushed
+    }
+
+    /// The caller heard the agent up to this mark.
+    fn tell_heard(&mut self, now: Now, trunk: &mut Leg, name: &MarkName) {
+        trunk.say(now, Say::Heard(name));
+        self.marks_heard += 1;
+        self.note(|| Happening::Heard(name.clone()));
+    }
+
+    /// Something happened.
+    fn note(&mut self, what: impl FnOnce() -> Happening) {
+        if let Some(notes) = &mut self.notes {
+            // The media thread takes them on every event; what is beyond that is not worth waiting for.
+            let _ = notes.push_back(what());
+        }
     }
 }
 
@@ -618,6 +1202,8 @@ struct Ear<'e> {
     downlink: &'e mut Downlink,
     account: &'e mut Account,
     pool: &'e mut Pool,
+    line: Option<&'e mut WebsocketLine>,
+    now: Now,
 }
 
 impl Sink for Ear<'_> {
@@ -626,7 +1212,7 @@ impl Sink for Ear<'_> {
     }
 
     fn room(&self) -> usize {
-        if self.downlink.deaf {
+        if self.downlink.deaf || self.downlink.discard.is_some() {
             return usize::MAX / 64;
         }
         let seconds = (self.downlink.ring.len() / self.downlink.playout.rate().hz() as usize) + 1;
@@ -638,8 +1224,18 @@ impl Sink for Ear<'_> {
     }
 
     fn stage(&mut self, samples: &[i16]) {
-        if self.downlink.deaf {
-            return self.downlink.playout.count_flushed(samples.len());
+        let discarded = match &mut self.downlink.discard {
+            Some(discard) => {
+                discard.last = self.now;
+                true
+            }
+            None => false,
+        };
+        if self.downlink.deaf || discarded {
+            return match &mut self.downlink.pacer {
+                Some(pacer) => pacer.count_flushed(samples.len()),
+                None => self.downlink.playout.count_flushed(samples.len()),
+            };
         }
         let taken = self.downlink.ring.stage(self.pool, self.account, samples);
         debug_assert_eq!(taken, samples.len(), "room() was asked before");
@@ -647,22 +1243,22 @@ impl Sink for Ear<'_> {
 
     fn publish(&mut self, now: Now) {
         let published = self.downlink.ring.publish();
-        self.downlink.playout.on_arrival(now, published);
+        self.downlink.on_arrival(now, published);
     }
 
     fn rollback(&mut self) {
         self.downlink.ring.rollback(self.pool, self.account);
     }
 
-    fn event(&mut self, _now: Now, event: dialect::Event<'_>) {
+    fn event(&mut self, now: Now, event: dialect::Event<'_>) {
         match event {
             dialect::Event::Clear => {
+                self.downlink.discard = None;
                 self.downlink.clears += 1;
                 if self.downlink.forget_marks {
                     self.downlink.marks.clear(self.pool, self.account);
                 }
-                let mut queue = Queue { ring: &mut self.downlink.ring, pool: self.pool, account: self.account };
-                let flushed = self.downlink.playout.clear(&mut queue);
+                let flushed = self.downlink.flush(now, self.account, self.pool, self.line.as_deref_mut());
                 let unheard_ms = ms(flushed, self.downlink.playout.rate());
                 self.downlink.cleared = Some(self.downlink.cleared.unwrap_or(0) + unheard_ms);
             }
@@ -671,20 +1267,35 @@ impl Sink for Ear<'_> {
                 let position = self.downlink.ring.pushed();
                 // room() promised a place for it.
                 self.downlink.marks.push(self.pool, self.account, position, name);
+                self.downlink.note(|| Happening::Mark(name.try_into().unwrap_or_default()));
             }
-            dialect::Event::HangUp | dialect::Event::Stop => self.downlink.agent_done = true,
+            dialect::Event::HangUp => {
+                self.downlink.agent_done = true;
+                self.downlink.hang_up = true;
+            }
+            dialect::Event::Stop => self.downlink.agent_done = true,
+            // Words are for people: rare, and no part of moving audio.
+            dialect::Event::Transcript { speaker, text, whole } => {
+                self.downlink.note(|| Happening::Said { speaker, text: owned(text), whole });
+            }
+            dialect::Event::Fault(words) => self.downlink.note(|| Happening::Fault(owned(words))),
             // A vendor hears nothing else from an agent.
             dialect::Event::None
             | dialect::Event::Unknown
             | dialect::Event::Start
             | dialect::Event::Heard(_)
             | dialect::Event::Dtmf(_)
-            | dialect::Event::Transcript { .. }
-            | dialect::Event::Fault(_)
-            | dialect::Event::Broken(_)
-            | dialect::Event::Expiring => {}
+            | dialect::Event::Broken(_) => {}
+            dialect::Event::Expiring => self.downlink.expiring = true,
         }
     }
+}
+
+/// A copy that lives on, beside the count of what audio takes.
+fn owned(text: &str) -> String {
+    let mut copy = String::new();
+    counting::apart(|| text.clone_into(&mut copy));
+    copy
 }
 
 const fn ms(samples: usize, rate: Rate) -> u64 {
@@ -701,8 +1312,21 @@ const HURRY: Now = Now::from_secs(2);
 const RESERVED_MS: usize = 2000;
 /// What the caller said is kept for so long while a trunk is dialled (ms).
 const UPLINK_MS: usize = 5000;
-/// The largest chunk of audio on our side: 300 ms at 8 kHz, 100 ms at 24 kHz.
-const MAX_CHUNK: usize = 5 * MAX_SAMPLES;
+/// How long a lost trunk is dialled again; what the caller says meanwhile is kept, up to [`UPLINK_MS`].
+const RECONNECT: Now = Now::from_secs(30);
+/// So long a trunk that will end is kept for a moment when nobody speaks.
+const EXPIRING: Now = Now::from_secs(120);
+/// A caller who was silent for so long is not about to finish a sentence.
+const BETWEEN_TURNS: Now = Now::from_millis(700);
+/// What is louder may be speech.
+const LOUD_DBOV: i8 = -45;
+/// After so long without any of it, interrupted speech is over; it is not waited for longer than the second.
+const DISCARD_PAUSE: Now = Now::from_millis(300);
+const DISCARDED: Now = Now::from_secs(5);
+/// Notes that may wait to be taken.
+const MAX_NOTES: usize = 32;
+/// Marks that one message of audio to a vendor reaches at most: 100 a second, in 300 ms.
+const MAX_REACHED: usize = 30;
 /// Marks that may wait for each second of audio, and beside that.
 const MARKS_A_SECOND: usize = 100;
 const MARKS_SPARE: usize = 400;

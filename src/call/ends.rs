@@ -20,17 +20,18 @@ pub(super) enum LineIo {
         pending: Box<heapless::Vec<u8, { line::MAX_MESSAGE }>>,
     },
     Pipe(pipe::Output),
+    Websocket(WebsocketIo),
     /// The line is over.
     Gone,
 }
 
-/// A trunk, as its messages go out.
-pub(super) struct TrunkIo {
+/// A WebSocket, as its messages go out.
+pub(super) struct WebsocketIo {
     pub(super) socket: OwnedWriteHalf,
     pub(super) link: Link,
     /// The reading task waits for room.
     pub(super) paused: bool,
-    /// The socket takes no more. What the agent said before may still be there to be read.
+    /// The socket takes no more. What the peer said before may still be there to be read.
     pub(super) broken: bool,
 }
 
@@ -53,7 +54,8 @@ impl LineIo {
                 Ok(pending.is_empty())
             }
             Self::Pipe(output) => Ok(output.is_ready()),
-            Self::Gone => Ok(false),
+            // A WebSocket is not fed by ticks.
+            Self::Websocket(_) | Self::Gone => Ok(false),
         }
     }
 
@@ -73,12 +75,22 @@ impl LineIo {
                 Ok(message.len())
             }
             Self::Pipe(output) => output.write(frame).map(|()| size_of_val(frame)),
-            Self::Gone => Ok(0),
+            Self::Websocket(_) | Self::Gone => Ok(0),
         }
     }
 }
 
-impl TrunkIo {
+impl WebsocketIo {
+    pub(super) const fn new(socket: OwnedWriteHalf, link: Link) -> Self {
+        Self { socket, link, paused: false, broken: false }
+    }
+
+    /// Says goodbye at TLS's level. A socket that does not take it is closed all the same.
+    pub(super) fn close(&mut self) {
+        self.link.close();
+        let _ = self.link.flush(&mut TryWrite(&self.socket));
+    }
+
     /// Sends what the leg has to say; whether all of it went.
     pub(super) fn send(&mut self, leg: &mut Leg) -> io::Result<bool> {
         if self.link.is_plain() {

@@ -8,16 +8,21 @@
 
 use core::fmt;
 
+pub mod attention;
 pub mod bridge;
 mod counting;
 mod ends;
 pub mod gauges;
 pub mod outcome;
+mod overheard;
 pub mod record;
 pub mod redact;
 pub mod shard;
 pub mod state;
+pub mod tap;
+pub mod turns;
 pub mod vitals;
+pub mod websocket_line;
 
 pub use self::{bridge::Bridge, outcome::Outcome, state::State};
 
@@ -28,6 +33,8 @@ pub enum EndReason {
     LineHungUp,
     /// The agent hung up or closed its side in order.
     TrunkHungUp,
+    /// The agent closed its side, and the vendor of the line went on with a flow of its own.
+    HandedBack,
     /// The caller hung up before a trunk had answered.
     Abandoned,
     /// No trunk took the call.
@@ -58,9 +65,10 @@ pub enum EndReason {
 
 impl EndReason {
     /// Every reason, for metrics.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::LineHungUp,
         Self::TrunkHungUp,
+        Self::HandedBack,
         Self::Abandoned,
         Self::TrunkRefused,
         Self::TrunkTimeout,
@@ -82,6 +90,7 @@ impl EndReason {
         match self {
             Self::LineHungUp => "line-hung-up",
             Self::TrunkHungUp => "trunk-hung-up",
+            Self::HandedBack => "handed-back",
             Self::Abandoned => "abandoned",
             Self::TrunkRefused => "trunk-refused",
             Self::TrunkTimeout => "trunk-timeout",

@@ -4,7 +4,9 @@ use crate::{
     call::{
         EndReason,
         bridge::{Bridge, Delays, Times, UplinkTally},
+        turns::Turns,
     },
+    dialect::Direction,
     leg::websocket::leg::Tally,
     media::{Now, Rate, playout::Weather},
 };
@@ -57,6 +59,29 @@ impl Figures {
     }
 }
 
+/// Who spoke how much, and how soon the agent answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TurnFigures {
+    /// Answers of the agent.
+    pub count: u32,
+    /// How long the caller spoke.
+    pub caller_spoke: Now,
+    /// The median of the response delays (ms), and what 95 % of them did not exceed.
+    pub response_ms: Option<(u64, u64)>,
+}
+
+impl TurnFigures {
+    /// As they are now.
+    #[must_use]
+    pub fn of(turns: &Turns) -> Self {
+        Self {
+            count: turns.count(),
+            caller_spoke: turns.caller_spoke(),
+            response_ms: turns.delay_ms(50).zip(turns.delay_ms(95)),
+        }
+    }
+}
+
 /// The end of a call.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -70,6 +95,12 @@ pub struct Outcome {
     pub figures: Figures,
     /// The rate of its line: what [`Figures::uplink`] and [`Figures::downlink`] count is by it.
     pub rate: Rate,
+    /// Who spoke how much, and how soon the agent answered; `None`: it moved nothing.
+    pub turns: Option<TurnFigures>,
+    /// The line's dialect, where the line is a WebSocket.
+    pub line_dialect: Option<&'static str>,
+    /// Whether the agent could be heard.
+    pub direction: Direction,
     /// It was the trunk that broke its protocol.
     pub trunk_violated: bool,
     /// What the line spoke, by its name in Asterisk; `None`: it never said enough to tell.
@@ -88,6 +119,9 @@ impl Outcome {
             ended,
             figures: Figures::default(),
             rate: Rate::Hz8000,
+            turns: None,
+            line_dialect: None,
+            direction: Direction::Both,
             trunk_violated: false,
             codec: None,
             words: None,

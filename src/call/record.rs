@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     call::{EndReason, Outcome, redact::Numbers},
-    dialect::Facts,
+    dialect::{Direction, Facts},
     leg::websocket::dial::Stages,
     media::{Now, Rate, histogram::Histogram},
 };
@@ -103,12 +103,25 @@ pub struct Record {
     pub dialect: Option<String>,
     pub cipher: Option<String>,
     pub codec: Option<String>,
+    pub line_dialect: Option<String>,
+    pub direction: Direction,
+    pub turns: Option<Turns>,
     pub rate_hz: Option<u32>,
     pub setup: Setup,
     pub uplink: Option<Uplink>,
     pub downlink: Option<Downlink>,
     pub line_leg: Option<LineLeg>,
     pub trunk_leg: Option<TrunkLeg>,
+}
+
+/// Who spoke how much, and how soon the agent answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "each one's meaning is its row in docs/records.md")]
+pub struct Turns {
+    pub count: u32,
+    pub caller_seconds: f64,
+    pub response_p50_ms: Option<u64>,
+    pub response_p95_ms: Option<u64>,
 }
 
 /// Who ended a call.
@@ -222,6 +235,14 @@ impl Record {
             dialect: taken.map(|taken| taken.dialect.to_owned()),
             cipher: taken.and_then(|taken| taken.cipher).map(str::to_owned),
             codec: outcome.codec.map(str::to_owned),
+            line_dialect: outcome.line_dialect.map(str::to_owned),
+            direction: outcome.direction,
+            turns: outcome.turns.map(|turns| Turns {
+                count: turns.count,
+                caller_seconds: millis(turns.caller_spoke) as f64 / 1000.0,
+                response_p50_ms: turns.response_ms.map(|(median, _)| median),
+                response_p95_ms: turns.response_ms.map(|(_, most)| most),
+            }),
             rate_hz: Some(rate.hz()),
             setup: Setup {
                 dns_ms: stage(|stages| stages.dns),
@@ -286,6 +307,9 @@ impl Record {
             dialect: None,
             cipher: None,
             codec: None,
+            line_dialect: None,
+            direction: Direction::Both,
+            turns: None,
             rate_hz: None,
             setup: Setup::default(),
             uplink: None,
@@ -312,9 +336,11 @@ impl EndedBy {
             | EndReason::LineLost
             | EndReason::LineSilent
             | EndReason::BadCodec => Self::Line,
-            EndReason::TrunkHungUp | EndReason::TrunkRefused | EndReason::TrunkTimeout | EndReason::TrunkLost => {
-                Self::Trunk
-            }
+            EndReason::TrunkHungUp
+            | EndReason::HandedBack
+            | EndReason::TrunkRefused
+            | EndReason::TrunkTimeout
+            | EndReason::TrunkLost => Self::Trunk,
             EndReason::Protocol if trunk_violated => Self::Trunk,
             EndReason::Protocol => Self::Line,
             EndReason::Operator => Self::Operator,
@@ -366,7 +392,7 @@ mod tests {
     use crate::{
         call::{
             bridge::{Delays, Times, UplinkTally},
-            outcome::{Figures, LineTally},
+            outcome::{Figures, LineTally, TurnFigures},
         },
         dialect::Text,
         leg::websocket::leg::Tally,
@@ -429,6 +455,7 @@ mod tests {
             delays: Delays {
                 uplink: spread([(90, 4500), (700, 100), (8060, 20)]),
                 playout: spread([(60, 4500), (410, 80), (5730, 8)]),
+                response: spread([(640_000, 4), (700_000, 1), (1_200_000, 1)]),
             },
             line: LineTally { bytes_in: 1_492_271, bytes_out: 1_481_927 },
         };
@@ -436,6 +463,7 @@ mod tests {
             figures,
             codec: Some("slin"),
             rate: Rate::Hz8000,
+            turns: Some(TurnFigures { count: 6, caller_spoke: ms(31_540), response_ms: Some((640, 1200)) }),
             ..Outcome::stillborn(7, EndReason::LineHungUp, ms(152_418))
         }
     }

@@ -30,13 +30,16 @@ use tokio::{
 use crate::{
     call::{
         Bridge, EndReason,
+        attention::BargeIn,
         bridge::Limits,
         counting,
-        ends::{LineIo, TrunkIo, TryWrite, send},
+        ends::{LineIo, WebsocketIo, send},
         gauges::Gauges,
-        outcome::{Figures, LineTally, Outcome},
+        outcome::{Figures, LineTally, Outcome, TurnFigures},
         state::{Event, State},
+        tap::{Note, Sound, Tap},
         vitals::{Punctuality, Vitals},
+        websocket_line::LineSetup,
     },
     clock,
     control::metrics::{Counter, Metrics},
@@ -55,8 +58,8 @@ use crate::{
         },
     },
     media::{
-        Now,
-        clock::TICK,
+        Now, Rate,
+        clock::{PTIME_MS, TICK},
         frame::MAX_SAMPLES,
         playout::Tick,
         pool::{BLOCK, Link as BlockLink, Pool},
@@ -100,6 +103,24 @@ pub struct NewCall {
     pub dialing: oneshot::Sender<()>,
     /// Where it shows itself.
     pub gauges: Arc<Gauges>,
+    /// There is no trunk for it, and none is dialled.
+    pub trunkless: bool,
+    /// What of it goes into the tap.
+    pub listen: Listen,
+    /// What is done when the caller speaks while the agent does.
+    pub barge_in: BargeIn,
+}
+
+/// Who listens to a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Listen {
+    /// Nobody.
+    #[default]
+    No,
+    /// Who wants to know what happens.
+    Notes,
+    /// Who also wants to hear it.
+    Sound,
 }
 
 /// A line that is up.
@@ -113,6 +134,24 @@ pub enum NewLine {
     },
     /// A pipe or file.
     Pipe(pipe::Ends),
+    /// A vendor's WebSocket.
+    Websocket(Box<NewWebsocket>),
+}
+
+/// A vendor's WebSocket that is up.
+pub struct NewWebsocket {
+    /// Its connection, nonblocking.
+    pub stream: std::net::TcpStream,
+    /// Its TLS session, and all that the vendor has said so far.
+    pub link: Link,
+    /// Its grammar, which has read nothing yet.
+    pub dialect: Box<dyn Dialect>,
+    /// Who opened it: [`Side::Server`] where the vendor connected to us.
+    pub side: Side,
+    /// The rate that it has once its start is read.
+    pub rate: Rate,
+    /// What the config says about it.
+    pub setup: LineSetup,
 }
 
 /// A trunk that took the call.
@@ -141,10 +180,14 @@ pub struct ShardSetup {
     pub orders: mpsc::Receiver<Order>,
     /// Where it tells what became of calls.
     pub reports: mpsc::Sender<Box<Outcome>>,
+    /// Where it asks for another connection to a call's trunk.
+    pub redials: mpsc::Sender<u64>,
     /// Where it counts.
     pub metrics: Arc<Metrics>,
     /// Where it shows that it lives and keeps up.
     pub vitals: Arc<Vitals>,
+    /// Where calls tell what happens in them; `None`: nobody wants to know.
+    pub tap: Option<Tap>,
 }
 
 /// Runs a media thread until its mailbox closes and its last call is over.
@@ -168,8 +211,10 @@ pub fn run(setup: ShardSetup) -> io::Result<()> {
             ticker,
             scratch: vec![0; SCRATCH].into(),
             reports: setup.reports,
+            redials: setup.redials,
             metrics: setup.metrics,
             vitals: Arc::clone(&setup.vitals),
+            tap: setup.tap,
             punctuality: Punctuality::default(),
             last_tick: Now::ZERO,
             pool_told: 0,
@@ -210,8 +255,10 @@ struct Shard {
     /// Where bytes are read to before they go to a leg; shared by all calls.
     scratch: Box<[u8]>,
     reports: mpsc::Sender<Box<Outcome>>,
+    redials: mpsc::Sender<u64>,
     metrics: Arc<Metrics>,
     vitals: Arc<Vitals>,
+    tap: Option<Tap>,
     punctuality: Punctuality,
     last_tick: Now,
     pool_told: usize,
@@ -221,13 +268,25 @@ struct Shard {
     leaving: usize,
 }
 
+/// What a call may use of its thread's.
+struct Tools<'t> {
+    /// Where bytes are read to before they go to a leg.
+    scratch: &'t mut [u8],
+    /// Where it tells what happens.
+    tap: &'t mut Option<Tap>,
+}
+
 struct Call {
     seq: u64,
     /// The tick of the thread at which it came.
     since_tick: u64,
     bridge: Bridge,
     line: LineIo,
-    trunk: Option<TrunkIo>,
+    trunk: Option<WebsocketIo>,
+    /// How many connections the trunk had: what belongs to an earlier one is no business of the call's any more.
+    trunks: u32,
+    /// A connection that waits to take the trunk's place.
+    next_trunk: Option<Box<Answered>>,
     facts: Facts,
     dialing: Option<oneshot::Sender<()>>,
     /// The reading tasks of both legs, to be told when the call is over.
@@ -244,6 +303,7 @@ struct Call {
 async fn play(shard: Rc<RefCell<Shard>>) {
     core::future::poll_fn(|context| -> Poll<()> {
         loop {
+            let this = Rc::clone(&shard);
             let mut shard = shard.borrow_mut();
             let expired = match shard.ticker.poll_read_ready(context) {
                 Poll::Pending => return Poll::Pending,
@@ -255,6 +315,10 @@ async fn play(shard: Rc<RefCell<Shard>>) {
                 },
             };
             shard.tick(expired);
+            let now = shard.last_tick;
+            while let Some(slot) = shard.next_change(now) {
+                counting::apart(|| change_trunk(&this, &mut shard, slot, now));
+            }
         }
     })
     .await;
@@ -284,7 +348,7 @@ impl Shard {
             if call.bridge.state().has_line() {
                 self.punctuality.on_frame(late, tick.missed);
             }
-            self.with_slot(slot, |call, pool, _| call.on_tick(tick, pool));
+            self.with_slot(slot, |call, pool, tools| call.on_tick(tick, pool, tools.tap.as_mut()));
             self.settle(slot, now);
         }
         if self.ticks / TICKS_A_SECOND != before / TICKS_A_SECOND {
@@ -292,11 +356,18 @@ impl Shard {
         }
     }
 
+    /// The next call whose trunk's place another connection may take now.
+    fn next_change(&self, now: Now) -> Option<usize> {
+        let is_ready = |call: &Call| call.next_trunk.is_some() && call.bridge.is_ready_to_change(now);
+        self.calls.iter().position(|call| call.as_ref().is_some_and(is_ready))
+    }
+
     /// Runs something of one call; a panic ends that call and no other.
-    fn with_slot(&mut self, slot: usize, work: impl FnOnce(&mut Call, &mut Pool, &mut [u8])) {
+    fn with_slot(&mut self, slot: usize, work: impl FnOnce(&mut Call, &mut Pool, Tools<'_>)) {
         let Some(Some(call)) = self.calls.get_mut(slot) else { return };
-        let (pool, scratch) = (&mut self.pool, &mut self.scratch);
-        if catch_unwind(AssertUnwindSafe(|| work(&mut *call, pool, scratch))).is_err() {
+        let tools = Tools { scratch: &mut self.scratch, tap: &mut self.tap };
+        let pool = &mut self.pool;
+        if catch_unwind(AssertUnwindSafe(|| work(&mut *call, pool, tools))).is_err() {
             call.bridge.handle_bug();
         }
     }
@@ -304,7 +375,7 @@ impl Shard {
     fn end(&mut self, slot: usize, reason: EndReason, now: Now) {
         self.with_slot(slot, |call, pool, _| {
             call.bridge.handle_event(now, Event::Ordered(reason), pool);
-            call.flush_trunk(now, pool);
+            call.flush(now, pool);
         });
         self.settle(slot, now);
     }
@@ -338,20 +409,33 @@ impl Shard {
 
     fn carry_out(&mut self, slot: usize, now: Now) {
         let Some(Some(call)) = self.calls.get_mut(slot) else { return };
+        if let Some(tap) = &mut self.tap {
+            while let Some(what) = call.bridge.poll_note() {
+                tap.note(Note { seq: call.seq, at_ms: clock::epoch_ms(), what });
+            }
+        }
+        // A control thread that is behind by so many is asked again on the next tick.
+        if call.bridge.poll_redial() && self.redials.try_send(call.seq).is_err() {
+            call.bridge.handle_redial_failed(now, EndReason::TrunkLost, &mut self.pool);
+        }
         let state = call.bridge.state();
         if !state.has_line() {
             call.give_line_back();
         }
         let State::Ended(reason) = state else { return };
+        if reason != EndReason::Bug && !call.bridge.is_line_done(now) {
+            return;
+        }
         counting::apart(|| {
             let Some(mut call) = self.calls[slot].take() else { return };
             if reason != EndReason::Bug {
-                call.flush_trunk(now, &mut self.pool);
+                call.flush(now, &mut self.pool);
             }
             if let Some(trunk) = &mut call.trunk {
-                trunk.link.close();
-                // The last word; a socket that does not take it is closed all the same.
-                let _ = trunk.link.flush(&mut TryWrite(&trunk.socket));
+                trunk.close();
+            }
+            if let LineIo::Websocket(line) = &mut call.line {
+                line.close();
             }
             for reader in &mut call.readers {
                 if let Some(reader) = reader.take() {
@@ -363,10 +447,13 @@ impl Shard {
             self.metrics.add_growth(&call.told, &figures);
             let outcome = Outcome {
                 seq: call.seq,
-                reason,
+                reason: call.bridge.reason_of(reason),
                 ended: now,
                 figures,
                 rate: call.bridge.line_rate(),
+                turns: Some(TurnFigures::of(call.bridge.turns())),
+                line_dialect: call.bridge.line_mut().map(|leg| leg.dialect().name()),
+                direction: call.bridge.direction(),
                 trunk_violated: call.bridge.has_trunk_violated(),
                 codec: call.codec,
                 words: call.words.take().or_else(|| words_of(&call.bridge)),
@@ -427,14 +514,27 @@ fn handle_order(shard: &Rc<RefCell<Shard>>, order: Order) {
                 Err(reason) => {
                     let mut shard = shard.borrow_mut();
                     shard.with_slot(slot, |call, pool, _| {
-                        call.bridge.handle_event(now, Event::TrunkEnded(reason), pool);
+                        if call.bridge.is_redialing() {
+                            call.bridge.handle_redial_failed(now, reason, pool);
+                        } else {
+                            call.bridge.handle_event(now, Event::TrunkEnded(reason), pool);
+                        }
                     });
                     return shard.settle(slot, now);
                 }
             };
+            let mut this = shard.borrow_mut();
+            if let Some(Some(call)) = this.calls.get_mut(slot)
+                && call.trunks > 0
+            {
+                // A redial that is not wanted any more closes with this answer.
+                call.next_trunk = call.bridge.is_redialing().then_some(answered);
+                return;
+            }
+            drop(this);
             if let Err(error) = take_trunk(shard, slot, *answered, now) {
                 let mut shard = shard.borrow_mut();
-                shard.with_slot(slot, |call, pool, _| call.on_trunk_error(now, &error, pool));
+                shard.with_slot(slot, |call, pool, _| call.on_websocket_error(TRUNK, now, &error, pool));
                 shard.settle(slot, now);
             }
         }
@@ -453,10 +553,11 @@ fn handle_order(shard: &Rc<RefCell<Shard>>, order: Order) {
 }
 
 fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
-    let NewCall { seq, facts, line, give_up_after, dialing, gauges } = new;
+    let NewCall { seq, facts, line, give_up_after, dialing, gauges, trunkless, listen, barge_in } = new;
     let rate = match &line {
         NewLine::Audiosocket { line, .. } => line.rate(),
         NewLine::Pipe(ends) => ends.rate,
+        NewLine::Websocket(new) => new.rate,
     };
     let mut this = shard.borrow_mut();
     let limits = this.limits;
@@ -464,16 +565,29 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
     let opened = match bridge {
         Err(_) => Err((EndReason::Bug, Some(line))),
         Ok(Err(_)) => Err((EndReason::Overload, Some(line))),
-        Ok(Ok(bridge)) => match open_line(line) {
-            Ok((io, input)) => Ok((bridge, io, input)),
-            Err(_) => Err((EndReason::LineLost, None)),
-        },
+        Ok(Ok(mut bridge)) => {
+            if listen != Listen::No {
+                bridge.listen(listen == Listen::Sound);
+            }
+            if barge_in != BargeIn::Cloud {
+                bridge.set_barge_in(barge_in);
+            }
+            if trunkless {
+                bridge.set_trunkless(now);
+            }
+            match open_line(line, &mut bridge, &facts, now) {
+                Ok((io, input)) => Ok((bridge, io, input)),
+                Err(_) => Err((EndReason::LineLost, None)),
+            }
+        }
     };
     let (bridge, io, input) = match opened {
         Ok(opened) => opened,
         Err((reason, line)) => {
-            if let Some(NewLine::Audiosocket { stream, line }) = line {
-                turn_away(shard, stream, &line);
+            match line {
+                Some(NewLine::Audiosocket { stream, line }) => turn_away(shard, stream, &line),
+                // Its connection closes without a word: the vendor was told that there is room before it was let in.
+                Some(NewLine::Websocket(_) | NewLine::Pipe(_)) | None => {}
             }
             return this.report(Outcome::stillborn(seq, reason, now));
         }
@@ -488,12 +602,17 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
         since_tick,
         bridge,
         trunk: None,
+        trunks: 0,
+        next_trunk: None,
         facts,
         dialing: Some(dialing),
         readers: [None, None],
         told: Figures::default(),
         line_tally: LineTally::default(),
-        codec: matches!(io, LineIo::Pipe(_)).then_some("pcm"),
+        codec: match &io {
+            LineIo::Pipe(_) => Some("pcm"),
+            LineIo::Websocket(_) | LineIo::Audiosocket { .. } | LineIo::Gone => None,
+        },
         gauges,
         line: io,
         words: None,
@@ -511,6 +630,9 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
     this.settle(slot, now);
     match input {
         LineInput::Socket(socket) => spawn_local(read_line(Rc::clone(shard), slot, seq, socket)),
+        LineInput::Websocket(socket) => {
+            spawn_local(read_websocket(Rc::clone(shard), Reader { slot, seq, side: LINE, trunks: 0 }, socket))
+        }
         LineInput::Pipe(input) => spawn_local(read_pipe(Rc::clone(shard), slot, seq, input)),
     };
 }
@@ -527,15 +649,25 @@ fn turn_away(shard: &Rc<RefCell<Shard>>, stream: std::net::TcpStream, line: &lin
 enum LineInput {
     Socket(OwnedReadHalf),
     Pipe(pipe::Input),
+    Websocket(OwnedReadHalf),
 }
 
-fn open_line(line: NewLine) -> io::Result<(LineIo, LineInput)> {
+fn open_line(line: NewLine, bridge: &mut Bridge, facts: &Facts, now: Now) -> io::Result<(LineIo, LineInput)> {
     Ok(match line {
         NewLine::Audiosocket { stream, line } => {
             let (input, socket) = TcpStream::from_std(stream)?.into_split();
             (LineIo::Audiosocket { socket, line, pending: Box::default() }, LineInput::Socket(input))
         }
         NewLine::Pipe(ends) => (LineIo::Pipe(ends.output), LineInput::Pipe(ends.input)),
+        NewLine::Websocket(new) => {
+            let NewWebsocket { stream, link, dialect, side, rate, setup } = *new;
+            let (input, socket) = TcpStream::from_std(stream)?.into_split();
+            let facts = facts.clone();
+            let epoch_ms = clock::epoch_ms();
+            let leg = Leg::new(Setup { side, dialect, facts, rate, now, epoch_ms, ping_every: PING_EVERY });
+            bridge.set_line(now, leg, setup);
+            (LineIo::Websocket(WebsocketIo::new(socket, link)), LineInput::Websocket(input))
+        }
     })
 }
 
@@ -547,22 +679,55 @@ fn take_trunk(shard: &Rc<RefCell<Shard>>, slot: usize, answered: Answered, now: 
     this.with_slot(slot, |call, pool, _| {
         seq = call.seq;
         call.dialing = None;
-        let leg = Leg::new(Setup {
-            side: Side::Client,
-            dialect,
-            facts: call.facts.clone(),
-            rate: call.bridge.rate(),
-            now,
-            epoch_ms: clock::epoch_ms(),
-            ping_every: PING_EVERY,
-        });
-        call.trunk = Some(TrunkIo { socket, link, paused: false, broken: false });
+        call.trunks = 1;
+        let leg = call.new_leg(Side::Client, dialect, now);
+        call.trunk = Some(WebsocketIo::new(socket, link));
         call.bridge.handle_trunk_answered(now, leg, pool);
-        call.flush_trunk(now, pool);
+        call.flush(now, pool);
     });
     this.settle(slot, now);
-    spawn_local(read_trunk(Rc::clone(shard), slot, seq, input));
+    spawn_local(read_websocket(Rc::clone(shard), Reader { slot, seq, side: TRUNK, trunks: 1 }, input));
     Ok(())
+}
+
+/// Another connection takes the place of a call's trunk.
+fn change_trunk(shard: &Rc<RefCell<Shard>>, this: &mut Shard, slot: usize, now: Now) {
+    let mut reader = None;
+    this.with_slot(slot, |call, pool, _| {
+        let Some(Answered { stream, link, dialect }) = call.next_trunk.take().map(|answered| *answered) else { return };
+        let Ok(stream) = TcpStream::from_std(stream) else {
+            return call.bridge.handle_redial_failed(now, EndReason::TrunkLost, pool);
+        };
+        let (input, socket) = stream.into_split();
+        let leg = call.new_leg(Side::Client, dialect, now);
+        let old = call.bridge.handle_trunk_changed(now, leg, pool);
+        if let (Some(mut io), Some(mut leg)) = (call.trunk.take(), old) {
+            // The last word; a socket that does not take it is closed all the same.
+            let _ = io.send(&mut leg);
+            io.close();
+        }
+        call.trunks += 1;
+        call.trunk = Some(WebsocketIo::new(socket, link));
+        if let Some(before) = call.readers[TRUNK].take() {
+            before.wake();
+        }
+        call.flush(now, pool);
+        reader = Some((Reader { slot, seq: call.seq, side: TRUNK, trunks: call.trunks }, input));
+    });
+    this.settle(slot, now);
+    if let Some((reader, input)) = reader {
+        spawn_local(read_websocket(Rc::clone(shard), reader, input));
+    }
+}
+
+/// The task that reads one connection, and whose that is.
+#[derive(Clone, Copy)]
+struct Reader {
+    slot: usize,
+    seq: u64,
+    side: usize,
+    /// Of the trunk: which of its connections.
+    trunks: u32,
 }
 
 /// Reads the line's socket until the call is over, and then until the PBX has closed it.
@@ -579,13 +744,13 @@ async fn read_line(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut socket:
             };
             let now = clock::now();
             let over = !matches!(n, Ok(1..));
-            shard.with_slot(slot, |call, pool, scratch| match n {
+            shard.with_slot(slot, |call, pool, tools| match n {
                 Ok(0) => call.on_line_closed(now, pool),
-                Ok(n) => call.on_line_bytes(now, &scratch[..n], pool),
+                Ok(n) => call.on_line_bytes(now, &tools.scratch[..n], pool),
                 Err(error) => {
                     call.explain(&error);
                     call.bridge.handle_event(now, Event::LineEnded(EndReason::LineLost), pool);
-                    call.flush_trunk(now, pool);
+                    call.flush(now, pool);
                 }
             });
             shard.settle(slot, now);
@@ -627,11 +792,11 @@ async fn read_pipe(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut input: 
             Some(frame) => {
                 call.line_tally.bytes_in += size_of_val(frame.samples()) as u64;
                 call.bridge.handle_line_audio(now, call.bridge.line_rate(), frame.samples(), pool);
-                call.flush_trunk(now, pool);
+                call.flush(now, pool);
             }
             None => {
                 call.bridge.handle_event(now, Event::LineDone, pool);
-                call.flush_trunk(now, pool);
+                call.flush(now, pool);
             }
         });
         shard.settle(slot, now);
@@ -641,33 +806,36 @@ async fn read_pipe(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut input: 
     }
 }
 
-/// Reads the trunk's socket until the call is over, and then until the agent has closed it; waits while the downlink has
-/// no room.
-async fn read_trunk(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut socket: OwnedReadHalf) {
+/// Reads the WebSocket of a leg until the call is over, and then until its peer has closed it; waits while there is no
+/// room for what it says.
+async fn read_websocket(shard: Rc<RefCell<Shard>>, reader: Reader, mut socket: OwnedReadHalf) {
+    let Reader { slot, side, .. } = reader;
     let over = core::future::poll_fn(|context| {
         loop {
             let mut shard = shard.borrow_mut();
-            if !shard.is_here(slot, seq) {
+            if !shard.is_reader(reader) {
                 return Poll::Ready(false);
             }
             let now = clock::now();
             // What is there already comes first: read ahead, decrypted, or left over from a pause.
             let mut flow = Flow::Hungry;
-            shard.with_slot(slot, |call, pool, _| flow = call.on_trunk_plaintext(now, pool));
+            shard.with_slot(slot, |call, pool, _| flow = call.on_plaintext(side, now, pool));
             shard.settle(slot, now);
             if flow == Flow::Paused {
-                if let Some(Some(Call { trunk: Some(trunk), .. })) = shard.calls.get_mut(slot) {
-                    trunk.paused = true;
+                if let Some(Some(call)) = shard.calls.get_mut(slot)
+                    && let Some((io, _)) = call.websocket(side)
+                {
+                    io.paused = true;
                 }
-                return shard.wait(slot, TRUNK, context);
+                return shard.wait(slot, side, context);
             }
             let mut over = Poll::Ready(false);
-            shard.with_slot(slot, |call, pool, scratch| {
-                over = call.read_trunk(now, &mut socket, context, scratch, pool);
+            shard.with_slot(slot, |call, pool, tools| {
+                over = call.read_websocket(side, now, &mut socket, context, tools.scratch, pool);
             });
             shard.settle(slot, now);
             match over {
-                Poll::Pending => return shard.wait(slot, TRUNK, context),
+                Poll::Pending => return shard.wait(slot, side, context),
                 Poll::Ready(true) => return Poll::Ready(true),
                 Poll::Ready(false) => {}
             }
@@ -690,6 +858,11 @@ fn read(socket: &mut OwnedReadHalf, context: &mut Context<'_>, space: &mut [u8])
 }
 
 impl Shard {
+    fn is_reader(&self, reader: Reader) -> bool {
+        let Reader { slot, seq, side, trunks } = reader;
+        matches!(self.calls.get(slot), Some(Some(call)) if call.seq == seq && (side == LINE || call.trunks == trunks))
+    }
+
     fn is_here(&self, slot: usize, seq: u64) -> bool {
         matches!(self.calls.get(slot), Some(Some(call)) if call.seq == seq)
     }
@@ -709,22 +882,59 @@ impl Shard {
 }
 
 impl Call {
-    fn on_tick(&mut self, tick: Tick, pool: &mut Pool) {
-        self.play(tick, pool);
-        if let Some(trunk) = &mut self.trunk
-            && core::mem::take(&mut trunk.paused)
-            && let Some(reader) = &self.readers[TRUNK]
-        {
-            reader.wake_by_ref();
-        }
-        self.bridge.handle_tick(tick.now, pool);
-        self.flush_trunk(tick.now, pool);
+    /// The leg of a trunk that was just connected.
+    fn new_leg(&self, side: Side, dialect: Box<dyn Dialect>, now: Now) -> Leg {
+        Leg::new(Setup {
+            side,
+            dialect,
+            facts: self.facts.clone(),
+            rate: self.bridge.rate(),
+            now,
+            epoch_ms: clock::epoch_ms(),
+            ping_every: PING_EVERY,
+        })
     }
 
-    fn play(&mut self, tick: Tick, pool: &mut Pool) {
-        if !self.bridge.state().has_line() {
-            return;
+    fn on_tick(&mut self, tick: Tick, pool: &mut Pool, tap: Option<&mut Tap>) {
+        if self.bridge.state().has_line() {
+            let mut frame = [0; MAX_SAMPLES];
+            let frame = &mut frame[..self.bridge.line_rate().frame()];
+            let is_websocket = matches!(self.line, LineIo::Websocket(_));
+            if !is_websocket {
+                self.play(tick, frame, pool);
+            }
+            if let Some(tap) = tap {
+                self.overhear(tick, (!is_websocket).then_some(frame), tap);
+            }
         }
+        for side in [LINE, TRUNK] {
+            if let Some((io, _)) = self.websocket(side)
+                && core::mem::take(&mut io.paused)
+                && let Some(reader) = &self.readers[side]
+            {
+                reader.wake_by_ref();
+            }
+        }
+        self.bridge.handle_tick(tick.now, pool);
+        self.flush(tick.now, pool);
+    }
+
+    /// Passes on what was heard at the line since the last tick; ticks that were missed had silence from us.
+    fn overhear(&mut self, tick: Tick, frame: Option<&mut [i16]>, tap: &mut Tap) {
+        let (seq, at_ms) = (self.seq, clock::epoch_ms());
+        for missed in (0..tick.missed).rev() {
+            let at_ms = at_ms.saturating_sub((missed as u64 + 1) * PTIME_MS as u64);
+            let silence = [0; MAX_SAMPLES];
+            let silence = frame.as_ref().map(|frame| &silence[..frame.len()]);
+            self.bridge.overhear(silence, |rate, caller, agent| tap.sound(Sound::new(seq, at_ms, rate, caller, agent)));
+        }
+        self.bridge.overhear(frame.as_deref(), |rate, caller, agent| {
+            tap.sound(Sound::new(seq, at_ms, rate, caller, agent));
+        });
+    }
+
+    /// Fills one frame and writes it to the line.
+    fn play(&mut self, tick: Tick, frame: &mut [i16], pool: &mut Pool) {
         match self.line.is_ready() {
             Ok(true) => {}
             Ok(false) => return self.bridge.handle_line_blocked(),
@@ -733,8 +943,6 @@ impl Call {
                 return self.bridge.handle_event(tick.now, Event::LineEnded(EndReason::LineLost), pool);
             }
         }
-        let mut frame = [0; MAX_SAMPLES];
-        let frame = &mut frame[..self.bridge.line_rate().frame()];
         let heard = self.bridge.poll_frame(tick, pool, frame);
         match self.line.write(frame) {
             Ok(written) => {
@@ -796,64 +1004,87 @@ impl Call {
         if let Some(reason) = end {
             self.bridge.handle_event(now, Event::LineEnded(reason), pool);
         }
-        self.flush_trunk(now, pool);
+        self.flush(now, pool);
     }
 
     /// The PBX closed its connection: that is how its channel ends when the caller hangs up.
     fn on_line_closed(&mut self, now: Now, pool: &mut Pool) {
         self.bridge.handle_event(now, Event::LineEnded(EndReason::LineHungUp), pool);
-        self.flush_trunk(now, pool);
+        self.flush(now, pool);
     }
 
-    /// Reads the trunk's socket once; whether it is over.
-    fn read_trunk(
+    /// The WebSocket of a leg, if that is what it is.
+    fn websocket(&mut self, side: usize) -> Option<(&mut WebsocketIo, &mut Leg)> {
+        match (side, &mut self.line) {
+            (TRUNK, _) => Some((self.trunk.as_mut()?, self.bridge.trunk_mut()?)),
+            (LINE, LineIo::Websocket(line)) => Some((line, self.bridge.line_mut()?)),
+            _ => None,
+        }
+    }
+
+    /// Reads the WebSocket of a leg once; whether it is over.
+    fn read_websocket(
         &mut self,
+        side: usize,
         now: Now,
         socket: &mut OwnedReadHalf,
         context: &mut Context<'_>,
         scratch: &mut [u8],
         pool: &mut Pool,
     ) -> Poll<bool> {
-        let (Some(trunk), Some(leg)) = (&mut self.trunk, self.bridge.trunk_mut()) else { return Poll::Ready(false) };
-        let plain = trunk.link.is_plain();
+        let Some((io, leg)) = self.websocket(side) else { return Poll::Ready(true) };
+        let plain = io.link.is_plain();
         let space = if plain { leg.spare() } else { &mut *scratch };
         match read(socket, context, space) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(0)) => {
-                self.bridge.handle_event(now, Event::TrunkClosed, pool);
+                self.on_websocket_closed(side, now, pool);
                 return Poll::Ready(true);
             }
-            Poll::Ready(Ok(n)) if plain => leg.filled(n),
             Poll::Ready(Ok(n)) => {
-                if let Err(error) = trunk.link.open(&scratch[..n]) {
-                    self.on_link_error(now, &error, pool);
+                let opened = if plain {
+                    leg.filled(n);
+                    Ok(n)
+                } else {
+                    io.link.open(&scratch[..n])
+                };
+                if side == LINE {
+                    self.line_tally.bytes_in += n as u64;
+                }
+                if let Err(error) = opened {
+                    self.on_link_error(side, now, &error, pool);
                     return Poll::Ready(true);
                 }
             }
             Poll::Ready(Err(error)) => {
-                self.on_trunk_error(now, &error, pool);
+                self.on_websocket_error(side, now, &error, pool);
                 return Poll::Ready(true);
             }
         }
         Poll::Ready(false)
     }
 
+    /// Makes audio and events of what the leg has.
+    fn hear(&mut self, side: usize, now: Now, pool: &mut Pool) -> Flow {
+        if side == LINE { self.bridge.handle_line(now, pool) } else { self.bridge.handle_trunk(now, pool) }
+    }
+
     /// Gives the leg what the link has, until there is no more or the leg has no room.
-    fn on_trunk_plaintext(&mut self, now: Now, pool: &mut Pool) -> Flow {
-        let mut flow = self.bridge.handle_trunk(now, pool);
+    fn on_plaintext(&mut self, side: usize, now: Now, pool: &mut Pool) -> Flow {
+        let mut flow = self.hear(side, now, pool);
         while flow == Flow::Hungry {
-            let (Some(trunk), Some(leg)) = (&mut self.trunk, self.bridge.trunk_mut()) else { break };
-            match trunk.link.plaintext(leg.spare()) {
+            let Some((io, leg)) = self.websocket(side) else { break };
+            match io.link.plaintext(leg.spare()) {
                 Ok(0) => break,
                 Ok(n) => leg.filled(n),
                 Err(error) => {
-                    self.on_link_error(now, &error, pool);
+                    self.on_link_error(side, now, &error, pool);
                     break;
                 }
             }
-            flow = self.bridge.handle_trunk(now, pool);
+            flow = self.hear(side, now, pool);
         }
-        self.flush_trunk(now, pool);
+        self.flush(now, pool);
         flow
     }
 
@@ -864,21 +1095,69 @@ impl Call {
         }
     }
 
-    fn on_link_error(&mut self, now: Now, error: &LinkError, pool: &mut Pool) {
+    fn on_link_error(&mut self, side: usize, now: Now, error: &LinkError, pool: &mut Pool) {
         match error {
-            LinkError::Closed => self.bridge.handle_event(now, Event::TrunkClosed, pool),
+            LinkError::Closed => self.on_websocket_closed(side, now, pool),
             LinkError::Tls(error) => {
                 let words = tls::explain_tls(error);
                 self.explain(&words);
-                self.flush_trunk(now, pool);
-                self.bridge.handle_event(now, Event::TrunkEnded(EndReason::TrunkLost), pool);
+                self.flush(now, pool);
+                self.on_websocket_lost(side, now, pool);
             }
         }
     }
 
-    fn on_trunk_error(&mut self, now: Now, error: &io::Error, pool: &mut Pool) {
+    /// The peer's connection is at its end. One that closes without a WebSocket's goodbye has lost its call: some vendors
+    /// never say another.
+    fn on_websocket_closed(&mut self, side: usize, now: Now, pool: &mut Pool) {
+        if side == LINE {
+            self.bridge.handle_line_closed(now, EndReason::LineHungUp, pool);
+        } else {
+            self.bridge.handle_event(now, Event::TrunkClosed, pool);
+        }
+    }
+
+    fn on_websocket_error(&mut self, side: usize, now: Now, error: &io::Error, pool: &mut Pool) {
         self.explain(error);
-        self.bridge.handle_event(now, Event::TrunkEnded(EndReason::TrunkLost), pool);
+        self.on_websocket_lost(side, now, pool);
+    }
+
+    fn on_websocket_lost(&mut self, side: usize, now: Now, pool: &mut Pool) {
+        if side == LINE {
+            self.bridge.handle_line_closed(now, EndReason::LineLost, pool);
+        } else {
+            self.bridge.handle_event(now, Event::TrunkEnded(EndReason::TrunkLost), pool);
+        }
+    }
+
+    /// Sends what is due to the legs that are WebSockets, as much as their sockets take.
+    fn flush(&mut self, now: Now, pool: &mut Pool) {
+        self.flush_line(now, pool);
+        self.flush_trunk(now, pool);
+    }
+
+    /// Sends what is due to a line that is a WebSocket. The ring gives no more than its dialect's lead, so that two turns
+    /// are enough: what waits, and what has room then.
+    fn flush_line(&mut self, now: Now, pool: &mut Pool) {
+        loop {
+            self.bridge.pump_line(now, pool);
+            let (LineIo::Websocket(line), Some(leg)) = (&mut self.line, self.bridge.line_mut()) else { return };
+            let waiting = leg.out().len();
+            if line.broken || waiting == 0 && !line.link.wants_write() {
+                return;
+            }
+            let sent = line.send(leg);
+            self.line_tally.bytes_out += (waiting - leg.out().len()) as u64;
+            match sent {
+                Ok(true) if waiting > 0 => {}
+                Ok(_) => return,
+                Err(error) => {
+                    // The reading side finds out what it means: the vendor's goodbye may be on its way.
+                    line.broken = true;
+                    return self.explain(&error);
+                }
+            }
+        }
     }
 
     /// Sends what is due to the trunk, as much as its socket takes.
@@ -909,6 +1188,11 @@ impl Call {
 
     /// The caller goes on in the dialplan.
     fn give_line_back(&mut self) {
+        self.dialing = None;
+        if matches!(self.line, LineIo::Websocket(_)) {
+            // It takes its leave in its own time, see `Bridge::is_line_done`.
+            return;
+        }
         if let LineIo::Audiosocket { socket, line, pending } = &self.line {
             let mut message = [0; line::MAX_MESSAGE];
             let message = line.write_hangup(&mut message);
@@ -919,7 +1203,6 @@ impl Call {
             // Dropping this half says that nothing follows; the reading task waits for the PBX to close too.
         }
         self.line = LineIo::Gone;
-        self.dialing = None;
     }
 }
 
@@ -927,6 +1210,9 @@ impl Call {
 fn words_of(bridge: &Bridge) -> Option<String> {
     if let Some(overdue) = bridge.overdue() {
         return Some(format!("the agent did not keep to its dialect: {overdue}"));
+    }
+    if let Some(words) = words_of_line(bridge) {
+        return Some(words);
     }
     match bridge.over()? {
         Over::Closed(None | Some(1000)) => None,
@@ -936,7 +1222,21 @@ fn words_of(bridge: &Bridge) -> Option<String> {
     }
 }
 
-/// How often a trunk's life is tested.
+/// How a line that is a WebSocket came to its end, where that says more than the end reason.
+fn words_of_line(bridge: &Bridge) -> Option<String> {
+    let (over, overdue) = bridge.line_over();
+    if let Some(overdue) = overdue {
+        return Some(format!("the vendor did not keep to its dialect: {overdue}"));
+    }
+    match over? {
+        Over::Closed(None | Some(1000 | 1001)) => None,
+        Over::Closed(Some(code)) => Some(format!("the vendor closed with code {code}")),
+        Over::Violation(violation) => Some(format!("the vendor broke the WebSocket protocol: {violation}")),
+        Over::Grammar(reason) => Some(format!("the vendor did not keep to its dialect: {reason}")),
+    }
+}
+
+/// How often a WebSocket's life is tested.
 const PING_EVERY: Now = Now::from_secs(20);
 /// What one read brings at most (bytes).
 const SCRATCH: usize = 16 * 1024;

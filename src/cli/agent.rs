@@ -58,7 +58,7 @@ pub struct AgentArgs {
     /// Where to listen; port 0 takes a free one, which is printed
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: String,
-    /// What is spoken: `auto` tells it from the first message, or binary, ozonetel, exotel, openai
+    /// What is spoken: `auto` tells it from the first message, or binary, ozonetel, exotel, twilio, plivo, vonage, openai
     #[arg(long, value_name = "NAME", default_value = "auto", value_parser = parse_dialect)]
     pub dialect: String,
     /// What to do: echo, say:FILE (a WAV, as fast as it is heard), burst:FILE (as fast as the socket takes it), silent
@@ -900,11 +900,15 @@ mod tests {
         for (text, dialect, words) in [
             ("seqid", None, "write KEY=VALUE"),
             ("seqid=1", None, "wanted true or false"),
-            ("seqid=true", Some("exotel"), "an agent has no such option; there are: numbers, chunk-bytes, agent-style"),
+            (
+                "seqid=true",
+                Some("exotel"),
+                "an agent has no such option; there are: numbers, chunk-bytes, agent-style, direction",
+            ),
             (
                 "key-style=camel",
                 Some("exotel"),
-                "an agent has no such option; there are: numbers, chunk-bytes, agent-style",
+                "an agent has no such option; there are: numbers, chunk-bytes, agent-style, direction",
             ),
             ("x=1", Some("binary"), "an agent has no such option; there is none"),
         ] {
@@ -920,7 +924,7 @@ mod tests {
     #[test]
     fn a_command_line_that_makes_no_sense_is_refused() {
         assert!(
-            parse("--listen 127.0.0.1:0 --dialect twilio").unwrap_err().to_string().contains("auto, binary, ozonetel")
+            parse("--listen 127.0.0.1:0 --dialect morse").unwrap_err().to_string().contains("auto, binary, ozonetel")
         );
         assert!(parse("--listen 127.0.0.1:0 --plain --tls /tmp").is_err());
         assert!(parse("--listen 127.0.0.1:0 --plain-anywhere").is_err());

@@ -82,6 +82,11 @@ impl<'f> Section<'f> {
         self.entries().find(|(name, _)| *name == key).map(|(_, value)| value)
     }
 
+    /// Whether a key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entries().any(|(name, _)| name == key)
+    }
+
     /// The value of a key that has to be there.
     pub(super) fn require(&mut self, key: &'static str, wanted: &str) -> Option<Value<'f>> {
         let value = self.get(key);

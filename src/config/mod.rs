@@ -13,7 +13,7 @@ use core::{fmt, net::IpAddr, net::Ipv4Addr, net::Ipv6Addr, net::SocketAddr, time
 use std::{env, fs, path::Path, path::PathBuf};
 
 use crate::{
-    call::bridge::Limits,
+    call::{attention::BargeIn, bridge::Limits},
     dialect,
     media::{Rate, pool::BLOCK},
 };
@@ -22,9 +22,10 @@ mod file;
 mod openai;
 mod resolve;
 mod secret;
+mod telnyx;
 
-pub(crate) use self::resolve::decoded;
-pub use self::secret::Secret;
+pub(crate) use self::{resolve::decoded, telnyx::percent_encoded};
+pub use self::{secret::Secret, telnyx::Telnyx};
 
 /// Reads a config file.
 ///
@@ -53,6 +54,8 @@ pub struct Config {
     pub control: Control,
     /// What is kept of calls.
     pub records: Records,
+    /// Call control at Telnyx; `None`: none.
+    pub telnyx: Option<Telnyx>,
     /// Where calls come from, in the file's order.
     pub lines: Vec<Line>,
     /// Where agents are, in the file's order.
@@ -78,6 +81,11 @@ impl Config {
             && !is_loopback(http.ip())
         {
             warnings.push(format!("[control] http-anywhere: whoever reaches {http} can read the metrics"));
+        }
+        if let Some(Telnyx { webhook_listen, .. }) = &self.telnyx
+            && !is_loopback(webhook_listen.ip())
+        {
+            warnings.push(format!("[telnyx] webhook-anywhere: webhooks come to {webhook_listen} in the clear"));
         }
         for (index, Trunk { name, url, insecure, .. }) in self.trunks.iter().enumerate() {
             if *insecure && url.secure {
@@ -280,6 +288,8 @@ pub struct Route {
     pub line: usize,
     /// Indices into [`Config::trunks`], in the order in which they are tried; at least one.
     pub trunks: Vec<usize>,
+    /// What is done when the caller speaks while the agent does.
+    pub barge_in: BargeIn,
 }
 
 /// A WebSocket URL (RFC 6455 3). Printed, it keeps the query, which may hold a token, to itself.

@@ -12,9 +12,10 @@ use std::{
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{
+    call::attention::BargeIn,
     config::{
-        Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Records, Route,
-        Secret, Trunk, Url,
+        self, Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Records,
+        Route, Secret, Trunk, Url,
         file::{File, Section, Value, near_miss, no_such},
         highest_rate, is_loopback, openai, secret,
     },
@@ -48,6 +49,7 @@ impl Resolver<'_> {
         let mut media_section = root.table("media");
         let mut control_section = root.table("control");
         let mut records_section = root.table("records");
+        let telnyx_value = root.get("telnyx");
         let mut lines = root.tables("line");
         let mut trunks = root.tables("trunk");
         let mut routes = root.array_of_tables("route");
@@ -60,7 +62,10 @@ impl Resolver<'_> {
         let lines_read: Vec<_> = lines.iter_mut().map(|(name, section)| self.line(name, section)).collect();
         let trunks_read: Vec<_> = trunks.iter_mut().map(|(name, section)| self.trunk(name, section)).collect();
         let routes = routed(&mut routes, &lines, &line_names, &trunk_names);
-        clashes(&control, &lines, &lines_read);
+        let listening = clashes(&control, &lines, &lines_read);
+        // `None`: it is not there. `Some(None)`: it is wrong.
+        let telnyx = telnyx_value
+            .map(|value| config::telnyx::read(&value, self.environment, self.folder, &line_names, &listening));
         let rate = highest_rate(lines_read.iter().flatten().map(|line| &line.kind));
         let media = media(&mut media_section, rate);
 
@@ -69,6 +74,10 @@ impl Resolver<'_> {
             media,
             control,
             records,
+            telnyx: match telnyx {
+                Some(read) => Some(read?),
+                None => None,
+            },
             lines: lines_read.into_iter().collect::<Option<_>>()?,
             trunks: trunks_read.into_iter().collect::<Option<_>>()?,
             routes,
@@ -407,7 +416,7 @@ fn ranges(value: &Value<'_>) -> Vec<Cidr> {
 }
 
 /// An address to listen on; `or` is what else would do.
-fn address(value: &Value<'_>, default_port: u16, or: &str) -> Option<SocketAddr> {
+pub(super) fn address(value: &Value<'_>, default_port: u16, or: &str) -> Option<SocketAddr> {
     let text = value.as_str().unwrap_or_default();
     let alone = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, default_port));
     let address = text.parse().or_else(|_| alone()).ok();
@@ -417,8 +426,9 @@ fn address(value: &Value<'_>, default_port: u16, or: &str) -> Option<SocketAddr>
     address
 }
 
-/// Two that listen in the same place, or share stdin or stdout, would stop each other at the start.
-fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<Line>]) {
+/// Two that listen in the same place, or share stdin or stdout, would stop each other at the start. Gives who listens
+/// where.
+fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<Line>]) -> Vec<(String, SocketAddr)> {
     let mut listening = Vec::from_iter(control.http.map(|http| ("[control] http".to_owned(), http)));
     let mut pipes: Vec<(&str, &str)> = Vec::new();
     let mut written: Vec<(PathBuf, &str)> = Vec::new();
@@ -454,6 +464,7 @@ fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<
             None => {}
         }
     }
+    listening
 }
 
 /// Where a file really is, links followed; a file that is not there yet is in its folder.
@@ -462,7 +473,7 @@ fn place(path: &Path) -> PathBuf {
     fs::canonicalize(path).or_else(|_| folder()).unwrap_or_else(|_| path.to_owned())
 }
 
-fn is_same_place(one: SocketAddr, other: SocketAddr) -> bool {
+pub(super) fn is_same_place(one: SocketAddr, other: SocketAddr) -> bool {
     let overlaps = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() != 0 && one.port() == other.port() && overlaps
 }
@@ -487,7 +498,7 @@ fn agent_url(value: &Value<'_>, insecure: bool) -> Option<Url> {
 }
 
 /// A URL as a message repeats it: without a password in front of the host or a token in the query.
-fn shown_url(text: &str) -> String {
+pub(super) fn shown_url(text: &str) -> String {
     let shown = match (text.split_once("://"), text.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://***@{rest}"),
         (None, Some((_, rest))) => format!("***@{rest}"),
@@ -614,6 +625,13 @@ fn routed(
     for section in routes {
         let line = section.require("line", "wanted the name of a line");
         let trunks = section.require("trunks", "wanted the names of trunks, e.g. [\"agent\"]");
+        let barge_in = section.get("barge-in").and_then(|value| {
+            let found = BargeIn::ALL.iter().find(|(name, _)| value.as_str() == Some(*name)).map(|(_, it)| *it);
+            if found.is_none() {
+                value.problem("wanted \"cloud\", \"flush\" or \"notify\"");
+            }
+            found
+        });
         section.finish();
         let line = line.and_then(|value| {
             let name = value.str()?;
@@ -648,7 +666,10 @@ fn routed(
             };
             names.into_iter().filter_map(index).collect()
         });
-        read.extend(line.zip(trunks).map(|(line, trunks)| Route { line, trunks }));
+        read.extend(line.zip(trunks).map(|(line, trunks)| {
+            let barge_in = barge_in.unwrap_or_default();
+            Route { line, trunks, barge_in }
+        }));
     }
     for ((_, section), at) in lines.iter().zip(route_at) {
         if at.is_none() {
@@ -773,7 +794,8 @@ trunks = ["agent"]
     fn every_way_to_break_a_file_is_told_with_its_place_and_its_remedy() {
         for (from, to, wanted) in BROKEN {
             let said = read(from, to).unwrap_err().to_string();
-            assert_eq!(said.lines().collect::<Vec<_>>(), *wanted, "with\n{to}");
+            let wanted: Vec<_> = wanted.iter().map(|line| line.replace(DIALECTS, &dialects())).collect();
+            assert_eq!(said.lines().collect::<Vec<_>>(), wanted, "with\n{to}");
         }
     }
 
@@ -806,10 +828,11 @@ trunks = ["agnet"]
         assert_eq!(lines, [1, 3, 4, 6, 9, 10, 11, 12, 14, 15, 16, 18, 21]);
         let said = said.to_string();
         assert!(!said.contains("hush"), "{said}");
-        assert!(said.contains(
+        let dialects = dialects();
+        assert!(said.contains(&format!(
             "\n/etc/trunkline/trunkline.toml:15: [trunk.agent] dialect = \"exotell\": no such dialect; did you mean \
-             `exotel`? (binary, ozonetel, exotel, openai)\n"
-        ));
+             `exotel`? ({dialects})\n"
+        )));
     }
 
     #[test]
@@ -827,7 +850,7 @@ trunks = ["agnet"]
         assert_eq!(trunk.connect_timeout, Duration::from_secs(5));
         assert_eq!((trunk.headers.len(), trunk.insecure, trunk.ca_file.as_ref()), (0, false, None));
         assert!(trunk.authorization.is_none());
-        assert_eq!(config.routes, [Route { line: 0, trunks: vec![0] }]);
+        assert_eq!(config.routes, [Route { line: 0, trunks: vec![0], barge_in: BargeIn::Cloud }]);
         assert_eq!(config.warnings(), [""; 0]);
     }
 
@@ -1007,7 +1030,7 @@ trunks = ["agent"]
         .unwrap();
         assert_eq!(config.lines.iter().map(|line| line.name.as_str()).collect::<Vec<_>>(), ["zulu", "alpha", "pbx"]);
         assert_eq!(config.trunks.iter().map(|trunk| trunk.name.as_str()).collect::<Vec<_>>(), ["zulu", "agent"]);
-        let route = |line, trunks: &[usize]| Route { line, trunks: trunks.to_vec() };
+        let route = |line, trunks: &[usize]| Route { line, trunks: trunks.to_vec(), barge_in: BargeIn::Cloud };
         assert_eq!(config.routes, [route(1, &[0, 1]), route(0, &[1]), route(2, &[1])]);
         assert_eq!(config.line_rate(), Rate::Hz16000);
         let LineKind::Pipe { input, output, .. } = &config.lines[0].kind else { unreachable!() };
@@ -1186,6 +1209,8 @@ trunks = ["agent"]
             ("ozonetel", 8000, None),
             ("exotel", 48_000, Some("`exotel` has only 8000, 16000, 24000")),
             ("exotel", 24_000, None),
+            ("twilio", 16_000, Some("`twilio` has only 8000")),
+            ("plivo", 24_000, Some("`plivo` has only 8000, 16000")),
             ("binary", 48_000, None),
         ] {
             let said = read("dialect = \"ozonetel\"", &format!("dialect = \"{dialect}\"\nsample-rate = {hz}"));
@@ -1219,6 +1244,14 @@ trunks = ["agent"]
             assert!(docs.contains(&format!("`{key}`")), "{key} is not in docs/config.md");
         }
     }
+
+    /// The names of all dialects, as a problem lists them.
+    fn dialects() -> String {
+        dialect::NAMES.join(", ")
+    }
+
+    /// Where [`dialects`] stand in a problem below.
+    const DIALECTS: &str = "{dialects}";
 
     #[test]
     fn an_openai_trunk_needs_no_url_but_then_a_model() {
@@ -1290,8 +1323,8 @@ max-calls = 2"#,
             r#"acount = "x"
 [medja]"#,
             &[
-                "t.toml:1: acount: no such key; did you mean `account`? (account, media, control, records, line, trunk, route)",
-                "t.toml:2: medja: no such table; did you mean `media`? (account, media, control, records, line, trunk, route)",
+                "t.toml:1: acount: no such key; did you mean `account`? (account, media, control, records, telnyx, line, trunk, route)",
+                "t.toml:2: medja: no such table; did you mean `media`? (account, media, control, records, telnyx, line, trunk, route)",
             ],
         ),
         (
@@ -1521,23 +1554,19 @@ kind = "audiosocket"
         (
             r#"dialect = "ozonetel""#,
             r#"dialect = "ozontel""#,
-            &[
-                r#"t.toml:7: [trunk.agent] dialect = "ozontel": no such dialect; did you mean `ozonetel`? (binary, ozonetel, exotel, openai)"#,
-            ],
+            &[r#"t.toml:7: [trunk.agent] dialect = "ozontel": no such dialect; did you mean `ozonetel`? ({dialects})"#],
         ),
         (
             r#"dialect = "ozonetel""#,
             r#"dialect = "sip"
 [trunk.agent.ozonetel]
 x = 1"#,
-            &[
-                r#"t.toml:7: [trunk.agent] dialect = "sip": no such dialect; there are: binary, ozonetel, exotel, openai"#,
-            ],
+            &[r#"t.toml:7: [trunk.agent] dialect = "sip": no such dialect; there are: {dialects}"#],
         ),
         (
             r#"dialect = "ozonetel""#,
             "dialect = 5",
-            &["t.toml:7: [trunk.agent] dialect = 5: no such dialect; there are: binary, ozonetel, exotel, openai"],
+            &["t.toml:7: [trunk.agent] dialect = 5: no such dialect; there are: {dialects}"],
         ),
         (
             r#"url = "wss://agent.example.com/ws"
@@ -1545,7 +1574,7 @@ dialect = "ozonetel""#,
             "",
             &[
                 "t.toml:5: [trunk.agent] url: missing; wanted e.g. `wss://agent.example.com/ws`",
-                "t.toml:5: [trunk.agent] dialect: missing; wanted one of binary, ozonetel, exotel, openai",
+                "t.toml:5: [trunk.agent] dialect: missing; wanted one of {dialects}",
             ],
         ),
         (
@@ -1561,7 +1590,7 @@ berer = "hush""#,
                 "t.toml:9: [trunk.agent] connect-timeout-ms = 1: wanted a whole number from 100 to 60000",
                 r#"t.toml:10: [trunk.agent] insecure = "yes": wanted true or false"#,
                 r#"t.toml:11: [trunk.agent] ca-file = "no.pem": cannot be read: No such file or directory (os error 2)"#,
-                "t.toml:12: [trunk.agent] berer: no such key; did you mean `bearer`? (url, dialect, sample-rate, connect-timeout-ms, headers, bearer, basic, ca-file, insecure, binary, ozonetel, exotel, openai)",
+                "t.toml:12: [trunk.agent] berer: no such key; did you mean `bearer`? (url, dialect, sample-rate, connect-timeout-ms, headers, bearer, basic, ca-file, insecure, {dialects})",
             ],
         ),
         (
@@ -1727,7 +1756,7 @@ ozonetel = true
 "#,
             &[
                 "t.toml:8: [trunk.agent] ozonetel = true: wanted a table: [trunk.agent.ozonetel]",
-                "t.toml:9: [trunk.agent] ozontel: no such table; did you mean `ozonetel`? (url, dialect, sample-rate, connect-timeout-ms, headers, bearer, basic, ca-file, insecure, binary, ozonetel, exotel, openai)",
+                "t.toml:9: [trunk.agent] ozontel: no such table; did you mean `ozonetel`? (url, dialect, sample-rate, connect-timeout-ms, headers, bearer, basic, ca-file, insecure, {dialects})",
             ],
         ),
         (
@@ -1738,7 +1767,7 @@ sinks = []"#,
                 "t.toml:10: [[route]] trunks = 4: wanted a text in quotes",
                 r#"t.toml:10: [[route]] trunks = "agnt": no such trunk; did you mean `agent`? (agent)"#,
                 r#"t.toml:10: [[route]] trunks = "zzz": no such trunk; there are: agent"#,
-                "t.toml:11: [[route]] sinks: no such key; there are: line, trunks",
+                "t.toml:11: [[route]] sinks: no such key; there are: line, trunks, barge-in",
             ],
         ),
         (
@@ -1797,7 +1826,7 @@ trunks = ["agent"]
             "[[routes]]",
             &[
                 "t.toml:3: [line.pbx]: no [[route]] names this line; its calls would have nowhere to go",
-                "t.toml:8: routes: no such table; did you mean `route`? (account, media, control, records, line, trunk, route)",
+                "t.toml:8: routes: no such table; did you mean `route`? (account, media, control, records, telnyx, line, trunk, route)",
             ],
         ),
     ];

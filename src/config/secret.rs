@@ -80,6 +80,14 @@ pub(super) fn read(value: &Value<'_>, environment: &dyn Environment, folder: &Pa
     }
 }
 
+/// The credential of this name, if systemd gave one that can be used: for secrets that have a name when they are given
+/// none.
+pub(super) fn by_name(name: &str, environment: &dyn Environment) -> Option<Secret> {
+    let text = from_credential(name, environment.credentials_dir().as_deref()).ok()?;
+    let line = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+    (!line.is_empty() && !line.contains(char::is_control)).then(|| Secret::new(line))
+}
+
 /// `is_name`: what stands in the file names something and can be shown.
 fn of(value: &Value<'_>, is_name: bool, found: Result<String, String>) -> Option<Secret> {
     let checked = found.and_then(|mut text| {

@@ -53,6 +53,32 @@ messages! {
     THREAD_SILENT = "c0d3f0a5b18f4d0e9c6a7b52e1f49d83", "a thread does not answer";
     /// A bug of ours.
     PANIC = "4ed7d6463e7442968fc62fc1c4a5b097", "a thread panicked";
+    /// Somebody calls a number of the account at Telnyx.
+    TELNYX_INITIATED = "ffebe1516d74b4a2af6e17650d84adca", "a call rings at Telnyx";
+    /// It was answered there.
+    TELNYX_ANSWERED = "88d942cb18db6ffc3096720de1c68238", "the call at Telnyx is answered";
+    /// `streaming_start` goes out.
+    TELNYX_STREAMING = "eadfdbfd292173bda89b324d527723b1", "Telnyx is asked to stream the call";
+    /// A line's socket is here and has named a call at Telnyx.
+    TELNYX_CONNECTED = "aecb089d178d9fc6e6381713cf22085b", "Telnyx's socket is connected";
+    /// The caller's voice has come.
+    TELNYX_FIRST_HEARD = "a56ff083461b7611fd8402dd345bc47c", "first frame from Telnyx";
+    /// The caller's voice went to the agent.
+    TELNYX_FIRST_TO_AGENT = "1fb6c1655bd0101edf98ba11d4c2ef01", "first frame to the agent";
+    /// The agent has spoken.
+    TELNYX_FIRST_FROM_AGENT = "e0a12ccf22cf22ada575c3a3c7b6349a", "first frame from the agent";
+    /// The agent's voice went to Telnyx.
+    TELNYX_FIRST_PLAYED = "e87a8e76e957f44ac8c74edf3e3cbce3", "first frame to Telnyx";
+    /// It is over there.
+    TELNYX_ENDED = "f4f2fb161f79d0d808f1656a411c5a33", "the call at Telnyx is over";
+    /// Telnyx does not do what it was told.
+    TELNYX_REFUSED = "7290be1a0fd1eb2a22f6930bdc6e713b", "Telnyx refused";
+    /// Telnyx's REST interface cannot be talked to.
+    TELNYX_UNREACHABLE = "9101ef1b5f2eee60ea647c2f9717fd9e", "Telnyx could not be told";
+    /// A call was answered, and its audio does not come.
+    TELNYX_NO_STREAM = "98326df75b347231314cc04dce20f1c7", "no stream came from Telnyx";
+    /// Something that claims to be Telnyx's is not.
+    TELNYX_WEBHOOK_REFUSED = "d86a331aa4c49ba4133d62aa2d41ecce", "a webhook was refused";
 }
 
 #[cfg(test)]

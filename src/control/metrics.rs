@@ -105,13 +105,15 @@ pub enum Delay {
     Uplink,
     Playout,
     Setup,
+    Response,
 }
 
 /// Name and meaning of each histogram, in the order of [`Delay`].
-pub const HISTOGRAMS: [(&str, &str); 3] = [
+pub const HISTOGRAMS: [(&str, &str); 4] = [
     ("trunkline_uplink_delay_seconds", "From a line's frame read to its message handed to the trunk's socket"),
     ("trunkline_playout_lateness_seconds", "How long after it was due a frame left for its line"),
     ("trunkline_setup_seconds", "From a call's arrival to its trunk's answer"),
+    ("trunkline_response_delay_seconds", "From the caller's last word to the agent's first, for each turn"),
 ];
 
 #[derive(Debug, Default)]
@@ -166,6 +168,7 @@ impl Metrics {
         }
         self.histograms[Delay::Uplink as usize].add_growth(&before.delays.uplink, &after.delays.uplink);
         self.histograms[Delay::Playout as usize].add_growth(&before.delays.playout, &after.delays.playout);
+        self.histograms[Delay::Response as usize].add_growth(&before.delays.response, &after.delays.response);
     }
 
     /// A trunk answered so long after its call had come.

@@ -13,6 +13,6 @@ pub mod http;
 pub mod journal;
 pub mod messages;
 pub mod metrics;
-mod server;
+pub(crate) mod server;
 pub mod socket;
 pub mod systemd;

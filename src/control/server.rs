@@ -22,11 +22,11 @@ use tokio::{
     time::timeout,
 };
 
-pub(super) type Answer = Response<Full<Bytes>>;
-pub(super) type BoxError = Box<dyn core::error::Error + Send + Sync>;
+pub(crate) type Answer = Response<Full<Bytes>>;
+pub(crate) type BoxError = Box<dyn core::error::Error + Send + Sync>;
 
 /// Where connections come in, and who answers them.
-pub(super) trait Door: 'static {
+pub(crate) trait Door: 'static {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + 'static;
     /// What is known of the other side.
@@ -43,7 +43,7 @@ pub(super) trait Door: 'static {
 }
 
 /// Serves for ever.
-pub(super) async fn serve<D: Door>(door: D) {
+pub(crate) async fn serve<D: Door>(door: D) {
     let door = Rc::new(door);
     let seats = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
@@ -87,7 +87,7 @@ async fn attend<D: Door>(door: &D, stream: D::Stream, caller: &D::Caller) -> hyp
 }
 
 /// The body of a request, or the answer to one that is too long or did not come.
-pub(super) async fn body<B>(request: Request<B>, most: usize) -> Result<Bytes, Answer>
+pub(crate) async fn body<B>(request: Request<B>, most: usize) -> Result<Bytes, Answer>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -102,14 +102,14 @@ where
 }
 
 /// An answer in JSON.
-pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     let mut json = serde_json::to_vec(body).expect("our answers have texts for keys");
     json.push(b'\n');
     answer(status, "application/json", json)
 }
 
 /// An answer that says what is wrong: `{"error":"..."}`.
-pub(super) fn refuse(status: StatusCode, words: impl core::fmt::Display) -> Answer {
+pub(crate) fn refuse(status: StatusCode, words: impl core::fmt::Display) -> Answer {
     #[derive(Serialize)]
     struct Refused {
         error: String,
@@ -118,13 +118,13 @@ pub(super) fn refuse(status: StatusCode, words: impl core::fmt::Display) -> Answ
 }
 
 /// This path knows another method only (RFC 9110 15.5.6).
-pub(super) fn only(method: &'static str) -> Answer {
+pub(crate) fn only(method: &'static str) -> Answer {
     let mut refused = refuse(StatusCode::METHOD_NOT_ALLOWED, format_args!("only {method}"));
     refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static(method));
     refused
 }
 
-pub(super) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+pub(crate) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();

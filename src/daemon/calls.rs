@@ -23,7 +23,7 @@ use crate::{
         gauges::Gauges,
         record::{Ending, Record, Started, Taken},
         redact::Numbers,
-        shard::{NewCall, NewLine, Order},
+        shard::{Listen, NewCall, NewLine, Order},
         vitals::Vitals,
     },
     clock,
@@ -42,6 +42,7 @@ use crate::{
     },
     media::{Now, Rate},
     records::Records,
+    telnyx::Telnyx,
 };
 
 /// What the tasks of the control thread share.
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     pub(super) lines: RefCell<Vec<LineNews>>,
     /// The last that was heard of each trunk.
     pub(super) trunks: RefCell<Vec<TrunkNews>>,
+    /// Call control at Telnyx, where the config has it.
+    pub(super) telnyx: Option<Telnyx>,
     /// What is kept of calls; `None`: nothing is, or the daemon is at its end.
     pub(super) records: RefCell<Option<Records>>,
     /// Records have waited for the disk for so long.
@@ -118,7 +121,19 @@ pub(super) struct Live {
     pub(super) gauges: Arc<Gauges>,
     /// The trunk that took it, by its place in the config, and how it answered.
     pub(super) trunk: Option<(usize, Handshake)>,
+    /// What another connection to its trunk takes.
+    redial: Redial,
     writer: Option<thread::JoinHandle<()>>,
+}
+
+/// What it takes to dial a live call's trunk again.
+struct Redial {
+    facts: Box<Facts>,
+    line_rate: Rate,
+    /// How often it was tried.
+    tries: u32,
+    /// Dropped when the call ends.
+    dialing: Option<oneshot::Sender<()>>,
 }
 
 /// What is known of a line.
@@ -181,6 +196,8 @@ impl Shared {
                 (NewLine::Pipe(ends), Some(writer))
             }
         };
+        let trunkless = trunks.is_empty();
+        let (listen, barge_in) = (Listen::No, route.map(|route| route.barge_in).unwrap_or_default());
         let (dialing, cancelled) = oneshot::channel();
         let gauges = Arc::new(Gauges::default());
         let call_id = facts.call_id.to_string();
@@ -192,14 +209,36 @@ impl Shared {
         }
         let since = clock::now();
         let give_up_after = timeouts + Duration::from_secs(1);
-        let new = NewCall { seq, facts, line, give_up_after, dialing, gauges: Arc::clone(&gauges) };
-        let live =
-            Live { call_id: call_id.clone(), line: line_index, media, since, started, gauges, trunk: None, writer };
+        let told = Box::new(facts.clone());
+        let redial = Redial { facts: told.clone(), line_rate, tries: 0, dialing: None };
+        let new = NewCall {
+            seq,
+            facts,
+            line,
+            give_up_after,
+            dialing,
+            gauges: Arc::clone(&gauges),
+            trunkless,
+            listen,
+            barge_in,
+        };
+        let live = Live {
+            call_id: call_id.clone(),
+            line: line_index,
+            media,
+            since,
+            started,
+            gauges,
+            trunk: None,
+            redial,
+            writer,
+        };
         calls.live.insert(seq, live);
         self.lines.borrow_mut()[line_index].last_call = Some(since);
         self.metrics.call_began();
         let Some(orders) = self.media.borrow().get(media).cloned() else { return };
-        let request = dialer::Request { seq, call_id, trunks, line_rate, cancelled, reply: orders.clone() };
+        let reply = orders.clone();
+        let request = dialer::Request { seq, call_id, trunks, line_rate, facts: told, cancelled, reply };
         drop(calls);
         if let Err(error) = orders.try_send(Order::Call(Box::new(new))) {
             // So far behind that more calls can only make it worse.
@@ -210,11 +249,44 @@ impl Shared {
                 turn_away(self, stream);
             }
             self.on_ended(Outcome::stillborn(seq, EndReason::Overload, since));
-        } else if self.dial.try_send(request).is_err() {
+        } else if !trunkless && self.dial.try_send(request).is_err() {
             // The media thread has the call, and gives it back.
             let refused = Order::Trunk { seq, result: Err(EndReason::Overload) };
             spawn_local(async move { orders.send(refused).await.is_ok() });
         }
+    }
+
+    /// A call wants another connection to its trunk: one that is lost, or will be before the call is over.
+    pub(super) fn redial(self: &Rc<Self>, seq: u64) {
+        let mut calls = self.calls.borrow_mut();
+        let Some(live) = calls.live.get_mut(&seq) else { return };
+        let Some(reply) = self.media.borrow().get(live.media).cloned() else { return };
+        let (dialing, cancelled) = oneshot::channel();
+        live.redial.dialing = Some(dialing);
+        // 0, 1, 2, 4 and then every 8 s.
+        let wait = match live.redial.tries {
+            0 => Duration::ZERO,
+            tries => Duration::from_secs(1 << (tries - 1).min(3)),
+        };
+        live.redial.tries += 1;
+        // The trunk that has the call first: the agent behind another knows nothing of it.
+        let own = live.trunk.map(|(index, _)| index);
+        let route = self.config.routes.iter().find(|route| route.line == live.line);
+        let others = route.map(|route| route.trunks.as_slice()).unwrap_or_default();
+        let trunks: Vec<_> = own.into_iter().chain(others.iter().copied().filter(|&it| Some(it) != own)).collect();
+        let (call_id, line_rate, facts) = (live.call_id.clone(), live.redial.line_rate, live.redial.facts.clone());
+        info!(call_id = call_id.as_str(), tries = live.redial.tries; "the trunk is dialled again");
+        let request = dialer::Request { seq, call_id, trunks, line_rate, facts, cancelled, reply };
+        let shared = Rc::clone(self);
+        spawn_local(async move {
+            tokio::time::sleep(wait).await;
+            if let Err(error) = shared.dial.try_send(request) {
+                let (mpsc::error::TrySendError::Full(request) | mpsc::error::TrySendError::Closed(request)) = error;
+                let refused = Order::Trunk { seq, result: Err(EndReason::Overload) };
+                // Where the thread is gone the call is too.
+                let _ = request.reply.send(refused).await;
+            }
+        });
     }
 
     /// Waits until no more calls are taken.
@@ -304,7 +376,11 @@ impl Shared {
             Err(words) => last.refusal = Some((at_ms, words.clone())),
         }
         if let (Ok(handshake), Some(live)) = (result, self.calls.borrow_mut().live.get_mut(&seq)) {
-            live.trunk = Some((trunk, handshake));
+            let first = live.trunk.replace((trunk, handshake)).is_none();
+            live.redial.tries = 0;
+            if !first {
+                return;
+            }
             self.metrics.add_setup(clock::now().saturating_sub(live.since));
         }
     }
@@ -378,7 +454,10 @@ impl Shared {
             );
         }
         if let Some(writer) = live.writer {
-            let good = matches!(reason, EndReason::LineHungUp | EndReason::TrunkHungUp | EndReason::Drained);
+            let good = matches!(
+                reason,
+                EndReason::LineHungUp | EndReason::TrunkHungUp | EndReason::HandedBack | EndReason::Drained
+            );
             self.calls.borrow_mut().pipe_failed |= !good;
             // It writes what it has and ends with the call, and is joined when the daemon ends.
             let _ = self.writers.send(writer);

@@ -50,6 +50,7 @@ use crate::{
     },
     media::{Now, pool::BLOCK},
     records::Records,
+    telnyx::Telnyx,
 };
 
 mod accept;
@@ -119,6 +120,7 @@ struct Daemon {
     config: Arc<Config>,
     reports: mpsc::Receiver<Box<Outcome>>,
     news: mpsc::Receiver<News>,
+    redials: mpsc::Receiver<u64>,
     shared: Rc<Shared>,
     /// Told by each media thread when it is at its end.
     ended: mpsc::Receiver<()>,
@@ -135,6 +137,7 @@ impl Daemon {
 
         // Every call that ends has room for its report, whatever keeps this thread.
         let (reporter, reports) = mpsc::channel(2 * config.media.max_calls + 64);
+        let (redial, redials) = mpsc::channel(config.media.max_calls + 1);
         let (at_end, ended) = mpsc::channel(config.media.threads);
         let mut media = Vec::new();
         let mut vitals = vec![("dial".to_owned(), dial_vitals)];
@@ -153,6 +156,8 @@ impl Daemon {
                 reports: reporter.clone(),
                 metrics: Arc::clone(&metrics),
                 vitals: own_vitals,
+                redials: redial.clone(),
+                tap: None,
                 ready,
             };
             let at_end = at_end.clone();
@@ -170,6 +175,10 @@ impl Daemon {
             media.push(orders);
         }
         let (writers, writers_to_join) = mpsc::unbounded_channel();
+        let telnyx = match &config.telnyx {
+            Some(telnyx) => Some(Telnyx::open(telnyx.clone()).await.map_err(Fault::config)?),
+            None => None,
+        };
 
         let shared = Rc::new(Shared {
             config: Arc::clone(&config),
@@ -179,6 +188,7 @@ impl Daemon {
             dial,
             calls: RefCell::default(),
             lines: RefCell::new(config.lines.iter().map(|_| calls::LineNews::default()).collect()),
+            telnyx,
             records: RefCell::new(open_records(&config, &metrics)?),
             records_stuck: Cell::default(),
             announced: RefCell::default(),
@@ -215,6 +225,12 @@ impl Daemon {
                 }
             }
         }
+        // After the lines: whoever is answered has somewhere to be streamed to.
+        if let (Some(telnyx), Some(of_config)) = (shared.telnyx.clone(), &config.telnyx) {
+            let listener = bind(of_config.webhook_listen, "[telnyx] webhook-listen").await?;
+            let shared = Rc::clone(&shared);
+            spawn_local(telnyx.serve(listener, move || shared.has_seat()));
+        }
         // Last: a second daemon with this config finds its ports taken before it comes here.
         if let Some(path) = &config.control.socket {
             let socket = Socket::open(path).map_err(|error| Fault::config(error.to_string()))?;
@@ -222,7 +238,7 @@ impl Daemon {
             let desk: Rc<dyn Desk> = shared.clone();
             spawn_local(socket.serve(desk));
         }
-        Ok(Self { config, reports, news, shared, ended, writers: writers_to_join })
+        Ok(Self { config, reports, news, redials, shared, ended, writers: writers_to_join })
     }
 
     async fn run(mut self) -> u8 {
@@ -237,6 +253,7 @@ impl Daemon {
             tokio::select! {
                 Some(news) = self.news.recv() => self.shared.on_news(news),
                 Some(outcome) = self.reports.recv() => self.on_ended(*outcome),
+                Some(seq) = self.redials.recv() => self.shared.redial(seq),
                 () = signals.recv() => break,
                 () = self.shared.drain.notified() => break,
                 Some(()) = self.ended.recv() => {
@@ -271,6 +288,7 @@ impl Daemon {
             tokio::select! {
                 Some(news) = self.news.recv() => self.shared.on_news(news),
                 Some(outcome) = self.reports.recv() => self.on_ended(*outcome),
+                Some(seq) = self.redials.recv() => self.shared.redial(seq),
                 // Every thread is gone, and its calls with it.
                 else => break,
             }

@@ -1,8 +1,8 @@
 //! Which dialect a peer speaks, told from the first messages that it sends to us.
 //!
 //! The grammars resemble one another: several platforms open with `connected`, and most say `start` with a nested
-//! `start`. Only ids tell them apart, so the order of the tests matters, and what looks like a dialect that we do
-//! not have is [`Detected::Unknown`] rather than the nearest that we do: PCM played as mu-law is loud noise.
+//! `start`. Only ids tell them apart, so the order of the tests matters. What names a format that its likely dialect
+//! does not have is [`Detected::Unknown`] rather than the nearest that we have: PCM played as mu-law is loud noise.
 
 use crate::dialect::{
     Malformed,
@@ -13,7 +13,8 @@ use crate::dialect::{
 /// that before it asks.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detected {
-    /// It is this dialect, by its name in [`NAMES`](super::NAMES).
+    /// It is the dialect of this name. Whoever has no dialect of that name in [`NAMES`](super::NAMES) has nobody to
+    /// hear it.
     Dialect(&'static str),
     /// It may be any: a greeting, an event that nobody knows. Ask again with the next message.
     Wait,
@@ -34,12 +35,23 @@ struct Seen<'m> {
     kind: Option<Value<'m>>,
     ucid: bool,
     samples: bool,
-    payload: bool,
     interaction_id: bool,
     /// Telnyx says `stream_id`, in whatever message.
     stream_id: bool,
     stream_sid: bool,
-    start: Start,
+    camel_stream_sid: bool,
+    media: Media,
+    /// There is a nested object of this name.
+    start: Option<Start>,
+}
+
+/// What the nested object of a `media` or a `playAudio` has.
+#[derive(Default)]
+struct Media {
+    payload: bool,
+    track: bool,
+    /// `chunk`, `timestamp` or a sequence number.
+    counters: bool,
 }
 
 /// What the nested object of a `start` has.
@@ -48,11 +60,24 @@ struct Start {
     call_control_id: bool,
     /// Plivo's.
     stream_id: bool,
+    call_id: bool,
     stream_sid: bool,
     camel_stream_sid: bool,
+    camel_call_sid: bool,
     account_sid: bool,
     media_format: bool,
-    linear: bool,
+    camel_format: Format,
+}
+
+/// What a camel-case media format says of its samples.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Format {
+    #[default]
+    Unsaid,
+    G711,
+    Linear,
+    /// Something that we do not know.
+    Other,
 }
 
 impl<'m> Seen<'m> {
@@ -63,11 +88,11 @@ impl<'m> Seen<'m> {
             if key.is(b"start")
                 && let Some(start) = value.object()
             {
-                seen.start = Start::read(start)?;
+                seen.start = Some(Start::read(start)?);
             } else if key.is(b"data") {
-                seen.samples = has(&value, |key| key.is(b"samples"))?;
+                seen.samples = value.member(b"samples")?.is_some();
             } else if key.is(b"media") {
-                seen.payload = has(&value, |key| key.is(b"payload") || key.is(b"Payload"))?;
+                seen.media = Media::read(&value)?;
             } else if value != Value::Null {
                 seen.take(&key, value);
             }
@@ -76,7 +101,7 @@ impl<'m> Seen<'m> {
     }
 
     fn take(&mut self, key: &Key<'m>, value: Value<'m>) {
-        if key.is(b"event") || key.is(b"Event") {
+        if key.is_either(b"event", b"Event") {
             self.event = Some(value);
         } else if key.is(b"type") {
             self.kind = Some(value);
@@ -88,46 +113,93 @@ impl<'m> Seen<'m> {
             self.stream_id = true;
         } else if key.is(b"stream_sid") {
             self.stream_sid = true;
+        } else if key.is(b"streamSid") {
+            self.camel_stream_sid = true;
         }
     }
 
     fn verdict(&self) -> Detected {
         let says = |word: &[u8]| self.event.is_some_and(|event| event.is(word));
         if says(b"websocket:connected") {
-            return Detected::Unknown; // Vonage
+            return Detected::Dialect("vonage");
         }
         if self.event.is_none() && self.kind.is_some_and(|kind| is_realtime(&kind)) {
-            return Detected::Unknown; // OpenAI Realtime
+            return Detected::Dialect("openai");
         }
         if says(b"start") {
             return self.on_start();
+        }
+        if self.stream_id {
+            return Detected::Dialect("telnyx");
         }
         // A vendor whose `start` was lost on the way to us, or an agent that dialled us and has nothing to announce.
         let media = says(b"media") || self.event.is_none();
         if media && self.samples {
             return Detected::Dialect("ozonetel");
         }
-        if media && self.payload {
-            let ours = self.stream_sid && !self.stream_id;
-            return if ours { Detected::Dialect("exotel") } else { Detected::Unknown };
+        if media && self.media.payload {
+            return self.on_media();
+        }
+        if says(b"playAudio") && self.media.payload {
+            return Detected::Dialect("plivo"); // each says its own format
         }
         Detected::Wait
     }
 
     fn on_start(&self) -> Detected {
-        let start = &self.start;
         if self.ucid {
             return Detected::Dialect("ozonetel");
         }
-        let rtaa = self.interaction_id;
-        let telnyx = start.call_control_id || self.stream_id;
-        let plivo = start.stream_id;
-        if rtaa || telnyx || plivo {
-            return Detected::Unknown;
+        if self.interaction_id && self.start.is_none() {
+            return Detected::Dialect("rtaa");
         }
-        let camel = start.camel_stream_sid && (start.account_sid || start.media_format || start.linear);
-        // Otherwise a nested `streamSid` is Twilio's.
-        if start.stream_sid || camel { Detected::Dialect("exotel") } else { Detected::Unknown }
+        let nothing = Start::default();
+        let start = self.start.as_ref().unwrap_or(&nothing);
+        if start.call_control_id || self.stream_id {
+            return Detected::Dialect("telnyx");
+        }
+        if start.stream_id && start.call_id {
+            return Detected::Dialect("plivo");
+        }
+        if start.stream_sid {
+            return Detected::Dialect("exotel");
+        }
+        if start.camel_stream_sid {
+            if start.account_sid || start.media_format || start.camel_format == Format::Linear {
+                return Detected::Dialect("exotel");
+            }
+            if start.camel_call_sid && matches!(start.camel_format, Format::Unsaid | Format::G711) {
+                return Detected::Dialect("twilio");
+            }
+        }
+        Detected::Unknown
+    }
+
+    fn on_media(&self) -> Detected {
+        if self.stream_sid {
+            return Detected::Dialect("exotel");
+        }
+        if !self.camel_stream_sid {
+            return Detected::Unknown; // Plivo's do not say whether they are linear
+        }
+        // Twilio names a track where it counts, and its agents do not count. Exotel's sample servers, and a vendor of
+        // theirs that spells in camel case, count PCM.
+        let counts_pcm = self.media.counters && !self.media.track;
+        Detected::Dialect(if counts_pcm { "exotel" } else { "twilio" })
+    }
+}
+
+impl Media {
+    fn read(value: &Value<'_>) -> Result<Self, Malformed> {
+        let mut seen = Self::default();
+        let Some(mut members) = value.object() else { return Ok(seen) };
+        while let Some((key, _)) = members.next()? {
+            seen.payload |= key.is_either(b"payload", b"Payload");
+            seen.track |= key.is(b"track");
+            seen.counters |=
+                key.is_either(b"chunk", b"timestamp") || key.is_either(b"sequence_number", b"sequenceNumber");
+        }
+        Ok(seen)
     }
 }
 
@@ -142,47 +214,41 @@ impl Start {
                 seen.call_control_id = true;
             } else if key.is(b"streamId") {
                 seen.stream_id = true;
+            } else if key.is(b"callId") {
+                seen.call_id = true;
             } else if key.is(b"stream_sid") {
                 seen.stream_sid = true;
             } else if key.is(b"streamSid") {
                 seen.camel_stream_sid = true;
+            } else if key.is(b"callSid") {
+                seen.camel_call_sid = true;
             } else if key.is(b"account_sid") {
                 seen.account_sid = true;
             } else if key.is(b"media_format") {
                 seen.media_format = true;
             } else if key.is(b"mediaFormat") {
-                seen.linear = is_linear(&value)?;
+                seen.camel_format = Format::read(&value)?;
             }
         }
         Ok(seen)
     }
 }
 
-/// Whether an object has such a member. Any other value has none.
-fn has(value: &Value<'_>, is: impl Fn(&Key<'_>) -> bool) -> Result<bool, Malformed> {
-    let mut found = false;
-    if let Some(mut members) = value.object() {
-        while let Some((key, _)) = members.next()? {
-            found |= is(&key);
-        }
+impl Format {
+    fn read(value: &Value<'_>) -> Result<Self, Malformed> {
+        let mut encoding = heapless::String::<64>::new();
+        let Some(named) = value.member(b"encoding")? else { return Ok(Self::Unsaid) };
+        named.text(&mut encoding);
+        encoding.make_ascii_lowercase();
+        let names = |words: &[&str]| words.iter().any(|word| encoding.contains(word));
+        Ok(if names(&["mulaw", "ulaw", "pcmu", "alaw", "pcma"]) {
+            Self::G711
+        } else if names(&["raw", "slin", "pcm", "l16"]) {
+            Self::Linear
+        } else {
+            Self::Other
+        })
     }
-    Ok(found)
-}
-
-/// Whether a camel-case media format names linear samples, which Twilio never does.
-fn is_linear(value: &Value<'_>) -> Result<bool, Malformed> {
-    let mut encoding = heapless::String::<64>::new();
-    if let Some(mut members) = value.object() {
-        while let Some((key, value)) = members.next()? {
-            if key.is(b"encoding") {
-                value.text(&mut encoding);
-                encoding.make_ascii_lowercase();
-            }
-        }
-    }
-    Ok(["raw", "slin", "pcm", "l16"].iter().any(|name| encoding.contains(name))
-        && !encoding.contains("pcmu")
-        && !encoding.contains("pcma"))
 }
 
 fn is_realtime(kind: &Value<'_>) -> bool {
@@ -196,7 +262,7 @@ mod tests {
     use super::*;
     use crate::{
         dialect::{
-            Dialect, OptionValue, Role, exotel, ozonetel,
+            Dialect, OptionValue, Options, Role, exotel, open, ozonetel,
             ozonetel::tests::{audio, opening},
         },
         media::Rate,
@@ -225,13 +291,21 @@ mod tests {
     }
 
     #[test]
+    fn what_the_younger_of_our_vendors_open_with_is_recognised() {
+        for (name, step) in [("twilio", 1), ("plivo", 0), ("vonage", 0)] {
+            let mut vendor = open(name, Role::Vendor, None, Rate::Hz8000, &Options::default()).unwrap();
+            for greeting in 0..step {
+                detects(&opening(&mut *vendor, greeting).unwrap(), Detected::Wait);
+            }
+            detects(&opening(&mut *vendor, step).unwrap(), Detected::Dialect(name));
+        }
+    }
+
+    #[test]
     fn what_our_agents_say_first_is_recognised() {
-        let agents: [(Box<dyn Dialect>, Detected); 2] = [
-            (Box::new(ozonetel::Ozonetel::new(Role::Agent, Rate::Hz8000, &ozonetel::Options::default())), OZONETEL),
-            (Box::new(exotel::Exotel::new(Role::Agent, Rate::Hz8000, &exotel::Options::default())), EXOTEL),
-        ];
-        for (mut agent, detected) in agents {
-            detects(&audio(&mut *agent, &[1, 2]), detected);
+        for name in ["ozonetel", "exotel", "twilio", "plivo"] {
+            let mut agent = open(name, Role::Agent, None, Rate::Hz8000, &Options::default()).unwrap();
+            detects(&audio(&mut *agent, &[1, 2]), Detected::Dialect(name));
         }
     }
 
@@ -257,8 +331,10 @@ mod tests {
         for text in [
             r#"{"event":"connected"}"#,
             r#"{"event":"connected","protocol":"Call","version":"1.0.0"}"#,
+            r#"{"event":"connected","version":"1.0.0"}"#,
             r#"{"type":"connected"}"#,
             r#"{"event":"hello"}"#,
+            r#"{"action":"clear"}"#,
             "{}",
         ] {
             detects(text, Detected::Wait);
@@ -267,30 +343,92 @@ mod tests {
 
     /// Twilio's, Telnyx's and Plivo's documents on media streams, Vonage's on WebSockets, OpenAI's on Realtime.
     #[test]
+    fn every_platform_is_told_by_what_its_documents_show() {
+        for (text, name) in [
+            (
+                concat!(
+                    r#"{"event":"start","sequenceNumber":"1","streamSid":"MZ1","start":{"streamSid":"MZ1","#,
+                    r#""accountSid":"AC1","callSid":"CA1","tracks":["inbound"],"#,
+                    r#""mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}}}"#
+                ),
+                "twilio",
+            ),
+            (
+                concat!(
+                    r#"{"event":"start","stream_id":"32de","sequence_number":"1","start":{"call_control_id":"v3:x","#,
+                    r#""media_format":{"encoding":"PCMU","sample_rate":8000}}}"#
+                ),
+                "telnyx",
+            ),
+            (r#"{"event":"start","start":{"call_control_id":"v3:x","stream_sid":"odd"}}"#, "telnyx"),
+            (
+                concat!(
+                    r#"{"event":"start","sequenceNumber":1,"start":{"callId":"1","streamId":"20170ada","accountId":"MA","#,
+                    r#""tracks":["inbound"],"mediaFormat":{"encoding":"audio/x-l16","sampleRate":16000}},"#,
+                    r#""extra_headers":"userId=12345"}"#
+                ),
+                "plivo",
+            ),
+            (
+                concat!(
+                    r#"{"event":"start","interaction_id":"int-9","tenant_id":"t-1","sample_rate":24000,"#,
+                    r#""encoding":"pcm16"}"#
+                ),
+                "rtaa",
+            ),
+            (r#"{"event":"websocket:connected","content-type":"audio/l16;rate=16000"}"#, "vonage"),
+            (r#"{"type":"session.update","session":{}}"#, "openai"),
+            (r#"{"type":"input_audio_buffer.append","audio":"AAAA"}"#, "openai"),
+        ] {
+            detects(text, Detected::Dialect(name));
+        }
+    }
+
+    #[test]
+    fn media_without_a_start_tell_by_their_ids() {
+        let telnyx = Detected::Dialect("telnyx");
+        detects(r#"{"event":"media","stream_id":"32de","stream_sid":"s","media":{"payload":"AAAA"}}"#, telnyx);
+        let twilio = Detected::Dialect("twilio");
+        detects(r#"{"event":"media","streamSid":"MZ1","media":{"payload":"AAAA"}}"#, twilio);
+        let counted = r#"{"event":"media","streamSid":"MZ1","media":{"track":"inbound","chunk":"2","payload":"AAAA"}}"#;
+        detects(counted, twilio);
+    }
+
+    #[test]
+    fn linear_samples_are_never_taken_for_mu_law() {
+        // The answer of one of Exotel's sample servers.
+        let answer = r#"{"event":"media","streamSid":"s91","media":{"payload":"AQD/","timestamp":"100","chunk":"2"}}"#;
+        detects(answer, EXOTEL);
+        let start = |encoding: &str| {
+            let ids = r#""streamSid":"s","callSid":"c","accountSid":"a""#;
+            format!(r#"{{"event":"start","start":{{{ids},"mediaFormat":{{"encoding":"{encoding}"}}}}}}"#)
+        };
+        for linear in ["raw", "raw/slin", "audio/x-raw", "pcm16", "pcm_s16le", "audio/x-l16;rate=16000", "LINEAR_PCM"] {
+            detects(&start(linear), EXOTEL);
+        }
+        for nobodys in ["opus", "base64", ""] {
+            detects(&start(nobodys), Detected::Unknown);
+        }
+        for mu_law in ["audio/x-mulaw", "PCMU", "ulaw"] {
+            detects(&start(mu_law), Detected::Dialect("twilio"));
+        }
+        // Plivo's media do not name their format.
+        detects(r#"{"event":"media","streamId":"1","media":{"payload":"AAAA"}}"#, Detected::Unknown);
+    }
+
+    #[test]
     fn other_platforms_are_not_taken_for_ours() {
         for text in [
-            concat!(
-                r#"{"event":"start","sequenceNumber":"1","streamSid":"MZ1","start":{"streamSid":"MZ1","#,
-                r#""accountSid":"AC1","callSid":"CA1","tracks":["inbound"],"#,
-                r#""mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}}}"#
-            ),
-            concat!(
-                r#"{"event":"start","stream_id":"32de","sequence_number":"1","start":{"call_control_id":"v3:x","#,
-                r#""media_format":{"encoding":"PCMU","sample_rate":8000}}}"#
-            ),
-            r#"{"event":"start","start":{"call_control_id":"v3:x","stream_sid":"odd"}}"#,
-            r#"{"event":"start","start":{"streamId":"20170ada","callId":"1","mediaFormat":{"encoding":"audio/x-l16"}}}"#,
-            r#"{"event":"start","start":{"streamSid":"MZ1","mediaFormat":{"encoding":"PCMU"}}}"#,
-            r#"{"event":"start","interaction_id":"i","stream_sid":"s"}"#,
             r#"{"event":"start"}"#,
-            r#"{"event":"websocket:connected","content-type":"audio/l16;rate=16000"}"#,
-            r#"{"type":"session.update","session":{}}"#,
-            r#"{"type":"input_audio_buffer.append","audio":"AAAA"}"#,
-            r#"{"event":"media","stream_id":"32de","stream_sid":"s","media":{"payload":"AAAA"}}"#,
-            r#"{"event":"media","streamSid":"MZ1","media":{"payload":"AAAA"}}"#,
+            r#"{"event":"start","start":{}}"#,
+            r#"{"event":"start","start":{"streamId":"20170ada"}}"#,
+            r#"{"event":"start","start":{"streamSid":"MZ1","mediaFormat":{"encoding":"PCMU"}}}"#,
+            r#"{"event":"start","start":{"callSid":"CA1","mediaFormat":{"encoding":"PCMU"}}}"#,
+            r#"{"event":"media","media":{"payload":"AAAA"}}"#,
         ] {
             detects(text, Detected::Unknown);
         }
+        detects(r#"{"event":"start","interaction_id":"i","start":{"stream_sid":"s"}}"#, EXOTEL);
     }
 
     #[test]
@@ -317,7 +455,7 @@ mod tests {
         let mut dialects: Vec<Box<dyn Dialect>> = Vec::new();
         for role in [Role::Vendor, Role::Agent] {
             for name in crate::dialect::NAMES {
-                dialects.push(crate::dialect::open(name, role, None, Rate::Hz8000, &Default::default()).unwrap());
+                dialects.push(open(name, role, None, Rate::Hz8000, &Default::default()).unwrap());
             }
         }
         let mut state = 0x9e37_79b9_u32;

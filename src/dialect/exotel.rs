@@ -17,15 +17,17 @@
 //!    | dtmf, stop {reason}                                ------> |
 //! ```
 //!
-//! No message asks to hang up: an agent closes the socket. Sources: the pages on the Stream and Voicebot applets and
+//! No message asks to hang up: an agent closes the socket. The Stream applet only listens: its audio flows one way, and
+//! there are no marks and no keys. Sources: the pages on the Stream and Voicebot applets and
 //! on AgentStream of Exotel's developer and support sites, and its published sample servers.
 
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use crate::{
     dialect::{
-        Audio, Carrier, Coding, Dialect, Event, Facts, Format, Full, Incoming, Malformed, MarksOnClear, Message,
-        OptionError, OptionInfo, OptionValue, Parameters, Role, Say, Stamp, StopReason, Text,
+        Audio, Carrier, Coding, Dialect, Direction, Event, Facts, Format, Full, Incoming, Malformed, MarksOnClear,
+        Message, OptionError, OptionInfo, OptionValue, Parameters, Role, Say, Stamp, StopReason, Text,
+        dtmf::digit,
         json::{Key, Members, Value},
         mark::{Name, cut_name, name},
     },
@@ -40,6 +42,7 @@ pub struct Options {
     chunk_ms: Option<usize>,
     chunk_bytes: Option<usize>,
     agent_style: AgentStyle,
+    direction: Direction,
     /// The URL's own query parameters, which reappear in `start`.
     parameters: Parameters,
 }
@@ -103,6 +106,12 @@ impl Options {
             help: "As agent: send every key that any vendor asks for (`superset`) or only those documented (`minimal`).",
             role: Some(Role::Agent),
         },
+        OptionInfo {
+            key: "direction",
+            default: "\"both\"",
+            help: "`both` for the Voicebot applet; `uplink` for the Stream applet, which plays nothing of an agent's.",
+            role: None,
+        },
     ];
 
     /// Adds a query parameter of the URL, decoded, to what `start` tells as `custom_parameters`. `false`: it is one too
@@ -130,6 +139,7 @@ impl Options {
             ("agent-style", OptionValue::Str("superset")) => self.agent_style = AgentStyle::Superset,
             ("agent-style", OptionValue::Str("minimal")) => self.agent_style = AgentStyle::Minimal,
             ("agent-style", _) => return Err(OptionError::Expected("\"superset\" or \"minimal\"")),
+            ("direction", value) => self.direction = Direction::option(value)?,
             _ => return Err(OptionError::Unknown),
         }
         Ok(())
@@ -189,6 +199,10 @@ impl Exotel {
         }
     }
 
+    fn is_uplink(&self) -> bool {
+        self.options.direction == Direction::Uplink
+    }
+
     fn is_minimal(&self) -> bool {
         self.role == Role::Agent && self.options.agent_style == AgentStyle::Minimal
     }
@@ -241,7 +255,7 @@ impl Exotel {
     }
 
     fn on_start(&mut self, text: &[u8], start: Option<Members<'_>>) -> Result<(), Malformed> {
-        let mut facts = Facts::default();
+        let mut facts = self.facts.take().unwrap_or_default();
         let mut format = None;
         // What stands beside the nested object counts only where that is silent.
         for members in [Some(Members::object(text)?), start].into_iter().flatten() {
@@ -256,6 +270,16 @@ impl Exotel {
         Ok(())
     }
 
+    /// The page on the extension of the Stream applet tells of the call in `connected` already.
+    fn on_connected(&mut self, text: &[u8]) -> Result<(), Malformed> {
+        let mut facts = Facts::default();
+        let format = read_start(Members::object(text)?, &mut facts)?;
+        if facts != Facts::default() {
+            self.facts = Some(facts);
+        }
+        format.map_or(Ok(()), |format| self.on_format(format))
+    }
+
     fn on_format(&mut self, mut members: Members<'_>) -> Result<(), Malformed> {
         let mut encoding = heapless::String::<64>::new();
         let mut hz = None;
@@ -263,7 +287,7 @@ impl Exotel {
             if key.is(b"encoding") {
                 value.text(&mut encoding);
                 encoding.make_ascii_lowercase();
-            } else if is_either(&key, b"sample_rate", b"sampleRate") {
+            } else if key.is_either(b"sample_rate", b"sampleRate") {
                 hz = value.uint();
             }
         }
@@ -326,8 +350,17 @@ impl Dialect for Exotel {
         false
     }
 
+    /// The next applet runs (Exotel, "Working with the Stream applet").
+    fn close_hands_back(&self) -> bool {
+        true
+    }
+
     fn marks_on_clear(&self) -> MarksOnClear {
         MarksOnClear::Tell
+    }
+
+    fn direction(&self) -> Direction {
+        self.options.direction
     }
 
     fn facts(&self) -> Option<&Facts> {
@@ -352,6 +385,9 @@ impl Dialect for Exotel {
     }
 
     fn write_audio(&mut self, samples: &[i16], facts: &Facts, _: Stamp, out: &mut Message<'_>) -> Result<(), Full> {
+        if self.role == Role::Agent && self.is_uplink() {
+            return Ok(());
+        }
         let keys = self.keys();
         let superset = self.role == Role::Agent && !self.is_minimal();
         out.raw(b"{\"event\":\"media\",")?;
@@ -389,6 +425,8 @@ impl Dialect for Exotel {
 
     fn write(&mut self, say: Say<'_>, facts: &Facts, _: Stamp, out: &mut Message<'_>) -> Result<bool, Full> {
         match (self.role, say) {
+            // The Stream applet knows connected, start, media and stop (Exotel, "Working with the Stream applet").
+            (_, Say::Clear | Say::Mark(_) | Say::Heard(_) | Say::Dtmf(_)) if self.is_uplink() => return Ok(false),
             (Role::Agent, Say::Clear) => self.write_event("clear", None::<()>, facts, out)?,
             (Role::Agent, Say::Mark(name)) | (Role::Vendor, Say::Heard(name)) => {
                 self.write_event("mark", Some(Mark { name: Name(cut_name(name)) }), facts, out)?;
@@ -415,7 +453,7 @@ impl Dialect for Exotel {
         while let Some((key, value)) = members.next()? {
             if key.is(b"media") {
                 media = value.object();
-            } else if is_either(&key, b"event", b"Event") {
+            } else if key.is_either(b"event", b"Event") {
                 event = matches!(value, Value::Str(word) if !word.is_empty()).then_some(value);
             } else if key.is(b"start") {
                 start = value.object();
@@ -443,13 +481,17 @@ impl Dialect for Exotel {
             };
             let Value::Str(bytes) = payload else { return Err(Malformed::Base64) };
             // An agent's own speech, mixed back; what an agent calls its track does not matter.
-            let own = self.role == Role::Agent && flat.track.is_some_and(|track| track.is(b"outbound"));
-            let audio =
-                if own || !self.playable { Audio::Skip } else { Audio::Take { format: self.expected(), bytes } };
+            let unheard = match self.role {
+                Role::Vendor => self.is_uplink(),
+                Role::Agent => flat.track.is_some_and(|track| track.is(b"outbound")) || !self.playable,
+            };
+            let audio = if unheard { Audio::Skip } else { Audio::Take { format: self.expected(), bytes } };
             return Ok(Incoming { audio, event: Event::None });
         }
 
-        let event = if says(b"mark") {
+        let event = if self.is_uplink() && (says(b"mark") || says(b"clear") || says(b"dtmf")) {
+            Event::Unknown
+        } else if says(b"mark") {
             if let Some(members) = mark {
                 flat.take_all(members)?;
             }
@@ -473,7 +515,12 @@ impl Dialect for Exotel {
                 flat.take_all(members)?;
             }
             flat.digit.map_or(Event::Unknown, Event::Dtmf)
-        } else if says(b"connected") || self.role == Role::Agent && says(b"silence") {
+        } else if says(b"connected") {
+            if self.role == Role::Agent {
+                self.on_connected(text)?;
+            }
+            Event::None
+        } else if self.role == Role::Agent && says(b"silence") {
             Event::None
         } else {
             Event::Unknown
@@ -497,7 +544,7 @@ struct Flat<'m> {
 
 impl<'m> Flat<'m> {
     fn take(&mut self, key: &Key<'m>, value: Value<'m>) {
-        if is_either(key, b"payload", b"Payload") {
+        if key.is_either(b"payload", b"Payload") {
             self.payload = Some(value);
         } else if key.is(b"track") {
             self.track = Some(value);
@@ -516,34 +563,27 @@ impl<'m> Flat<'m> {
     }
 }
 
-/// The key that was pressed, from a string or a number of one character.
-fn digit(value: &Value<'_>) -> Option<u8> {
-    let (Value::Str(&[digit]) | Value::Num(&[digit])) = *value else { return None };
-    let digit = digit.to_ascii_uppercase();
-    matches!(digit, b'0'..=b'9' | b'*' | b'#' | b'A'..=b'D').then_some(digit)
-}
-
-fn is_either(key: &Key<'_>, snake: &[u8], camel: &[u8]) -> bool {
-    key.is(snake) || key.is(camel)
-}
-
 /// Reads what an object tells about a call; returns its media format, if it has one.
 fn read_start<'m>(mut members: Members<'m>, facts: &mut Facts) -> Result<Option<Members<'m>>, Malformed> {
     let mut format = None;
     while let Some((key, value)) = members.next()? {
-        let slot: &mut Text = if is_either(&key, b"stream_sid", b"streamSid") {
+        let slot: &mut Text = if key.is_either(b"stream_sid", b"streamSid") {
             &mut facts.stream_sid
-        } else if is_either(&key, b"call_sid", b"callSid") {
+        } else if key.is_either(b"call_sid", b"callSid") {
             &mut facts.call_sid
-        } else if is_either(&key, b"account_sid", b"accountSid") {
+        } else if key.is_either(b"account_sid", b"accountSid") {
             &mut facts.account
         } else if key.is(b"from") {
             &mut facts.from
         } else if key.is(b"to") {
             &mut facts.to
         } else {
-            if is_either(&key, b"media_format", b"mediaFormat") {
+            if key.is_either(b"media_format", b"mediaFormat") {
                 format = value.object();
+            } else if key.is_either(b"custom_parameters", b"customParameters")
+                && let Some(members) = value.object()
+            {
+                facts.take_parameters(members)?;
             }
             continue;
         };
@@ -977,6 +1017,35 @@ mod tests {
     }
 
     #[test]
+    fn what_the_urls_parameters_say_reaches_the_agent() {
+        let mut agent = agent();
+        event(&mut agent, START);
+        assert!(agent.facts().unwrap().custom.iter().eq([("desk", "night")]));
+        // One framework is known to be sent an empty string where there are none.
+        event(&mut agent, CAMEL_START);
+    }
+
+    /// The page on the extension of the Stream applet has the call's facts in `connected`.
+    #[test]
+    fn a_connected_may_tell_of_the_call_before_its_start() {
+        let mut agent = agent();
+        let connected = concat!(
+            r#"{"event":"connected","stream_sid":"s91","call_sid":"k5","from":"5550100011","#,
+            r#""media_format":{"encoding":"audio/x-mulaw;rate=8000"}}"#
+        );
+        assert_eq!(event(&mut agent, connected), Event::None);
+        assert_eq!(agent.expected().coding, Coding::Mulaw);
+        assert_eq!(
+            event(&mut agent, r#"{"event":"start","stream_sid":"s92","start":{"to":"5550100022"}}"#),
+            Event::Start
+        );
+        let facts = agent.facts().unwrap();
+        assert_eq!((facts.stream_sid.as_str(), facts.call_sid.as_str()), ("s92", "k5"));
+        assert_eq!((facts.from.as_str(), facts.to.as_str()), ("5550100011", "5550100022"));
+        assert_eq!(agent.expected().coding, Coding::Mulaw);
+    }
+
+    #[test]
     fn what_a_start_leaves_out_is_as_it_was() {
         let mut agent = open(Role::Agent, Rate::Hz24000, &[]);
         assert_eq!(
@@ -1172,6 +1241,29 @@ mod tests {
         assert_eq!(event(&mut agent, &heard), Event::Heard("greeting"));
         assert_eq!(event(&mut vendor, &said(&mut agent, Say::Clear).unwrap()), Event::Clear);
         let stop = said(&mut vendor, Say::Stop(StopReason::CallerHungUp)).unwrap();
+        assert_eq!(event(&mut agent, &stop), Event::Stop);
+    }
+
+    #[test]
+    fn the_stream_applet_only_listens() {
+        let uplink = [("direction", OptionValue::Str("uplink"))];
+        let mut vendor = open(Role::Vendor, Rate::Hz8000, &uplink);
+        let mut agent = open(Role::Agent, Rate::Hz8000, &uplink);
+        assert_eq!((vendor.direction(), agent.direction()), (Direction::Uplink, Direction::Uplink));
+        assert_eq!(event(&mut agent, &opening(&mut vendor, 1).unwrap()), Event::Start);
+        assert_eq!(take(&mut agent, &audio(&mut vendor, &[1, -1])).unwrap(), [1, -1]);
+        assert_eq!(audio(&mut agent, &[1, -1]), "");
+        for say in [Say::Clear, Say::Mark("m")] {
+            assert_eq!(said(&mut agent, say), None, "{say:?}");
+        }
+        for say in [Say::Heard("m"), Say::Dtmf(b'1')] {
+            assert_eq!(said(&mut vendor, say), None, "{say:?}");
+        }
+        assert_eq!(vendor.handle_text(ANSWER.as_bytes()).unwrap().audio, Audio::Skip);
+        for text in [r#"{"event":"clear"}"#, r#"{"event":"mark","mark":{"name":"m1"}}"#] {
+            assert_eq!(event(&mut vendor, text), Event::Unknown, "{text}");
+        }
+        let stop = said(&mut vendor, Say::Stop(StopReason::Ended)).unwrap();
         assert_eq!(event(&mut agent, &stop), Event::Stop);
     }
 

@@ -68,12 +68,30 @@ impl<'m> Members<'m> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key<'m>(&'m [u8]);
 
-impl Key<'_> {
+impl<'m> Key<'m> {
+    /// A name that stands somewhere else than in a message; as in one, a backslash begins an escape.
+    #[must_use]
+    pub const fn new(name: &'m [u8]) -> Self {
+        Self(name)
+    }
+
     /// Whether this is that name, however it is escaped.
     #[inline]
     #[must_use]
     pub fn is(&self, name: &[u8]) -> bool {
         spells(self.0, name)
+    }
+
+    /// Whether this is either name: snake case and camel case, mostly.
+    #[inline]
+    #[must_use]
+    pub fn is_either(&self, one: &[u8], other: &[u8]) -> bool {
+        self.is(one) || self.is(other)
+    }
+
+    /// Copies the name as [`Value::text`] does.
+    pub fn text<const N: usize>(&self, out: &mut heapless::String<N>) {
+        Value::Str(self.0).text(out);
     }
 }
 
@@ -136,6 +154,22 @@ impl<'m> Value<'m> {
         let _ = skip_white(raw).iter().take_while(|&&byte| number.push(byte)).count();
         let magnitude = number.has_digits().then(|| number.magnitude())?;
         (magnitude < u64::MAX && (!number.is_negative() || magnitude == 0)).then_some(magnitude)
+    }
+
+    /// The last member of this name, if this is an object that has one.
+    ///
+    /// # Errors
+    /// [`Malformed`] when the object is not JSON.
+    pub fn member(&self, name: &[u8]) -> Result<Option<Self>, Malformed> {
+        let mut found = None;
+        if let Some(mut members) = self.object() {
+            while let Some((key, value)) = members.next()? {
+                if key.is(name) {
+                    found = Some(value);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// The members, if this is an object.

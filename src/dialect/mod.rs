@@ -26,8 +26,13 @@ use core::fmt;
 use crate::media::Rate;
 
 pub mod binary;
+pub mod byte_order;
+#[cfg(test)]
+mod contract;
 pub mod decode;
 pub mod detect;
+mod dtmf;
+pub mod exostreamkit;
 pub mod exotel;
 pub mod json;
 mod mark;
@@ -35,6 +40,11 @@ pub mod message;
 pub mod openai;
 pub mod ozonetel;
 mod parameters;
+pub mod plivo;
+pub mod rtaa;
+pub mod telnyx;
+pub mod twilio;
+pub mod vonage;
 
 pub use self::{message::Message, parameters::Parameters};
 
@@ -156,13 +166,27 @@ pub enum Speaker {
 }
 
 /// Which way the audio of a connection flows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// Both ways.
     #[default]
     Both,
     /// From the caller only: nobody would hear an agent.
     Uplink,
+}
+
+impl Direction {
+    /// The value of an option that chooses it.
+    fn option(value: OptionValue<'_>) -> Result<Self, OptionError> {
+        match value {
+            OptionValue::Str("both") => Ok(Self::Both),
+            OptionValue::Str("uplink") => Ok(Self::Uplink),
+            OptionValue::Str(_) | OptionValue::Int(_) | OptionValue::Bool(_) => {
+                Err(OptionError::Expected("\"both\" or \"uplink\""))
+            }
+        }
+    }
 }
 
 /// One message, understood.
@@ -359,6 +383,23 @@ pub trait Dialect: Send {
         None
     }
 
+    /// Vendor role: whether what still comes of speech that was flushed is told from what is new, and skipped here. Else
+    /// the bridge throws away what comes until there is a pause.
+    fn skips_flushed_speech(&self) -> bool {
+        false
+    }
+
+    /// Vendor role: whether a call goes on over another connection when this one is lost, as its platform's guide has it.
+    fn may_reconnect(&self) -> bool {
+        false
+    }
+
+    /// Agent role: whether the vendor goes on with a flow of its own when we close without a word, so that its caller is
+    /// handed back rather than hung up on.
+    fn close_hands_back(&self) -> bool {
+        false
+    }
+
     /// Whether the peer takes audio already. While it does not, the caller's speech waits.
     fn takes_audio(&self) -> bool {
         true
@@ -400,6 +441,12 @@ pub trait Dialect: Send {
     /// # Errors
     /// [`Full`] when the message does not fit.
     fn write(&mut self, say: Say<'_>, facts: &Facts, stamp: Stamp, out: &mut Message<'_>) -> Result<bool, Full>;
+
+    /// Hears samples of the peer as they were decoded, before anything else is done to them. `true`: their bytes stand
+    /// the other way round than [`expected`](Self::expected) said until now, and so do those of what follows.
+    fn observe(&mut self, _samples: &[i16]) -> bool {
+        false
+    }
 
     /// Understands a text message, or a long one's text without its audio (`long`: then an audio member is empty).
     ///
@@ -454,8 +501,18 @@ pub struct Options {
     pub ozonetel: ozonetel::Options,
     /// Exotel's.
     pub exotel: exotel::Options,
+    /// Twilio's.
+    pub twilio: twilio::Options,
+    /// Plivo's.
+    pub plivo: plivo::Options,
     /// OpenAI's.
     pub openai: openai::Options,
+    /// RTAA's.
+    pub rtaa: rtaa::Options,
+    /// ExoStreamKit's.
+    pub exostreamkit: exostreamkit::Options,
+    /// Telnyx's.
+    pub telnyx: telnyx::Options,
 }
 
 impl Options {
@@ -465,7 +522,11 @@ impl Options {
         match dialect {
             "ozonetel" => ozonetel::Options::KNOWN,
             "exotel" => exotel::Options::KNOWN,
+            "twilio" => twilio::Options::KNOWN,
+            "plivo" => plivo::Options::KNOWN,
             "openai" => openai::Options::KNOWN,
+            "rtaa" | "exostreamkit" => rtaa::Options::KNOWN,
+            "telnyx" => telnyx::Options::KNOWN,
             _ => &[],
         }
     }
@@ -478,14 +539,20 @@ impl Options {
         match dialect {
             "ozonetel" => self.ozonetel.set(key, value),
             "exotel" => self.exotel.set(key, value),
+            "twilio" => self.twilio.set(key, value),
+            "plivo" => self.plivo.set(key, value),
             "openai" => self.openai.set(key, value),
+            "rtaa" => self.rtaa.set(key, value),
+            "exostreamkit" => self.exostreamkit.set(key, value),
+            "telnyx" => self.telnyx.set(key, value),
             _ => Err(OptionError::Unknown),
         }
     }
 }
 
 /// The dialects by name, in the order that help shows them.
-pub const NAMES: &[&str] = &["binary", "ozonetel", "exotel", "openai"];
+pub const NAMES: &[&str] =
+    &["binary", "ozonetel", "exotel", "exostreamkit", "rtaa", "telnyx", "twilio", "plivo", "vonage", "openai"];
 
 /// The rates that a dialect's platforms have.
 #[must_use]
@@ -493,6 +560,9 @@ pub fn rates(name: &str) -> &'static [Rate] {
     match name {
         "ozonetel" => &[Rate::Hz8000],
         "exotel" => &[Rate::Hz8000, Rate::Hz16000, Rate::Hz24000],
+        "twilio" => &[Rate::Hz8000],
+        "plivo" => &[Rate::Hz8000, Rate::Hz16000],
+        "vonage" => &[Rate::Hz8000, Rate::Hz16000, Rate::Hz24000],
         "openai" => &[Rate::Hz8000, Rate::Hz24000],
         _ => &Rate::ALL,
     }
@@ -506,11 +576,17 @@ pub fn open(name: &str, role: Role, rate: Option<Rate>, line: Rate, options: &Op
         "binary" => Box::new(binary::Binary::new(rate.unwrap_or(line))),
         "ozonetel" => Box::new(ozonetel::Ozonetel::new(role, rate.unwrap_or(Rate::Hz8000), &options.ozonetel)),
         "exotel" => Box::new(exotel::Exotel::new(role, rate.unwrap_or(Rate::Hz8000), &options.exotel)),
+        "twilio" => Box::new(twilio::Twilio::new(role, &options.twilio)),
+        "plivo" => Box::new(plivo::Plivo::new(role, rate.unwrap_or(Rate::Hz8000), &options.plivo)),
+        "vonage" => Box::new(vonage::Vonage::new(role, rate.unwrap_or(Rate::Hz16000))),
         // Its rate is that of its option `audio`.
         "openai" => match role {
             Role::Vendor => Box::new(openai::Vendor::new(&options.openai)),
             Role::Agent => Box::new(openai::Agent::new(&options.openai)),
         },
+        "rtaa" => Box::new(rtaa::Rtaa::new(role, rate.unwrap_or(Rate::Hz24000), &options.rtaa)),
+        "exostreamkit" => Box::new(exostreamkit::open(role, rate.unwrap_or(Rate::Hz24000), &options.exostreamkit)),
+        "telnyx" => Box::new(telnyx::Telnyx::new(role, rate, &options.telnyx)),
         _ => return None,
     })
 }

@@ -196,6 +196,7 @@ impl Ozonetel {
 
     fn on_start(&mut self, text: &[u8]) -> Result<(), Malformed> {
         let facts = self.facts.insert(Facts::default());
+        let mut headers = None;
         let mut members = Members::object(text)?;
         while let Some((key, value)) = members.next()? {
             if key.is(b"ucid") || key.is(b"sid") && facts.ucid.is_empty() {
@@ -206,7 +207,12 @@ impl Ozonetel {
                 value.text(&mut facts.from);
             } else if key.is(b"x_account") {
                 value.text(&mut facts.account);
+            } else if key.is(b"x_headers") {
+                headers = Some(value);
             }
+        }
+        if let Some(headers) = headers {
+            read_headers(&headers, facts);
         }
         facts.to = facts.did.clone();
         Ok(())
@@ -264,6 +270,11 @@ impl Dialect for Ozonetel {
     }
 
     fn marks_ride_on_audio(&self) -> bool {
+        true
+    }
+
+    /// KooKoo asks its application what comes next, while the caller waits.
+    fn close_hands_back(&self) -> bool {
         true
     }
 
@@ -383,6 +394,23 @@ impl Dialect for Ozonetel {
     }
 }
 
+/// Reads what the call's start request told, a string of JSON or an object: the numbers where the `start` itself has none,
+/// and the text that the operator put in. What is wrong in there is no fault of the message's.
+fn read_headers(headers: &Value<'_>, facts: &mut Facts) {
+    let mut text = heapless::String::<MAX_HEADERS>::new();
+    headers.text(&mut text);
+    let Some(mut members) = headers.object().or_else(|| Members::object(text.as_bytes()).ok()) else { return };
+    while let Ok(Some((key, value))) = members.next() {
+        if key.is(b"cid") && facts.from.is_empty() {
+            value.text(&mut facts.from);
+        } else if key.is(b"called_number") && facts.did.is_empty() {
+            value.text(&mut facts.did);
+        } else if key.is(b"x-uui") {
+            facts.custom.take(&key, &value);
+        }
+    }
+}
+
 /// Whether a value can name an event: a string that is not empty.
 fn is_word(value: &Value<'_>) -> bool {
     matches!(value, Value::Str(word) if !word.is_empty())
@@ -422,6 +450,9 @@ struct Ack<'a> {
 struct Command {
     command: &'static str,
 }
+
+/// As much of `x_headers` is read (bytes).
+const MAX_HEADERS: usize = 1024;
 
 /// As many packets in a row may falsely claim 16 kHz before they are believed: a false start is one packet, and some
 /// agents are known to drop every one.
@@ -839,6 +870,25 @@ pub(super) mod tests {
     }
 
     // As agent.
+
+    #[test]
+    fn what_the_call_was_asked_for_with_fills_the_gaps() {
+        let mut agent = agent();
+        event(&mut agent, START);
+        let facts = agent.facts().unwrap();
+        assert_eq!((facts.from.as_str(), facts.did.as_str()), ("5550100011", "15550100000"));
+        assert!(facts.custom.iter().eq([("x-uui", "lane=\"sales\"")]));
+
+        let bare = r#"{"event":"start","ucid":"1","x_headers":{"cid":"5550100033","called_number":15550100044,"cid_type":"m"}}"#;
+        event(&mut agent, bare);
+        let facts = agent.facts().unwrap();
+        assert_eq!((facts.from.as_str(), facts.to.as_str()), ("5550100033", "15550100044"));
+        for odd in [r#""""#, r#""{\"cid\":""#, "7", "null", r#""x-uui""#] {
+            let text = format!(r#"{{"event":"start","ucid":"1","x_headers":{odd}}}"#);
+            assert_eq!(event(&mut agent, &text), Event::Start);
+            assert_eq!(agent.facts().unwrap().from, "");
+        }
+    }
 
     #[test]
     fn a_start_tells_who_calls_whatever_else_it_holds() {

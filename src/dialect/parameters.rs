@@ -4,6 +4,11 @@ use core::fmt;
 
 use serde::{Serialize, Serializer};
 
+use crate::dialect::{
+    Facts, Malformed,
+    json::{Key, Members, Value},
+};
+
 /// Names and values, at most [`MAX`](Self::MAX) of them and [`MAX_BYTES`](Self::MAX_BYTES) together. Printed, they keep
 /// to themselves, because one may be a token or a number.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -26,9 +31,55 @@ impl Parameters {
             && self.0.push((own_name, own_value)).is_ok()
     }
 
+    /// Adds a member of a message, where its value is a text, a number or a truth. `false` as for [`add`](Self::add), and
+    /// for any other value.
+    pub(super) fn take(&mut self, key: &Key<'_>, value: &Value<'_>) -> bool {
+        let (mut name, mut text) = (Parameter::new(), Parameter::new());
+        key.text(&mut name);
+        match value {
+            Value::Str(_) | Value::Num(_) => value.text(&mut text),
+            Value::Bool(flag) => text.push_str(if *flag { "true" } else { "false" }).unwrap_or_default(),
+            Value::Object(_) | Value::Array(_) | Value::Null => return false,
+        }
+        self.add(&name, &text)
+    }
+
     /// Each name and value, in the order in which they were added.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+/// Where a platform's `start` has no numbers, its users pass them as parameters, and so do we.
+impl Facts {
+    /// The parameters of the call, and its two numbers where they are known and no parameter has their names.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
+        let numbers = [("from", self.from.as_str()), ("to", self.to.as_str())];
+        let is_free = |name: &str| self.custom.iter().all(|(taken, _)| taken != name);
+        let numbers = numbers.into_iter().filter(move |(name, number)| !number.is_empty() && is_free(name));
+        self.custom.iter().chain(numbers)
+    }
+
+    /// Takes in what an object has by way of parameters, as many as there is room for.
+    ///
+    /// # Errors
+    /// [`Malformed`] when the object is not JSON.
+    pub(super) fn take_parameters(&mut self, mut members: Members<'_>) -> Result<(), Malformed> {
+        while let Some((key, value)) = members.next()? {
+            self.take_parameter(&key, &value);
+        }
+        Ok(())
+    }
+
+    /// Takes in one parameter, or one of the two numbers.
+    pub(super) fn take_parameter(&mut self, key: &Key<'_>, value: &Value<'_>) {
+        if key.is_either(b"from", b"From") {
+            value.text(&mut self.from);
+        } else if key.is_either(b"to", b"To") {
+            value.text(&mut self.to);
+        } else {
+            self.custom.take(key, value);
+        }
     }
 }
 

@@ -12,12 +12,17 @@ pub const SILENCE_DBOV: i8 = -127;
 /// [`SILENCE_DBOV`] for silence and for no samples. RFC 6464 section 3, RFC 6465 appendix A.
 #[must_use]
 pub fn level_dbov(samples: &[i16]) -> i8 {
-    let energy: u64 = samples.iter().map(|sample| u64::from(i32::from(*sample).unsigned_abs().pow(2))).sum();
+    level_of(samples.iter().map(|sample| u64::from(i32::from(*sample).unsigned_abs().pow(2))).sum(), samples.len())
+}
+
+/// The same of samples whose squares sum up to `energy`.
+#[must_use]
+pub fn level_of(energy: u64, samples: usize) -> i8 {
     if energy == 0 {
         return SILENCE_DBOV;
     }
     // Overload is 32768, squared.
-    let log2 = log2(energy) - log2(samples.len() as u64) - (30 << LOG2_FRACTION);
+    let log2 = log2(energy) - log2(samples as u64) - (30 << LOG2_FRACTION);
     // 10 lg 2 = 3.0103 dB for each doubling; half a decibel is added to round.
     let centibels = i64::from(log2) * 30_103 / (100 << LOG2_FRACTION);
     (centibels - 50).div_euclid(100).saturating_add(1).clamp(SILENCE_DBOV.into(), 0) as i8

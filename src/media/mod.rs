@@ -13,9 +13,12 @@ pub mod histogram;
 pub mod level;
 pub mod marks;
 pub mod overlap;
+pub mod pacer;
 pub mod playout;
 pub mod pool;
 pub mod resample;
 pub mod ring;
+pub mod talk;
+pub mod vad;
 
 pub use self::{clock::Now, frame::Rate};

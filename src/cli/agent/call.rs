@@ -10,7 +10,7 @@ use std::{fmt, mem, sync::Arc, time::Duration};
 
 use crate::{
     cli::agent::behave::{Marks, Name, Part, Script, Speech, Style},
-    dialect::{self, Carrier, Dialect, Event, Facts, Role, Say},
+    dialect::{self, Dialect, Event, Facts, Role, Say},
     leg::websocket::{
         greeting::{Greeting, Verdict},
         leg::{Flow, Leg, Over, Setup, Sink, Tally},
@@ -336,7 +336,7 @@ impl Talk {
         let rate = dialect.rate();
         let style = if dialect.marks_ride_on_audio() { Style::Uuid(plan.number) } else { Style::Short };
         // Bare samples have no word for a start: they start with the connection.
-        let started = (dialect.expected().carrier == Carrier::Raw).then_some(now);
+        let started = (dialect.name() == "binary").then_some(now);
         let leg = Leg::new(Setup {
             side: Side::Server,
             dialect,
@@ -788,7 +788,8 @@ mod tests {
         Voice::new(Rate::Hz8000, noise(len))
     }
 
-    const DIALECTS: [&str; 3] = ["binary", "ozonetel", "exotel"];
+    /// Those that carry samples as they are.
+    const DIALECTS: [&str; 4] = ["binary", "ozonetel", "exotel", "vonage"];
     const START: Now = ms(1_000);
 
     impl Line {

@@ -20,7 +20,7 @@ use crate::{
     clock,
     config::Config,
     control::messages,
-    dialect::{self, Carrier, Role},
+    dialect::{self, Carrier, Facts, Role},
     leg::websocket::{
         dial::{Dialed, Stages, dial},
         link::Link,
@@ -39,6 +39,8 @@ pub struct Request {
     pub trunks: Vec<usize>,
     /// The rate of its line.
     pub line_rate: Rate,
+    /// Who and what it is.
+    pub facts: Box<Facts>,
     /// Closed when the call has ended.
     pub cancelled: oneshot::Receiver<()>,
     /// The call's media thread.
@@ -120,7 +122,7 @@ pub fn run(setup: DialSetup) -> io::Result<()> {
 }
 
 async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>, request: Request) {
-    let Request { seq, call_id, trunks, line_rate, mut cancelled, reply } = request;
+    let Request { seq, call_id, trunks, line_rate, facts: _, mut cancelled, reply } = request;
     // The control thread is behind by thousands of attempts, or gone.
     let tell = |trunk, result| drop(news.try_send(News { seq, trunk, at_ms: clock::epoch_ms(), result }));
     let mut reason = EndReason::TrunkRefused;

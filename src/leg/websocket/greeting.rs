@@ -3,7 +3,10 @@
 //! Whatever it takes to know is kept as it came off the wire, so that the leg hears the call from its first byte.
 
 use crate::{
-    dialect::detect::{Detected, detect},
+    dialect::{
+        NAMES,
+        detect::{Detected, detect},
+    },
     leg::websocket::{
         leg::Over,
         wire::{In, Kind, NO_STATUS, Side, Wire},
@@ -121,7 +124,8 @@ fn judge(kind: Kind, message: &[u8]) -> Verdict {
         _ if message.is_empty() => Verdict::Wait,
         // Some vendors send their JSON as binary.
         (_, Kind::Binary) if !may_be_json(message) => Verdict::Dialect("binary"),
-        (Detected::Dialect(name), _) => Verdict::Dialect(name),
+        (Detected::Dialect(name), _) if NAMES.contains(&name) => Verdict::Dialect(name),
+        (Detected::Dialect(_), _) => Verdict::Unknown, // known by name only
         (Detected::Wait, _) => Verdict::Wait,
         // The first sample may look like a brace.
         (Detected::Unknown, Kind::Binary) if core::str::from_utf8(message).is_err() => Verdict::Dialect("binary"),
@@ -170,7 +174,8 @@ mod tests {
         br#"{"event":"start","type":"text","ucid":"1767225600","did":"08040001234","call_id":"99"}"#;
     const EXOTEL: &[u8] = br#"{"event":"start","sequence_number":"1","stream_sid":"s1","start":{"stream_sid":"s1","call_sid":"c1","account_sid":"a1","media_format":{"encoding":"base64","sample_rate":"8000","bit_rate":"128kbps"}}}"#;
     const CONNECTED: &[u8] = br#"{"event":"connected"}"#;
-    const TWILIO: &[u8] = br#"{"event":"start","start":{"streamSid":"MZ1","accountSid":"AC1","mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000}}}"#;
+    const TWILIO: &[u8] = br#"{"event":"start","start":{"streamSid":"MZ1","accountSid":"AC1","callSid":"CA1","mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000}}}"#;
+    const NOBODYS: &[u8] = br#"{"event":"start","start":{"session":"1"}}"#;
 
     #[test]
     fn the_first_telling_message_decides_however_it_is_cut() {
@@ -184,7 +189,8 @@ mod tests {
             assert_eq!(told(&[(Op::Binary, &[0; 320])]), Verdict::Dialect("binary"));
             assert_eq!(told(&[(Op::Text, CONNECTED)]), Verdict::Wait);
             assert_eq!(told(&[(Op::Binary, b"")]), Verdict::Wait);
-            assert_eq!(told(&[(Op::Text, TWILIO)]), Verdict::Unknown);
+            assert_eq!(told(&[(Op::Text, CONNECTED), (Op::Text, TWILIO)]), Verdict::Dialect("twilio"));
+            assert_eq!(told(&[(Op::Text, NOBODYS)]), Verdict::Unknown);
             assert_eq!(told(&[(Op::Text, b"hello")]), Verdict::Unknown);
         }
     }
@@ -198,8 +204,8 @@ mod tests {
 
     #[test]
     fn a_dialect_that_is_not_ours_is_told_so() {
-        let (_, greeting, _) = verdict(&[(Op::Text, TWILIO)], 8192);
-        assert_eq!(&greeting.out()[..4], b"\x88\x24\x03\xeb");
+        let (_, greeting, _) = verdict(&[(Op::Text, NOBODYS)], 8192);
+        assert_eq!(&greeting.out()[..4], b"\x88\x1f\x03\xeb");
     }
 
     #[test]

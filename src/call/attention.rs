@@ -1,0 +1,108 @@
+//! Who is speaking: the caller by a detector, the agent by what leaves for the line. Turns come of it, and barge-in.
+
+use crate::{
+    call::turns::Turns,
+    media::{
+        Now, Rate,
+        talk::Talk,
+        vad::{Change, HANG_OVER, Vad},
+    },
+};
+
+/// What is done when the caller speaks while the agent does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BargeIn {
+    /// Nothing: the cloud hears it too, and flushes what it wants flushed.
+    #[default]
+    Cloud,
+    /// The agent's speech is flushed at once, and the agent is told where its dialect has a word for it.
+    Flush,
+    /// The agent is told where its dialect has a word for it.
+    Notify,
+}
+
+impl BargeIn {
+    /// Every one, as the config spells them.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("cloud", Self::Cloud), ("flush", Self::Flush), ("notify", Self::Notify)];
+}
+
+/// What one piece of the caller's sound told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    Started,
+    /// So long ago, at the agent's answer that has been heard already, if it has.
+    Stopped {
+        answered_after: Option<Now>,
+    },
+}
+
+/// Listens to one call.
+pub(super) struct Attention {
+    rate: Rate,
+    detector: Detector,
+    /// Samples that the detector has heard.
+    heard: u64,
+    turns: Turns,
+}
+
+enum Detector {
+    Level(Talk),
+    /// Where deeds follow.
+    Network(Box<Vad>),
+}
+
+impl Attention {
+    pub(super) fn new(rate: Rate, barge_in: BargeIn) -> Self {
+        let detector = match barge_in {
+            BargeIn::Cloud => Detector::Level(Talk::new(rate, HANG_OVER)),
+            BargeIn::Flush | BargeIn::Notify => Detector::Network(Box::new(Vad::new(rate, HANG_OVER))),
+        };
+        Self { rate, detector, heard: 0, turns: Turns::default() }
+    }
+
+    /// The caller's sound has another rate from now on.
+    pub(super) fn set_rate(&mut self, rate: Rate) {
+        if rate == self.rate {
+            return;
+        }
+        match &mut self.detector {
+            Detector::Level(talk) => *talk = Talk::new(rate, HANG_OVER),
+            Detector::Network(vad) => **vad = Vad::new(rate, HANG_OVER),
+        }
+        (self.rate, self.heard) = (rate, 0);
+    }
+
+    pub(super) const fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
+    /// These samples of the caller have just come.
+    pub(super) fn on_caller(&mut self, now: Now, samples: &[i16]) -> Option<Heard> {
+        self.heard += samples.len() as u64;
+        let (change, speaks, from, until) = match &mut self.detector {
+            Detector::Level(talk) => (talk.push(samples), talk.is_speech(), talk.spoken_from(), talk.spoken_until()),
+            Detector::Network(vad) => (vad.push(samples), vad.is_speech(), vad.spoken_from(), vad.spoken_until()),
+        };
+        let at =
+            |position: u64| now.saturating_sub(self.rate.duration((self.heard - position.min(self.heard)) as usize));
+        match change {
+            Some(Change::Started) => {
+                self.turns.on_caller_started(at(from));
+                Some(Heard::Started)
+            }
+            Some(Change::Stopped) => Some(Heard::Stopped { answered_after: self.turns.on_caller_stopped(at(until)) }),
+            None => {
+                if speaks {
+                    self.turns.on_caller_heard(at(until));
+                }
+                None
+            }
+        }
+    }
+
+    /// So much of the agent's speech is heard from `at` on. Gives the response delay where it is an answer.
+    pub(super) fn on_agent(&mut self, at: Now, samples: usize, rate: Rate) -> Option<Now> {
+        self.turns.on_agent_heard(at, at + rate.duration(samples))
+    }
+}
