@@ -296,6 +296,11 @@ impl Dialect for Vendor {
         }
     }
 
+    /// By the id of its response.
+    fn skips_flushed_speech(&self) -> bool {
+        true
+    }
+
     fn marks_on_clear(&self) -> MarksOnClear {
         MarksOnClear::Forget
     }
