@@ -22,7 +22,7 @@ mod file;
 mod resolve;
 mod secret;
 
-pub(crate) use self::resolve::decoded;
+pub(crate) use self::resolve::{decoded, exotel_query, is_secret, refused_header, shown_url};
 pub use self::secret::Secret;
 
 /// Reads a config file.

@@ -8,24 +8,52 @@ use std::{
         mpsc::{self, RecvTimeoutError},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::{
     cli::call::{
-        CallError,
-        heard::{End, Heard, Sent, Stopped, Stretch},
+        CallError, Ending,
+        heard::{Heard, Outcome, Sent},
         score::{LEAD_IN, Score},
     },
+    clock,
     leg::audiosocket::{
         Uuid, kind_of,
         message::{self, Item, MAX_FRAME, Reader},
         rate_of,
     },
-    media::{clock::PTIME, frame::MAX_SAMPLES},
+    media::{Now, clock::PTIME, frame::MAX_SAMPLES},
 };
 
-pub(super) fn connect(address: &str) -> Result<TcpStream, CallError> {
+/// Places the call at this address.
+pub(super) fn place(
+    address: &str,
+    score: &Score,
+    uuid: Uuid,
+    digits: &[u8],
+    interrupted: &AtomicBool,
+) -> Result<Outcome, CallError> {
+    let stream = connect(address)?;
+    let Talked { sent, stopped, heard, end } = converse(&stream, score, uuid, digits, interrupted)?;
+    let (ended_by, trouble) = match (stopped, end) {
+        (Stopped::Interrupted, _) => (Ending::Interrupted, None),
+        (Stopped::TimeIsUp, End::Hangup | End::Closed { .. } | End::Broken(_)) => (Ending::Caller, None),
+        (_, End::Garbled(violation)) => (Ending::Lost, Some(violation.to_string())),
+        (_, End::Hangup) => (Ending::Server, None),
+        (_, End::Closed { mid_message }) => {
+            (Ending::Closed, mid_message.then(|| "the connection ended inside a message".to_owned()))
+        }
+        (Stopped::Over, End::Broken(error)) => (Ending::Lost, Some(error.to_string())),
+        (Stopped::Stuck(error), End::Broken(_)) => (
+            Ending::Lost,
+            Some(format!("the server took no audio for {} s ({error}); a PBX hangs up here", STUCK.as_secs())),
+        ),
+    };
+    Ok(Outcome { sent, heard, ended_by, trouble, marks: (0, 0), clears: 0, listen_only: false })
+}
+
+fn connect(address: &str) -> Result<TcpStream, CallError> {
     let found = address.to_socket_addrs().map_err(|error| CallError::Address(address.to_owned(), error))?;
     let mut failed = io::Error::other("the name has no address");
     for one in found {
@@ -44,14 +72,37 @@ fn dial(address: &SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+enum Stopped {
+    TimeIsUp,
+    Interrupted,
+    /// The listener saw the end.
+    Over,
+    Stuck(io::Error),
+}
+
+enum End {
+    Hangup,
+    Closed { mid_message: bool },
+    Broken(io::Error),
+    Garbled(message::Violation),
+}
+
+/// What both threads saw.
+struct Talked {
+    sent: Sent,
+    stopped: Stopped,
+    heard: Heard,
+    end: End,
+}
+
 /// The call itself: one thread sends, one listens, and one tells a terminal how it goes.
-pub(super) fn converse(
+fn converse(
     stream: &TcpStream,
     score: &Score,
     uuid: Uuid,
     digits: &[u8],
     interrupted: &AtomicBool,
-) -> Result<(Sent, Heard), CallError> {
+) -> Result<Talked, CallError> {
     let played = AtomicU64::new(0);
     let (over, is_over) = mpsc::channel();
     thread::scope(|scope| {
@@ -64,7 +115,7 @@ pub(super) fn converse(
             .map_err(CallError::System)?;
         let progress = io::stderr().is_terminal().then(|| scope.spawn(|| show_progress(&played, score.end)));
 
-        let sent = send(stream, score, uuid, digits, interrupted, &played, &is_over);
+        let (sent, stopped) = send(stream, score, uuid, digits, interrupted, &played, &is_over);
         // A hang-up that is followed by a reset may be lost, so the server gets the time to close first.
         let _ = stream.shutdown(Shutdown::Write);
         let _ = is_over.recv_timeout(GOODBYE);
@@ -73,8 +124,8 @@ pub(super) fn converse(
             played.store(u64::MAX, Relaxed);
             progress.thread().unpark();
         }
-        let heard = listener.join().expect("listening does not panic");
-        Ok((sent, heard))
+        let (heard, end) = listener.join().expect("listening does not panic");
+        Ok(Talked { sent, stopped, heard, end })
     })
 }
 
@@ -86,11 +137,11 @@ fn send(
     interrupted: &AtomicBool,
     played: &AtomicU64,
     is_over: &mpsc::Receiver<()>,
-) -> Sent {
+) -> (Sent, Stopped) {
     let (mut frame, mut out) = ([0; MAX_SAMPLES], [0; MAX_FRAME]);
     let mut at = Vec::with_capacity(score.frames.min(1 << 20));
     let mut late = Duration::ZERO;
-    let began = Instant::now();
+    let began = clock::now();
     let mut due = began + PTIME; // as from a phone: no server has to take its first frame along with the name
     let mut failed = stream.write_all(message::write_uuid(&uuid.0, &mut out)).err();
     let mut n = 0;
@@ -102,7 +153,7 @@ fn send(
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => Stopped::Over,
             };
         }
-        match is_over.recv_timeout(due.saturating_duration_since(Instant::now())) {
+        match is_over.recv_timeout(due.saturating_sub(clock::now())) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => break Stopped::Over,
         }
@@ -114,11 +165,11 @@ fn send(
         let place = n.checked_sub(LEAD_IN).and_then(|place| usize::try_from(place).ok());
         let samples = score.frame(place.unwrap_or(usize::MAX), &mut frame);
         let bytes = message::write_audio(kind_of(score.rate), samples, &mut out);
-        let now = Instant::now();
+        let now = clock::now();
         if place.is_some_and(|place| place < score.frames) {
             at.push(now);
         }
-        late = late.max(now.saturating_duration_since(due));
+        late = late.max(now.saturating_sub(due));
         failed = stream.write_all(bytes).err();
         if n >= FIRST_DIGIT
             && (n - FIRST_DIGIT).is_multiple_of(DIGIT_FRAMES)
@@ -134,7 +185,7 @@ fn send(
         played.store(n, Relaxed);
         due += PTIME;
     };
-    Sent { began, ended: Instant::now(), at, late, unsent: digits.len(), stopped }
+    (Sent { began, ended: clock::now(), at, late, unsent: digits.len() }, stopped)
 }
 
 fn show_progress(played: &AtomicU64, end: u64) {
@@ -150,24 +201,14 @@ fn show_progress(played: &AtomicU64, end: u64) {
 }
 
 impl Heard {
-    fn listen(mut stream: &TcpStream) -> Self {
-        let end = End::Closed { mid_message: false };
-        let mut heard = Self {
-            stretches: Vec::new(),
-            first: None,
-            first_voice: None,
-            last: None,
-            max_gap: Duration::ZERO,
-            messages: 0,
-            bytes: 0,
-            end,
-        };
+    fn listen(mut stream: &TcpStream) -> (Self, End) {
+        let mut heard = Self::default();
         let mut reader = Reader::new();
-        heard.end = loop {
+        let end = loop {
             match stream.read(reader.spare()) {
                 Ok(0) => break End::Closed { mid_message: reader.is_mid_message() },
                 Ok(n) => {
-                    let now = Instant::now();
+                    let now = clock::now();
                     heard.bytes += n as u64;
                     reader.filled(n);
                     if let Some(end) = heard.take(&mut reader, now) {
@@ -178,10 +219,10 @@ impl Heard {
                 Err(error) => break End::Broken(error),
             }
         };
-        heard
+        (heard, end)
     }
 
-    fn take(&mut self, reader: &mut Reader, now: Instant) -> Option<End> {
+    fn take(&mut self, reader: &mut Reader, now: Now) -> Option<End> {
         loop {
             match reader.peek() {
                 Ok(None) => return None,
@@ -202,23 +243,12 @@ impl Heard {
         }
     }
 
-    fn on_audio(&mut self, kind: u8, bytes: &[u8], last: bool, now: Instant) {
+    fn on_audio(&mut self, kind: u8, bytes: &[u8], last: bool, now: Now) {
         let Some(rate) = rate_of(kind) else { return };
         self.messages += u64::from(last);
-        self.first.get_or_insert(now);
-        self.max_gap = self.max_gap.max(self.last.map_or(Duration::ZERO, |before| now - before));
-        self.last = Some(now);
-        if self.stretches.last().is_none_or(|stretch| stretch.rate != rate) {
-            self.stretches.push(Stretch { rate, samples: Vec::new(), arrivals: Vec::new() });
-        }
-        if let Some(stretch) = self.stretches.last_mut() {
-            let before = stretch.samples.len();
-            stretch.arrivals.push((before, now));
-            stretch.samples.extend(bytes.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])));
-            if self.first_voice.is_none() && stretch.samples[before..].iter().any(|&sample| sample != 0) {
-                self.first_voice = Some(now);
-            }
-        }
+        self.on_message(now);
+        let samples = bytes.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]]));
+        self.on_samples(now, rate, samples);
     }
 }
 
@@ -226,7 +256,7 @@ impl Heard {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A server that takes nothing for so long is given up. A PBX hangs up even earlier.
-pub(super) const STUCK: Duration = Duration::from_secs(2);
+const STUCK: Duration = Duration::from_secs(2);
 
 /// How long the server may take to close after our hang-up.
 const GOODBYE: Duration = Duration::from_millis(300);

@@ -1,14 +1,12 @@
 //! How much of what was played came back, and how long after.
 
-use std::time::Instant;
-
 use crate::{
     cli::call::{
         heard::{Heard, Sent},
         millis,
         score::{IN_FLIGHT, MARK, Score, mark},
     },
-    media::frame::MAX_SAMPLES,
+    media::{Now, frame::MAX_SAMPLES},
 };
 
 /// What of the score came back.
@@ -31,7 +29,7 @@ impl Echo {
         let frame = score.rate.frame();
         let count = sent.at.len();
         // What was sent in the last second may still be under way.
-        let settled = sent.at.iter().filter(|&&at| sent.ended.saturating_duration_since(at) > IN_FLIGHT).count();
+        let settled = sent.at.iter().filter(|&&at| sent.ended.saturating_sub(at) > IN_FLIGHT).count();
         let mut buffer = [0; MAX_SAMPLES];
         let mut played = Vec::with_capacity(count * frame);
         for n in 0..count {
@@ -42,15 +40,14 @@ impl Echo {
 
         let mut delays = Vec::new();
         let (frames, lost) = if score.marks {
-            let mut at: Vec<Option<Instant>> = vec![None; count];
+            let mut at: Vec<Option<Now>> = vec![None; count];
             for (place, n) in marks(&samples) {
                 if let Some(slot @ None) = at.get_mut(n as usize) {
                     let after = arrivals.partition_point(|&(start, _)| start <= place);
                     *slot = after.checked_sub(1).and_then(|n| arrivals.get(n)).map(|&(_, when)| when);
                 }
             }
-            let way =
-                |(heard, sent): (&Option<Instant>, &Instant)| heard.map(|h| millis(h.saturating_duration_since(*sent)));
+            let way = |(heard, sent): (&Option<Now>, &Now)| heard.map(|h| millis(h.saturating_sub(*sent)));
             delays = at.iter().zip(&sent.at).filter_map(way).collect();
             delays.sort_unstable_by(f64::total_cmp);
             let last = at.iter().rposition(Option::is_some).map_or(0, |last| last + 1);

@@ -1,32 +1,37 @@
 //! What was sent and what was heard in a call, with the times of both.
 
-use std::{
-    fs::File,
-    io::{self, BufWriter},
-    time::{Duration, Instant},
-};
+use std::{fs::File, io::BufWriter, time::Duration};
 
-use crate::{leg::audiosocket::message, media::Rate};
+use crate::{
+    cli::call::Ending,
+    media::{Now, Rate},
+};
 
 /// What was played, and when.
 pub(super) struct Sent {
-    pub(super) began: Instant,
-    pub(super) ended: Instant,
+    pub(super) began: Now,
+    pub(super) ended: Now,
     /// When each frame of the score was sent; silence after it is not in here.
-    pub(super) at: Vec<Instant>,
+    pub(super) at: Vec<Now>,
     /// The latest that a frame was sent after it was due.
     pub(super) late: Duration,
     /// Digits that were not sent.
     pub(super) unsent: usize,
-    pub(super) stopped: Stopped,
 }
 
-pub(super) enum Stopped {
-    TimeIsUp,
-    Interrupted,
-    /// The listener saw the end.
-    Over,
-    Stuck(io::Error),
+/// What came of a call, whatever it went over.
+pub(super) struct Outcome {
+    pub(super) sent: Sent,
+    pub(super) heard: Heard,
+    pub(super) ended_by: Ending,
+    /// What went wrong, in words.
+    pub(super) trouble: Option<String>,
+    /// Marks that the agent asked to be told of, and how many it was.
+    pub(super) marks: (u64, u64),
+    /// How often the agent took back what it had sent.
+    pub(super) clears: u64,
+    /// Nobody hears an agent on this line.
+    pub(super) listen_only: bool,
 }
 
 /// Audio from the server at one rate.
@@ -34,7 +39,7 @@ pub(super) struct Stretch {
     pub(super) rate: Rate,
     pub(super) samples: Vec<i16>,
     /// When the samples from this place on arrived.
-    pub(super) arrivals: Vec<(usize, Instant)>,
+    pub(super) arrivals: Vec<(usize, Now)>,
 }
 
 impl Stretch {
@@ -48,27 +53,42 @@ impl Stretch {
     }
 }
 
-pub(super) enum End {
-    Hangup,
-    Closed { mid_message: bool },
-    Broken(io::Error),
-    Garbled(message::Violation),
-}
-
 /// What came from the server, in the order of its arrival.
+#[derive(Default)]
 pub(super) struct Heard {
     pub(super) stretches: Vec<Stretch>,
-    pub(super) first: Option<Instant>,
+    pub(super) first: Option<Now>,
     /// When the first sample came that is not silence.
-    pub(super) first_voice: Option<Instant>,
-    pub(super) last: Option<Instant>,
+    pub(super) first_voice: Option<Now>,
+    pub(super) last: Option<Now>,
     pub(super) max_gap: Duration,
     pub(super) messages: u64,
     pub(super) bytes: u64,
-    pub(super) end: End,
 }
 
 impl Heard {
+    /// A message of audio came.
+    pub(super) fn on_message(&mut self, now: Now) {
+        self.first.get_or_insert(now);
+        self.max_gap = self.max_gap.max(self.last.map_or(Duration::ZERO, |before| now - before));
+        self.last = Some(now);
+    }
+
+    /// Samples are heard.
+    pub(super) fn on_samples(&mut self, now: Now, rate: Rate, samples: impl Iterator<Item = i16>) {
+        if self.stretches.last().is_none_or(|stretch| stretch.rate != rate) {
+            self.stretches.push(Stretch { rate, samples: Vec::new(), arrivals: Vec::new() });
+        }
+        if let Some(stretch) = self.stretches.last_mut() {
+            let before = stretch.samples.len();
+            stretch.arrivals.push((before, now));
+            stretch.samples.extend(samples);
+            if self.first_voice.is_none() && stretch.samples[before..].iter().any(|&sample| sample != 0) {
+                self.first_voice = Some(now);
+            }
+        }
+    }
+
     /// The rate of most of it. Not of the first message: a server that has not yet heard us sends silence at 8 kHz.
     pub(super) fn rate(&self) -> Rate {
         let lasts =

@@ -1,6 +1,7 @@
-//! `trunkline call`: a PBX to try a daemon with, or any other AudioSocket server.
+//! `trunkline call`: a PBX to try a daemon with, or any other AudioSocket server; and with `--websocket` the telephony
+//! vendor that calls an agent, in any dialect of ours.
 //!
-//! It does what Asterisk does: connects, names the call, sends 20 ms of audio each 20 ms in one write each, and never
+//! On AudioSocket it does what Asterisk does: connects, names the call, sends 20 ms of audio each 20 ms in one write each, and never
 //! stops sending while the call lives. What it hears it keeps with the time of its arrival, and only looks at it when
 //! the call is over, so that looking disturbs no measurement.
 //!
@@ -26,25 +27,37 @@ use serde::Serialize;
 
 use crate::{
     cli::call::{
-        audiosocket::{STUCK, connect, converse},
         echo::{Echo, percentile},
-        heard::{End, Stopped, Stretch, write_wav},
+        heard::{Outcome, Stretch, write_wav},
         score::Score,
+        websocket::{Plan, WebSocketArgs},
     },
-    leg::audiosocket::{Uuid, is_digit},
+    cli::options::OptionRefused,
+    config::shown_url,
+    dialect,
+    leg::{
+        audiosocket::{Uuid, is_digit},
+        websocket::dial::DialError,
+    },
+    media::Rate,
 };
 
 mod audiosocket;
 mod echo;
 mod heard;
 mod score;
+mod vendor;
+mod websocket;
 
-/// Places a call like a PBX: plays a WAV to an AudioSocket server and records what comes back.
+/// Places a call like a PBX or a telephony vendor: plays a WAV and records what comes back.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CallArgs {
-    /// Where the server listens, as in 127.0.0.1:9092
-    #[arg(long, value_name = "HOST:PORT")]
-    pub audiosocket: String,
+    /// Where an AudioSocket server listens, as in 127.0.0.1:9092
+    #[arg(long, value_name = "HOST:PORT", required_unless_present = "websocket")]
+    pub audiosocket: Option<String>,
+    /// What is said about a call on a WebSocket.
+    #[command(flatten)]
+    pub websocket: WebSocketArgs,
     /// The WAV to play: 16-bit PCM at 8, 16, 24 or 48 kHz; of several channels the first (left) is used
     #[arg(long, value_name = "IN.wav")]
     pub play: PathBuf,
@@ -108,7 +121,7 @@ pub enum Ending {
 /// What came of a call. Displayed, it is for people.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
-    /// A hang-up ended it, ours or the server's, and something else than silence was heard.
+    /// A hang-up ended it, ours or the server's, and something else than silence was heard if there was anything to hear.
     pub ok: bool,
     /// From the first message to the hang-up.
     pub seconds: f64,
@@ -140,6 +153,14 @@ pub struct Summary {
     pub bytes: u64,
     /// Samples a second of the recording.
     pub rate: u32,
+    /// What was spoken on a WebSocket; on AudioSocket nothing.
+    pub dialect: Option<&'static str>,
+    /// Times that the agent took back what it had sent.
+    pub clears: u64,
+    /// Marks that the agent asked to be told of.
+    pub marks: u64,
+    /// Those that it was told of.
+    pub marks_told: u64,
     /// The name of the call.
     #[serde(serialize_with = "as_text")]
     pub uuid: Uuid,
@@ -162,6 +183,8 @@ struct Report {
     unsent: usize,
     /// What went wrong, in words.
     trouble: Option<String>,
+    /// Nobody hears an agent on this line.
+    listen_only: bool,
 }
 
 fn as_text<S: serde::Serializer>(uuid: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
@@ -172,8 +195,8 @@ impl Summary {
     /// One JSON object, without a newline.
     #[must_use]
     pub fn to_json(&self) -> String {
-        let mut text = [0; 1024];
-        let len = serde_json_core::to_slice(self, &mut text).expect("seventeen numbers and words fit 1 KiB");
+        let mut text = [0; 1280];
+        let len = serde_json_core::to_slice(self, &mut text).expect("two dozen numbers and words fit 1.25 KiB");
         String::from_utf8_lossy(&text[..len]).into_owned()
     }
 
@@ -189,7 +212,7 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { server, record, marks, heard, loud, digits, unsent, trouble } = &self.report;
+        let Report { server, record, marks, heard, loud, digits, unsent, trouble, listen_only } = &self.report;
         let ended = match self.ended_by {
             Ending::Caller => "we hung up",
             Ending::Server => "the server hung up",
@@ -210,6 +233,17 @@ impl fmt::Display for Summary {
             (unsent, digits) => {
                 writeln!(f, "Of {digits} digits the last {unsent} were not sent: the call ended before.")?;
             }
+        }
+        if *listen_only {
+            return write!(f, "{} frames were sent; in this dialect nobody hears the agent.", self.frames_sent);
+        }
+        match self.clears {
+            0 => {}
+            1 => writeln!(f, "The agent took back what it had sent, once.")?,
+            clears => writeln!(f, "The agent took back what it had sent, {clears} times.")?,
+        }
+        if self.marks > 0 {
+            writeln!(f, "Of {} marks that it asked for it was told {}.", self.marks, self.marks_told)?;
         }
         let Some(first_ms) = self.first_ms else {
             return write!(f, "Nothing was heard: is the server at its limit of calls? Its log says why.");
@@ -265,6 +299,22 @@ pub enum CallError {
     Address(String, io::Error),
     /// Nobody answers there.
     Connect(String, io::Error),
+    /// The URL is none to call; as it may be shown, and what would do.
+    Url(String, String),
+    /// An `--option` that cannot be set.
+    Option(OptionRefused),
+    /// The dialect has no such rate.
+    Rate(&'static str, Rate),
+    /// A header that cannot be sent: its name, and why.
+    Header(String, String),
+    /// A file that holds no secret of its kind, and why.
+    Secret(PathBuf, String),
+    /// What is told of the call: the argument, and what would do.
+    Fact(&'static str, &'static str),
+    /// There is nobody to trust.
+    Tls(String),
+    /// The agent did not take the call.
+    Dial(DialError),
     /// The system refused something that every call needs.
     System(io::Error),
 }
@@ -286,6 +336,21 @@ impl fmt::Display for CallError {
                 f,
                 "cannot connect to {address} ({error}); is that the right machine, and does its firewall let this \
                  port through?"
+            ),
+            Self::Url(url, why) => write!(f, "--websocket {url}: {why}"),
+            Self::Option(refused) => refused.fmt(f),
+            Self::Rate(name, rate) => {
+                let rates: Vec<_> = dialect::rates(name).iter().map(|rate| rate.hz().to_string()).collect();
+                write!(f, "{name} has no {rate}; --sample-rate can be {}", rates.join(", "))
+            }
+            Self::Header(name, why) => write!(f, "--header {name}: {why}"),
+            Self::Secret(path, why) => write!(f, "{} holds no secret to send: {why}", path.display()),
+            Self::Fact(flag, why) => write!(f, "{flag}: {why}"),
+            Self::Tls(why) => write!(f, "{why}"),
+            Self::Dial(error) => write!(
+                f,
+                "no call: {error}. (A stand-in to call is `trunkline agent --listen 127.0.0.1:8765 --plain`; with TLS \
+                 it tells what to give to --ca.)"
             ),
             Self::System(error) => write!(f, "the system refused: {error}"),
         }
@@ -338,37 +403,32 @@ fn place(args: &CallArgs, interrupted: &AtomicBool) -> Result<Summary, CallError
     let is_new = !args.record.exists();
     let file = File::options().create(true).write(true).truncate(false).open(&args.record);
     let file = file.map_err(|error| in_record(error.to_string()))?;
-    let stream = connect(&args.audiosocket).inspect_err(|_| {
+    let digits = args.dtmf.as_deref().unwrap_or_default().as_bytes();
+    let (server, dialect) = match (&args.audiosocket, &args.websocket.websocket) {
+        (Some(address), _) => (address.clone(), None),
+        (None, url) => (shown_url(url.as_deref().unwrap_or_default()), args.websocket.dialect),
+    };
+    let placed = match &args.audiosocket {
+        Some(address) => audiosocket::place(address, &score, uuid, digits, interrupted),
+        None => {
+            let url = args.websocket.websocket.as_deref().unwrap_or_default(); // clap wants one of the two
+            Plan::open(&args.websocket, url, uuid).and_then(|plan| plan.place(&score, digits, interrupted))
+        }
+    };
+    let Outcome { sent, heard, ended_by, trouble, marks, clears, listen_only } = placed.inspect_err(|_| {
         if is_new {
             let _ = fs::remove_file(&args.record); // an empty file would look like a recording
         }
     })?;
-    let digits = args.dtmf.as_deref().unwrap_or_default().as_bytes();
-    let (sent, heard) = converse(&stream, &score, uuid, digits, interrupted)?;
     let rate = heard.rate();
     if file.metadata().is_ok_and(|file| file.is_file()) {
         file.set_len(0).map_err(|error| in_record(error.to_string()))?; // /dev/null has no length
     }
     write_wav(file, rate, heard.recording(rate)).map_err(|error| in_record(error.to_string()))?;
-
-    let (ended_by, trouble) = match (&sent.stopped, &heard.end) {
-        (Stopped::Interrupted, _) => (Ending::Interrupted, None),
-        (Stopped::TimeIsUp, End::Hangup | End::Closed { .. } | End::Broken(_)) => (Ending::Caller, None),
-        (_, End::Garbled(violation)) => (Ending::Lost, Some(violation.to_string())),
-        (_, End::Hangup) => (Ending::Server, None),
-        (_, End::Closed { mid_message }) => {
-            (Ending::Closed, mid_message.then(|| "the connection ended inside a message".to_owned()))
-        }
-        (Stopped::Over, End::Broken(error)) => (Ending::Lost, Some(error.to_string())),
-        (Stopped::Stuck(error), End::Broken(_)) => (
-            Ending::Lost,
-            Some(format!("the server took no audio for {} s ({error}); a PBX hangs up here", STUCK.as_secs())),
-        ),
-    };
     let echo = Echo::find(&score, &sent, &heard);
     let loud = heard.stretches.iter().map(Stretch::loud).sum();
     Ok(Summary {
-        ok: matches!(ended_by, Ending::Caller | Ending::Server) && heard.first_voice.is_some(),
+        ok: matches!(ended_by, Ending::Caller | Ending::Server) && (listen_only || heard.first_voice.is_some()),
         seconds: millis(sent.ended - sent.began).round() / 1000.0,
         ended_by,
         frames_sent: sent.at.len() as u64,
@@ -377,16 +437,20 @@ fn place(args: &CallArgs, interrupted: &AtomicBool) -> Result<Summary, CallError
         bit_exact: echo.bit_exact,
         delay_ms_p50: percentile(&echo.delays, 50),
         delay_ms_p99: percentile(&echo.delays, 99),
-        first_ms: heard.first.map(|first| millis(first.saturating_duration_since(sent.began))),
-        first_voice_ms: heard.first_voice.map(|first| millis(first.saturating_duration_since(sent.began))),
+        first_ms: heard.first.map(|first| millis(first.saturating_sub(sent.began))),
+        first_voice_ms: heard.first_voice.map(|first| millis(first.saturating_sub(sent.began))),
         max_gap_ms: millis(heard.max_gap),
         late_ms_max: millis(sent.late),
         messages: heard.messages,
         bytes: heard.bytes,
         rate: rate.hz(),
+        dialect,
+        clears,
+        marks: marks.0,
+        marks_told: marks.1,
         uuid,
         report: Report {
-            server: args.audiosocket.clone(),
+            server,
             record: args.record.clone(),
             marks: args.marks,
             heard: heard.stretches.iter().map(Stretch::duration).sum(),
@@ -394,6 +458,7 @@ fn place(args: &CallArgs, interrupted: &AtomicBool) -> Result<Summary, CallError
             digits: digits.len(),
             unsent: sent.unsent,
             trouble,
+            listen_only,
         },
     })
 }
@@ -699,7 +764,7 @@ mod tests {
         assert!(error.contains(&free.to_string()) && error.contains("trunkline run"), "{error}");
         assert!(!desk.0.path().join("out.wav").exists());
         let mut args = desk.args(free, "");
-        args.audiosocket = "127.0.0.1".to_owned();
+        args.audiosocket = Some("127.0.0.1".to_owned());
         let error = place(&args, &AtomicBool::new(false)).unwrap_err().to_string();
         assert!(error.contains("HOST:PORT"), "{error}");
     }
