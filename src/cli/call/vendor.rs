@@ -132,16 +132,18 @@ impl<'s> Vendor<'s> {
                 (None, None) => None,
             };
         }
-        let Ear { mut heard, asked, told, clears, .. } = self.ear;
+        // That the call was too short for them would be another reason than this.
+        let unsent = if self.ear.unsayable { 0 } else { self.digits.len() };
+        let Ear { mut heard, asked, told, clears, deaf, .. } = self.ear;
         heard.bytes = tally.bytes_in;
         Outcome {
-            sent: Sent { began: self.began, ended: at, at: self.at, late: self.late, unsent: self.digits.len() },
+            sent: Sent { began: self.began, ended: at, at: self.at, late: self.late, unsent },
             heard,
             ended_by,
             trouble,
             marks: (asked, told),
             clears,
-            listen_only: self.ear.deaf,
+            listen_only: deaf,
         }
     }
 
@@ -630,7 +632,7 @@ mod tests {
         let mut pair = Pair::new("binary", &score, b"1#", Farewell::Whole);
         pair.pass(1600);
         let outcome = pair.vendor.outcome();
-        assert_eq!((outcome.sent.unsent, outcome.trouble.unwrap().as_str()), (2, "binary has no word for a digit"));
+        assert_eq!((outcome.sent.unsent, outcome.trouble.unwrap().as_str()), (0, "binary has no word for a digit"));
     }
 
     #[test]
