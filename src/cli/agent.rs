@@ -1,14 +1,9 @@
 //! `trunkline agent`: a voice agent to try a line with before there is a cloud.
 //!
-//! It takes any number of calls on one thread. Each is one task that reads, understands, answers and writes in one go,
-//! so that an echo is as fast as the wire; what it does is decided in [`Call`], which knows neither socket nor clock.
+//! It takes any number of calls on one thread, each in one task; what it does is decided in [`Call`], which knows neither
+//! socket nor clock.
 
-use core::{
-    fmt,
-    future::{Future, poll_fn},
-    pin::{Pin, pin},
-    task::Poll,
-};
+use core::{fmt, future::Future, pin::pin};
 use std::{
     fs, io,
     net::{IpAddr, SocketAddr, ToSocketAddrs as _},
@@ -20,12 +15,11 @@ use std::{
 
 use log::{error, info, warn};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -35,13 +29,15 @@ use crate::{
             behave::{Part, Script, Voice},
             call::{Call, Plan},
         },
+        connection::{Connection, Party},
+        options::{OptionRefused, options, parse_rate, rate_of},
         wav::read_wav,
     },
     clock,
-    dialect::{self, Facts, OptionError, OptionValue, Options, Role},
+    dialect::{self, Facts, Role},
     leg::websocket::{
         dial::{Accepted, accept},
-        link::{Link, LinkError},
+        link::Link,
         tls,
     },
     media::{Now, Rate},
@@ -106,41 +102,6 @@ fn parse_dialect(text: &str) -> Result<String, String> {
     }
 }
 
-fn parse_rate(text: &str) -> Result<Rate, String> {
-    let rate = text.parse().ok().and_then(Rate::from_hz);
-    rate.ok_or_else(|| "8000, 16000, 24000 and 48000 are possible".to_owned())
-}
-
-/// What `--option` sets, each for every dialect that may be spoken and has it.
-fn options(given: &[String], dialect: Option<&'static str>) -> Result<Options, AgentError> {
-    let mut options = Options::default();
-    let spoken = || dialect::NAMES.iter().copied().filter(|&name| dialect.is_none_or(|only| only == name));
-    for text in given {
-        let refused = |words: String| AgentError::Option(text.clone(), words);
-        let (key, value) = text.split_once('=').ok_or_else(|| refused("write KEY=VALUE".to_owned()))?;
-        let value = match (value.parse(), value.parse()) {
-            (Ok(flag), _) => OptionValue::Bool(flag),
-            (_, Ok(number)) => OptionValue::Int(number),
-            (Err(_), Err(_)) => OptionValue::Str(value),
-        };
-        // What only a vendor minds would do nothing here.
-        let ours = |name| Options::known(name).iter().filter(|info| info.role != Some(Role::Vendor));
-        let mut names = spoken().filter(|&name| ours(name).any(|info| info.key == key)).peekable();
-        if names.peek().is_none() {
-            let all: Vec<_> = spoken().flat_map(ours).map(|info| info.key).collect();
-            let there_are = if all.is_empty() { "is none".to_owned() } else { format!("are: {}", all.join(", ")) };
-            return Err(refused(format!("an agent has no such option; there {there_are}")));
-        }
-        for name in names {
-            options.set(name, key, value).map_err(|error| match error {
-                OptionError::Unknown => refused("there is no such option".to_owned()),
-                OptionError::Expected(wanted) => refused(format!("wanted {wanted}")),
-            })?;
-        }
-    }
-    Ok(options)
-}
-
 /// Takes calls until SIGINT or SIGTERM, which end those that are live and are no error.
 ///
 /// # Errors
@@ -174,8 +135,8 @@ pub fn run(args: &AgentArgs) -> Result<(), AgentError> {
 pub enum AgentError {
     /// The WAV cannot be said.
     Wav(PathBuf, String),
-    /// An `--option` that cannot be set, and why.
-    Option(String, String),
+    /// An `--option` that cannot be set.
+    Option(OptionRefused),
     /// A rate for a dialect that has its own.
     Rate(&'static str),
     /// The address is not one, or its name is not known.
@@ -196,7 +157,7 @@ impl fmt::Display for AgentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Wav(path, problem) => write!(f, "cannot say {}: {problem}", path.display()),
-            Self::Option(text, words) => write!(f, "--option {text}: {words}"),
+            Self::Option(refused) => refused.fmt(f),
             Self::Rate(dialect) => {
                 write!(f, "--sample-rate is for binary; {dialect} tells its own, in the URL or in its messages")
             }
@@ -241,7 +202,7 @@ impl Agent {
         if let (Some(name), Some(_)) = (dialect.filter(|&name| name != "binary"), args.sample_rate) {
             return Err(AgentError::Rate(name));
         }
-        let options = options(&args.options, dialect)?;
+        let options = options(&args.options, dialect, Role::Agent).map_err(AgentError::Option)?;
         let voice = |path: &PathBuf| {
             let wav = read_wav(path).map_err(|problem| AgentError::Wav(path.clone(), problem))?;
             let voice = Voice::new(wav.0, wav.1);
@@ -390,19 +351,72 @@ async fn answer(
     let connected = accepted.map_err(|error| error.to_string()).and_then(|accepted| {
         let Accepted { stream, tls, read_ahead, request, .. } = accepted;
         plan.rate = request.query.as_deref().and_then(rate_of);
-        let socket = TcpStream::from_std(stream).map_err(|error| error.to_string())?;
-        Ok(Line { socket, link: Link::new(tls, read_ahead), sealed: Sealed::default() })
+        Connection::new(stream, Link::new(tls, read_ahead)).map_err(|error| error.to_string())
     });
-    let line = match connected {
-        Ok(line) => line,
+    let connection = match connected {
+        Ok(connection) => connection,
         Err(error) => {
             warn!(call = number, peer:%, error; "a caller was not let in");
             return;
         }
     };
-    let mut call = Call::new(plan, clock::now());
-    line.run(&mut call, number, peer, stopped).await;
-    log_end(&call, number);
+    let mut call = Announced { call: Call::new(plan, clock::now()), number, peer, done: false };
+    let stop = async { drop(stopped.wait_for(|&stopped| stopped).await) };
+    connection.run(&mut call, stop).await;
+    log_end(&call.call, number);
+}
+
+/// A call whose beginning is logged as soon as it is known who calls.
+struct Announced {
+    call: Call,
+    number: u32,
+    peer: SocketAddr,
+    done: bool,
+}
+
+impl Party for Announced {
+    fn advance(&mut self, now: Now) {
+        self.call.advance(now);
+        if !self.done {
+            self.done = log_start(&self.call, self.number, self.peer);
+        }
+    }
+
+    fn wants_read(&self) -> bool {
+        self.call.wants_read()
+    }
+
+    fn spare(&mut self) -> &mut [u8] {
+        self.call.spare()
+    }
+
+    fn filled(&mut self, n: usize) {
+        self.call.filled(n);
+    }
+
+    fn out(&self) -> &[u8] {
+        self.call.out()
+    }
+
+    fn written(&mut self, n: usize) {
+        self.call.written(n);
+    }
+
+    fn poll_timeout(&self) -> Now {
+        self.call.poll_timeout()
+    }
+
+    fn is_done(&self, now: Now) -> bool {
+        self.call.is_done(now)
+    }
+
+    fn lose(&mut self, now: Now) {
+        self.call.lose(now);
+    }
+
+    fn interrupt(&mut self, now: Now) {
+        self.call.interrupt(now);
+    }
 }
 
 fn log_start(call: &Call, number: u32, peer: SocketAddr) -> bool {
@@ -446,204 +460,7 @@ fn log_end(call: &Call, number: u32) {
     }
 }
 
-/// The rate that a request target names: `sample-rate`, or `sample_rate` as Exotel writes it.
-fn rate_of(query: &str) -> Option<Rate> {
-    let named = query.split('&').filter_map(|pair| pair.split_once('='));
-    let mut rates = named.filter(|(key, _)| matches!(*key, "sample-rate" | "sample_rate"));
-    Rate::from_hz(rates.next()?.1.parse().ok()?)
-}
-
-/// The connection of one call.
-struct Line {
-    socket: TcpStream,
-    link: Link,
-    sealed: Sealed,
-}
-
-/// Bytes from the socket that TLS did not take yet.
-#[derive(Default)]
-struct Sealed {
-    bytes: Vec<u8>,
-    from: usize,
-}
-
-/// What there is to do.
-enum Woken {
-    Read(usize),
-    Writable,
-    Time,
-    Stop,
-}
-
-impl Line {
-    async fn run(mut self, call: &mut Call, number: u32, peer: SocketAddr, mut stopped: watch::Receiver<bool>) {
-        let mut stop = pin!(stopped.wait_for(|&stopped| stopped));
-        let mut stopping = false;
-        let mut timer = pin!(sleep(Duration::ZERO));
-        let mut armed = Now::ZERO;
-        let mut announced = false;
-        loop {
-            let now = clock::now();
-            call.advance(now);
-            if self.pull(call, now).is_err() {
-                // An alert may say why.
-                let _ = self.link.flush(&mut Socket(&self.socket));
-                call.lose(now);
-            }
-            let blocked = self.push(call, now).unwrap_or_else(|_| {
-                call.lose(now);
-                false
-            });
-            if !announced {
-                announced = log_start(call, number, peer);
-            }
-            if call.is_done(now) {
-                break;
-            }
-            let due = call.poll_timeout();
-            if due != armed {
-                armed = due;
-                let wait = due.saturating_sub(now).min(LONGEST_WAIT);
-                timer.as_mut().reset(Instant::now() + wait);
-            }
-            let woken = poll_fn(|cx| {
-                match self.poll_read(cx, call) {
-                    Poll::Ready(read) => return Poll::Ready(read.map(Woken::Read)),
-                    Poll::Pending => {}
-                }
-                if blocked && let Poll::Ready(ready) = self.socket.poll_write_ready(cx) {
-                    return Poll::Ready(ready.map(|()| Woken::Writable));
-                }
-                if timer.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Ok(Woken::Time));
-                }
-                if !stopping && stop.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Ok(Woken::Stop));
-                }
-                Poll::Pending
-            });
-            match woken.await {
-                Ok(Woken::Read(0)) | Err(_) => call.lose(clock::now()),
-                Ok(Woken::Read(n)) if self.link.is_plain() => call.filled(n),
-                Ok(Woken::Read(_) | Woken::Writable) => {}
-                Ok(Woken::Time) => armed = Now::ZERO,
-                Ok(Woken::Stop) => {
-                    stopping = true;
-                    call.interrupt(clock::now());
-                }
-            }
-        }
-        self.leave().await;
-    }
-
-    /// Reads from the socket: straight to where the call wants it, or to be opened first. Pending while nothing may be
-    /// read. tokio asks the socket again only after a read that filled its space.
-    fn poll_read(&mut self, cx: &mut core::task::Context<'_>, call: &mut Call) -> Poll<io::Result<usize>> {
-        if !call.wants_read() {
-            return Poll::Pending;
-        }
-        let space = if self.link.is_plain() {
-            call.spare()
-        } else if self.sealed.from == self.sealed.bytes.len() {
-            self.sealed.from = 0;
-            self.sealed.bytes.resize(SEALED_BYTES, 0);
-            &mut self.sealed.bytes
-        } else {
-            return Poll::Pending;
-        };
-        if space.is_empty() {
-            return Poll::Pending;
-        }
-        let mut space = ReadBuf::new(space);
-        let read = Pin::new(&mut self.socket).poll_read(cx, &mut space);
-        let n = space.filled().len();
-        if !self.link.is_plain() {
-            self.sealed.bytes.truncate(n);
-        }
-        read.map_ok(|()| n)
-    }
-
-    /// Gives the call what was read and opened, as far as it wants it.
-    fn pull(&mut self, call: &mut Call, now: Now) -> Result<(), LinkError> {
-        while call.wants_read() {
-            let n = self.link.plaintext(call.spare())?;
-            if n > 0 {
-                call.filled(n);
-                call.advance(now);
-                continue;
-            }
-            let sealed = &self.sealed.bytes[self.sealed.from..];
-            if sealed.is_empty() {
-                break;
-            }
-            let taken = self.link.open(sealed)?;
-            if taken == 0 {
-                break;
-            }
-            self.sealed.from += taken;
-        }
-        Ok(())
-    }
-
-    /// Sends all that is to be sent, in one write unless there is more than that; `true`: some of it has to wait.
-    fn push(&mut self, call: &mut Call, now: Now) -> io::Result<bool> {
-        for _ in 0..MOST_WRITES {
-            if self.link.wants_write() && !self.link.flush(&mut Socket(&self.socket))? {
-                return Ok(true);
-            }
-            if call.out().is_empty() {
-                return Ok(false);
-            }
-            let sent = if self.link.is_plain() {
-                match self.socket.try_write(call.out()) {
-                    Ok(n) => n,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-                    Err(error) => return Err(error),
-                }
-            } else {
-                self.link.seal(call.out())
-            };
-            call.written(sent);
-            // There may be more to say now that there is room for it.
-            call.advance(now);
-        }
-        Ok(true)
-    }
-
-    /// Closes so that our last words are read: not before the peer has, or had the time to (RFC 6455 7.1.1).
-    async fn leave(mut self) {
-        self.link.close();
-        let _ = self.link.flush(&mut Socket(&self.socket));
-        if self.socket.shutdown().await.is_err() {
-            return;
-        }
-        let mut rest = [0; 1024];
-        let _ = timeout(LAST_READ, async { while matches!(self.socket.read(&mut rest).await, Ok(1..)) {} }).await;
-    }
-}
-
-/// A socket that does not wait, for the link.
-struct Socket<'s>(&'s TcpStream);
-
-impl io::Write for Socket<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 const AUTO: &str = "auto";
-/// Bytes read at once from a socket with TLS: a record of the largest size comes in two pieces at most.
-const SEALED_BYTES: usize = 16 * 1024;
-/// Writes in a row before other calls have their turn: about 100 kB.
-const MOST_WRITES: usize = 8;
-/// tokio's timers have an end.
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
-/// How long we wait for the vendor to close its socket after us.
-const LAST_READ: Duration = Duration::from_secs(1);
 /// How long live calls have to say goodbye when we are to stop.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -887,34 +704,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_set_for_every_dialect_that_has_them() {
-        let set = |given: &[&str], dialect| {
-            let given: Vec<_> = given.iter().map(|&text| text.to_owned()).collect();
-            options(&given, dialect).map_err(|error| error.to_string())
-        };
-        let all = set(&["seqid=false", "chunk-bytes=320", "agent-style=minimal"], None).unwrap();
-        let mut wanted = Options::default();
-        wanted.set("ozonetel", "seqid", OptionValue::Bool(false)).unwrap();
-        wanted.set("exotel", "chunk-bytes", OptionValue::Int(320)).unwrap();
-        wanted.set("exotel", "agent-style", OptionValue::Str("minimal")).unwrap();
-        assert_eq!((all.ozonetel, all.exotel), (wanted.ozonetel, wanted.exotel));
-        for (text, dialect, words) in [
-            ("seqid", None, "write KEY=VALUE"),
-            ("seqid=1", None, "wanted true or false"),
-            (
-                "seqid=true",
-                Some("exotel"),
-                "an agent has no such option; there are: numbers, chunk-bytes, agent-style, direction",
-            ),
-            (
-                "key-style=camel",
-                Some("exotel"),
-                "an agent has no such option; there are: numbers, chunk-bytes, agent-style, direction",
-            ),
-            ("x=1", Some("binary"), "an agent has no such option; there is none"),
-        ] {
-            assert_eq!(set(&[text], dialect).unwrap_err(), format!("--option {text}: {words}"));
-        }
+    fn options_and_rates_are_read_from_the_command_line() {
         let line = "--listen 127.0.0.1:0 --plain --option seqid=false --option chunk-bytes=320";
         assert_eq!(parse(line).unwrap().options, ["seqid=false", "chunk-bytes=320"]);
         let rate = parse("--listen 127.0.0.1:0 --plain --dialect exotel --sample-rate 16000").unwrap();

@@ -7,6 +7,8 @@ use clap::{Parser, Subcommand};
 pub mod agent;
 pub mod ask;
 pub mod call;
+mod connection;
+pub mod options;
 mod panel;
 pub mod status;
 pub mod steer;
@@ -46,7 +48,7 @@ pub enum Command {
     Drain(steer::DrainArgs),
     /// Play a voice agent, to hear a line before there is a cloud
     Agent(agent::AgentArgs),
-    /// Play a PBX: place one AudioSocket call, play a WAV file into it and record what comes back
+    /// Play a PBX or a telephony vendor: place one call, play a WAV file into it and record what comes back
     Call(call::CallArgs),
 }
 
@@ -55,6 +57,9 @@ A whole call on this machine, in three terminals:
   trunkline agent --listen 127.0.0.1:8765 --dialect auto --behave echo --plain
   trunkline run --config configs/echo-ws-local.toml
   trunkline call --audiosocket 127.0.0.1:9092 --play hello.wav --record heard.wav
+
+A vendor's call straight to an agent, or to a daemon's websocket line:
+  trunkline call --websocket ws://127.0.0.1:8765/ws --dialect exotel --play hello.wav --record heard.wav
 
 A daemon that runs:
   trunkline status --watch

@@ -31,7 +31,10 @@ pub use self::{
     secret::Secret,
     telnyx::Telnyx,
 };
-pub(crate) use self::{resolve::decoded, telnyx::percent_encoded};
+pub(crate) use self::{
+    resolve::{decoded, exotel_query, is_secret, refused_header, shown_url},
+    telnyx::percent_encoded,
+};
 
 /// Reads a config file.
 ///

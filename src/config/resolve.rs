@@ -560,7 +560,7 @@ fn agent_url(value: &Value<'_>, insecure: bool) -> Option<Url> {
 }
 
 /// A URL as a message repeats it: without a password in front of the host or a token in the query.
-pub(super) fn shown_url(text: &str) -> String {
+pub(crate) fn shown_url(text: &str) -> String {
     let shown = match (text.split_once("://"), text.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://***@{rest}"),
         (None, Some((_, rest))) => format!("***@{rest}"),
@@ -574,7 +574,7 @@ pub(super) fn shown_url(text: &str) -> String {
 
 /// Exotel's agents learn the rate from the URL, some of them from nowhere else, and its other parameters reappear in
 /// `start` (Exotel, "Working with the Stream applet").
-fn exotel_query(url: &mut Url, rate: &mut Option<Rate>, options: &mut Options) -> Result<(), &'static str> {
+pub(crate) fn exotel_query(url: &mut Url, rate: &mut Option<Rate>, options: &mut Options) -> Result<(), &'static str> {
     let query = url.path_and_query.split_once('?').map_or("", |(_, query)| query).to_owned();
     let mut named = false;
     for (name, value) in
@@ -763,7 +763,7 @@ fn indices(value: &Value<'_>, kind: &str, known: &[&str]) -> Vec<usize> {
 }
 
 /// Why a header may not be set, if so. RFC 9110 5.1 says what a name is; those of the handshake are ours (RFC 6455 4.1).
-fn refused_header(name: &str) -> Option<&'static str> {
+pub(crate) fn refused_header(name: &str) -> Option<&'static str> {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     let lower = name.to_ascii_lowercase();
     match lower.as_str() {
@@ -776,7 +776,7 @@ fn refused_header(name: &str) -> Option<&'static str> {
 }
 
 /// Whether a header by this name most likely lets its bearer in somewhere.
-fn is_secret(name: &str) -> bool {
+pub(crate) fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     matches!(name.as_str(), "cookie" | "proxy-authorization")
         || ["token", "secret", "key", "password"].iter().any(|word| name.contains(word))

@@ -1,6 +1,7 @@
-//! `trunkline call`: a PBX to try a daemon with, or any other AudioSocket server.
+//! `trunkline call`: a PBX to try a daemon with, or any other AudioSocket server; and with `--websocket` the telephony
+//! vendor that calls an agent, in any dialect of ours.
 //!
-//! It does what Asterisk does: connects, names the call, sends 20 ms of audio each 20 ms in one write each, and never
+//! On AudioSocket it does what Asterisk does: connects, names the call, sends 20 ms of audio each 20 ms in one write each, and never
 //! stops sending while the call lives. What it hears it keeps with the time of its arrival, and only looks at it when
 //! the call is over, so that looking disturbs no measurement.
 //!
@@ -12,36 +13,51 @@
 use std::{
     fmt,
     fs::{self, File},
-    io::{self, BufWriter, IsTerminal as _, Read as _, Write as _},
-    net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs as _},
+    io::{self, Write as _},
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-        mpsc::{self, RecvTimeoutError},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde::Serialize;
 
 use crate::{
-    cli::wav::read_wav,
-    leg::audiosocket::{
-        Uuid, is_digit, kind_of,
-        message::{self, Item, MAX_FRAME, Reader},
-        rate_of,
+    cli::call::{
+        echo::{Echo, percentile},
+        heard::{Outcome, Stretch, write_wav},
+        score::Score,
+        websocket::{Plan, WebSocketArgs},
     },
-    media::{Rate, clock::PTIME, frame::MAX_SAMPLES},
+    cli::options::OptionRefused,
+    config::shown_url,
+    dialect,
+    leg::{
+        audiosocket::{Uuid, is_digit},
+        websocket::dial::DialError,
+    },
+    media::Rate,
 };
 
-/// Places a call like a PBX: plays a WAV to an AudioSocket server and records what comes back.
+mod audiosocket;
+mod echo;
+mod heard;
+mod score;
+mod vendor;
+mod websocket;
+
+/// Places a call like a PBX or a telephony vendor: plays a WAV and records what comes back.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CallArgs {
-    /// Where the server listens, as in 127.0.0.1:9092
-    #[arg(long, value_name = "HOST:PORT")]
-    pub audiosocket: String,
+    /// Where an AudioSocket server listens, as in 127.0.0.1:9092
+    #[arg(long, value_name = "HOST:PORT", required_unless_present = "websocket")]
+    pub audiosocket: Option<String>,
+    /// What is said about a call on a WebSocket.
+    #[command(flatten)]
+    pub websocket: WebSocketArgs,
     /// The WAV to play: 16-bit PCM at 8, 16, 24 or 48 kHz; of several channels the first (left) is used
     #[arg(long, value_name = "IN.wav")]
     pub play: PathBuf,
@@ -105,7 +121,7 @@ pub enum Ending {
 /// What came of a call. Displayed, it is for people.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
-    /// A hang-up ended it, ours or the server's, and something else than silence was heard.
+    /// A hang-up ended it, ours or the server's, and something else than silence was heard if there was anything to hear.
     pub ok: bool,
     /// From the first message to the hang-up.
     pub seconds: f64,
@@ -137,6 +153,14 @@ pub struct Summary {
     pub bytes: u64,
     /// Samples a second of the recording.
     pub rate: u32,
+    /// What was spoken on a WebSocket; on AudioSocket nothing.
+    pub dialect: Option<&'static str>,
+    /// Times that the agent took back what it had sent.
+    pub clears: u64,
+    /// Marks that the agent asked to be told of.
+    pub marks: u64,
+    /// Those that it was told of.
+    pub marks_told: u64,
     /// The name of the call.
     #[serde(serialize_with = "as_text")]
     pub uuid: Uuid,
@@ -159,6 +183,8 @@ struct Report {
     unsent: usize,
     /// What went wrong, in words.
     trouble: Option<String>,
+    /// Nobody hears an agent on this line.
+    listen_only: bool,
 }
 
 fn as_text<S: serde::Serializer>(uuid: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
@@ -169,8 +195,8 @@ impl Summary {
     /// One JSON object, without a newline.
     #[must_use]
     pub fn to_json(&self) -> String {
-        let mut text = [0; 1024];
-        let len = serde_json_core::to_slice(self, &mut text).expect("seventeen numbers and words fit 1 KiB");
+        let mut text = [0; 1280];
+        let len = serde_json_core::to_slice(self, &mut text).expect("two dozen numbers and words fit 1.25 KiB");
         String::from_utf8_lossy(&text[..len]).into_owned()
     }
 
@@ -186,7 +212,7 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { server, record, marks, heard, loud, digits, unsent, trouble } = &self.report;
+        let Report { server, record, marks, heard, loud, digits, unsent, trouble, listen_only } = &self.report;
         let ended = match self.ended_by {
             Ending::Caller => "we hung up",
             Ending::Server => "the server hung up",
@@ -207,6 +233,17 @@ impl fmt::Display for Summary {
             (unsent, digits) => {
                 writeln!(f, "Of {digits} digits the last {unsent} were not sent: the call ended before.")?;
             }
+        }
+        if *listen_only {
+            return write!(f, "{} frames were sent; in this dialect nobody hears the agent.", self.frames_sent);
+        }
+        match self.clears {
+            0 => {}
+            1 => writeln!(f, "The agent took back what it had sent, once.")?,
+            clears => writeln!(f, "The agent took back what it had sent, {clears} times.")?,
+        }
+        if self.marks > 0 {
+            writeln!(f, "Of {} marks that it asked for it was told {}.", self.marks, self.marks_told)?;
         }
         let Some(first_ms) = self.first_ms else {
             return write!(f, "Nothing was heard: is the server at its limit of calls? Its log says why.");
@@ -262,6 +299,22 @@ pub enum CallError {
     Address(String, io::Error),
     /// Nobody answers there.
     Connect(String, io::Error),
+    /// The URL is none to call; as it may be shown, and what would do.
+    Url(String, String),
+    /// An `--option` that cannot be set.
+    Option(OptionRefused),
+    /// The dialect has no such rate.
+    Rate(&'static str, Rate),
+    /// A header that cannot be sent: its name, and why.
+    Header(String, String),
+    /// A file that holds no secret of its kind, and why.
+    Secret(PathBuf, String),
+    /// What is told of the call: the argument, and what would do.
+    Fact(&'static str, &'static str),
+    /// There is nobody to trust.
+    Tls(String),
+    /// The agent did not take the call.
+    Dial(DialError),
     /// The system refused something that every call needs.
     System(io::Error),
 }
@@ -283,6 +336,21 @@ impl fmt::Display for CallError {
                 f,
                 "cannot connect to {address} ({error}); is that the right machine, and does its firewall let this \
                  port through?"
+            ),
+            Self::Url(url, why) => write!(f, "--websocket {url}: {why}"),
+            Self::Option(refused) => refused.fmt(f),
+            Self::Rate(name, rate) => {
+                let rates: Vec<_> = dialect::rates(name).iter().map(|rate| rate.hz().to_string()).collect();
+                write!(f, "{name} has no {rate}; --sample-rate can be {}", rates.join(", "))
+            }
+            Self::Header(name, why) => write!(f, "--header {name}: {why}"),
+            Self::Secret(path, why) => write!(f, "{} holds no secret to send: {why}", path.display()),
+            Self::Fact(flag, why) => write!(f, "{flag}: {why}"),
+            Self::Tls(why) => write!(f, "{why}"),
+            Self::Dial(error) => write!(
+                f,
+                "no call: {error}. (A stand-in to call is `trunkline agent --listen 127.0.0.1:8765 --plain`; with TLS \
+                 it tells what to give to --ca.)"
             ),
             Self::System(error) => write!(f, "the system refused: {error}"),
         }
@@ -335,37 +403,32 @@ fn place(args: &CallArgs, interrupted: &AtomicBool) -> Result<Summary, CallError
     let is_new = !args.record.exists();
     let file = File::options().create(true).write(true).truncate(false).open(&args.record);
     let file = file.map_err(|error| in_record(error.to_string()))?;
-    let stream = connect(&args.audiosocket).inspect_err(|_| {
+    let digits = args.dtmf.as_deref().unwrap_or_default().as_bytes();
+    let (server, dialect) = match (&args.audiosocket, &args.websocket.websocket) {
+        (Some(address), _) => (address.clone(), None),
+        (None, url) => (shown_url(url.as_deref().unwrap_or_default()), args.websocket.dialect),
+    };
+    let placed = match &args.audiosocket {
+        Some(address) => audiosocket::place(address, &score, uuid, digits, interrupted),
+        None => {
+            let url = args.websocket.websocket.as_deref().unwrap_or_default(); // clap wants one of the two
+            Plan::open(&args.websocket, url, uuid).and_then(|plan| plan.place(&score, digits, interrupted))
+        }
+    };
+    let Outcome { sent, heard, ended_by, trouble, marks, clears, listen_only } = placed.inspect_err(|_| {
         if is_new {
             let _ = fs::remove_file(&args.record); // an empty file would look like a recording
         }
     })?;
-    let digits = args.dtmf.as_deref().unwrap_or_default().as_bytes();
-    let (sent, heard) = converse(&stream, &score, uuid, digits, interrupted)?;
     let rate = heard.rate();
     if file.metadata().is_ok_and(|file| file.is_file()) {
         file.set_len(0).map_err(|error| in_record(error.to_string()))?; // /dev/null has no length
     }
     write_wav(file, rate, heard.recording(rate)).map_err(|error| in_record(error.to_string()))?;
-
-    let (ended_by, trouble) = match (&sent.stopped, &heard.end) {
-        (Stopped::Interrupted, _) => (Ending::Interrupted, None),
-        (Stopped::TimeIsUp, End::Hangup | End::Closed { .. } | End::Broken(_)) => (Ending::Caller, None),
-        (_, End::Garbled(violation)) => (Ending::Lost, Some(violation.to_string())),
-        (_, End::Hangup) => (Ending::Server, None),
-        (_, End::Closed { mid_message }) => {
-            (Ending::Closed, mid_message.then(|| "the connection ended inside a message".to_owned()))
-        }
-        (Stopped::Over, End::Broken(error)) => (Ending::Lost, Some(error.to_string())),
-        (Stopped::Stuck(error), End::Broken(_)) => (
-            Ending::Lost,
-            Some(format!("the server took no audio for {} s ({error}); a PBX hangs up here", STUCK.as_secs())),
-        ),
-    };
     let echo = Echo::find(&score, &sent, &heard);
     let loud = heard.stretches.iter().map(Stretch::loud).sum();
     Ok(Summary {
-        ok: matches!(ended_by, Ending::Caller | Ending::Server) && heard.first_voice.is_some(),
+        ok: matches!(ended_by, Ending::Caller | Ending::Server) && (listen_only || heard.first_voice.is_some()),
         seconds: millis(sent.ended - sent.began).round() / 1000.0,
         ended_by,
         frames_sent: sent.at.len() as u64,
@@ -374,16 +437,20 @@ fn place(args: &CallArgs, interrupted: &AtomicBool) -> Result<Summary, CallError
         bit_exact: echo.bit_exact,
         delay_ms_p50: percentile(&echo.delays, 50),
         delay_ms_p99: percentile(&echo.delays, 99),
-        first_ms: heard.first.map(|first| millis(first.saturating_duration_since(sent.began))),
-        first_voice_ms: heard.first_voice.map(|first| millis(first.saturating_duration_since(sent.began))),
+        first_ms: heard.first.map(|first| millis(first.saturating_sub(sent.began))),
+        first_voice_ms: heard.first_voice.map(|first| millis(first.saturating_sub(sent.began))),
         max_gap_ms: millis(heard.max_gap),
         late_ms_max: millis(sent.late),
         messages: heard.messages,
         bytes: heard.bytes,
         rate: rate.hz(),
+        dialect,
+        clears,
+        marks: marks.0,
+        marks_told: marks.1,
         uuid,
         report: Report {
-            server: args.audiosocket.clone(),
+            server,
             record: args.record.clone(),
             marks: args.marks,
             heard: heard.stretches.iter().map(Stretch::duration).sum(),
@@ -391,6 +458,7 @@ fn place(args: &CallArgs, interrupted: &AtomicBool) -> Result<Summary, CallError
             digits: digits.len(),
             unsent: sent.unsent,
             trouble,
+            listen_only,
         },
     })
 }
@@ -404,467 +472,26 @@ fn random_uuid() -> Result<Uuid, CallError> {
     Ok(Uuid(uuid))
 }
 
-fn connect(address: &str) -> Result<TcpStream, CallError> {
-    let found = address.to_socket_addrs().map_err(|error| CallError::Address(address.to_owned(), error))?;
-    let mut failed = io::Error::other("the name has no address");
-    for one in found {
-        match dial(&one) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failed = error,
-        }
-    }
-    Err(CallError::Connect(address.to_owned(), failed))
-}
-
-fn dial(address: &SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(address, CONNECT_TIMEOUT)?;
-    stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(STUCK))?;
-    Ok(stream)
-}
-
-/// What is to be played: the samples, and how long.
-struct Score {
-    rate: Rate,
-    samples: Vec<i16>,
-    repeat: usize,
-    marks: bool,
-    /// Frames of the WAV, marked ones if there are marks; silence after that.
-    frames: usize,
-    /// Frames until the hang-up.
-    end: u64,
-}
-
-impl Score {
-    fn open(args: &CallArgs) -> Result<Self, CallError> {
-        let (rate, samples) =
-            read_wav(&args.play).map_err(|problem| CallError::Play(args.play.clone(), problem.to_string()))?;
-        let repeat = args.repeat as usize;
-        let mut frames = samples.len().saturating_mul(repeat).div_ceil(rate.frame());
-        let ptime = PTIME.as_millis() as u64;
-        let end = match args.hangup_after {
-            Some(ms) => ms.div_ceil(ptime),
-            None => LEAD_IN + frames as u64 + REST.as_millis() as u64 / ptime,
-        };
-        let rest = if args.marks { (IN_FLIGHT.as_millis() / PTIME.as_millis()) as u64 } else { 0 };
-        frames = frames.min(usize::try_from(end.saturating_sub(LEAD_IN + rest)).unwrap_or(usize::MAX));
-        Ok(Self { rate, samples, repeat, marks: args.marks, frames, end })
-    }
-
-    /// Frame `n`, marked if that is wanted; silence after the last one.
-    fn frame<'b>(&self, n: usize, out: &'b mut [i16; MAX_SAMPLES]) -> &'b [i16] {
-        let out = &mut out[..self.rate.frame()];
-        out.fill(0);
-        if n >= self.frames {
-            return out;
-        }
-        let all = self.samples.len().saturating_mul(self.repeat);
-        for (place, sample) in (n * out.len()..all).zip(&mut *out) {
-            *sample = self.samples[place % self.samples.len()];
-        }
-        if self.marks {
-            out[..MARK].copy_from_slice(&mark(n as u32));
-        }
-        out
-    }
-}
-
-fn write_wav(file: File, rate: Rate, samples: impl Iterator<Item = i16>) -> hound::Result<()> {
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: rate.hz(),
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut wav = hound::WavWriter::new(BufWriter::new(file), spec)?;
-    for sample in samples {
-        wav.write_sample(sample)?;
-    }
-    wav.finalize()
-}
-
-/// What was played, and when.
-struct Sent {
-    began: Instant,
-    ended: Instant,
-    /// When each frame of the score was sent; silence after it is not in here.
-    at: Vec<Instant>,
-    /// The latest that a frame was sent after it was due.
-    late: Duration,
-    /// Digits that were not sent.
-    unsent: usize,
-    stopped: Stopped,
-}
-
-enum Stopped {
-    TimeIsUp,
-    Interrupted,
-    /// The listener saw the end.
-    Over,
-    Stuck(io::Error),
-}
-
-/// The call itself: one thread sends, one listens, and one tells a terminal how it goes.
-fn converse(
-    stream: &TcpStream,
-    score: &Score,
-    uuid: Uuid,
-    digits: &[u8],
-    interrupted: &AtomicBool,
-) -> Result<(Sent, Heard), CallError> {
-    let played = AtomicU64::new(0);
-    let (over, is_over) = mpsc::channel();
-    thread::scope(|scope| {
-        let listener = thread::Builder::new()
-            .spawn_scoped(scope, move || {
-                let heard = Heard::listen(stream);
-                let _ = over.send(()); // nobody waits any more
-                heard
-            })
-            .map_err(CallError::System)?;
-        let progress = io::stderr().is_terminal().then(|| scope.spawn(|| show_progress(&played, score.end)));
-
-        let sent = send(stream, score, uuid, digits, interrupted, &played, &is_over);
-        // A hang-up that is followed by a reset may be lost, so the server gets the time to close first.
-        let _ = stream.shutdown(Shutdown::Write);
-        let _ = is_over.recv_timeout(GOODBYE);
-        let _ = stream.shutdown(Shutdown::Both);
-        if let Some(progress) = progress {
-            played.store(u64::MAX, Relaxed);
-            progress.thread().unpark();
-        }
-        let heard = listener.join().expect("listening does not panic");
-        Ok((sent, heard))
-    })
-}
-
-fn send(
-    mut stream: &TcpStream,
-    score: &Score,
-    uuid: Uuid,
-    mut digits: &[u8],
-    interrupted: &AtomicBool,
-    played: &AtomicU64,
-    is_over: &mpsc::Receiver<()>,
-) -> Sent {
-    let (mut frame, mut out) = ([0; MAX_SAMPLES], [0; MAX_FRAME]);
-    let mut at = Vec::with_capacity(score.frames.min(1 << 20));
-    let mut late = Duration::ZERO;
-    let began = Instant::now();
-    let mut due = began + PTIME; // as from a phone: no server has to take its first frame along with the name
-    let mut failed = stream.write_all(message::write_uuid(&uuid.0, &mut out)).err();
-    let mut n = 0;
-    let stopped = loop {
-        if let Some(error) = failed {
-            // Often the server hung up a moment ago; then the listener knows.
-            break match is_over.recv_timeout(GOODBYE) {
-                Err(RecvTimeoutError::Timeout) => Stopped::Stuck(error),
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => Stopped::Over,
-            };
-        }
-        match is_over.recv_timeout(due.saturating_duration_since(Instant::now())) {
-            Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => break Stopped::Over,
-        }
-        if n >= score.end || interrupted.load(Relaxed) {
-            let by_time = n >= score.end;
-            let _ = stream.write_all(message::write_hangup(&mut out)); // closing says the same
-            break if by_time { Stopped::TimeIsUp } else { Stopped::Interrupted };
-        }
-        let place = n.checked_sub(LEAD_IN).and_then(|place| usize::try_from(place).ok());
-        let samples = score.frame(place.unwrap_or(usize::MAX), &mut frame);
-        let bytes = message::write_audio(kind_of(score.rate), samples, &mut out);
-        let now = Instant::now();
-        if place.is_some_and(|place| place < score.frames) {
-            at.push(now);
-        }
-        late = late.max(now.saturating_duration_since(due));
-        failed = stream.write_all(bytes).err();
-        if n >= FIRST_DIGIT
-            && (n - FIRST_DIGIT).is_multiple_of(DIGIT_FRAMES)
-            && failed.is_none()
-            && let Some((&digit, rest)) = digits.split_first()
-        {
-            failed = stream.write_all(message::write_dtmf(digit, &mut out)).err();
-            if failed.is_none() {
-                digits = rest;
-            }
-        }
-        n += 1;
-        played.store(n, Relaxed);
-        due += PTIME;
-    };
-    Sent { began, ended: Instant::now(), at, late, unsent: digits.len(), stopped }
-}
-
-fn show_progress(played: &AtomicU64, end: u64) {
-    loop {
-        let n = played.load(Relaxed);
-        if n == u64::MAX {
-            eprint!("\r\x1b[K"); // clears the line for the summary
-            return;
-        }
-        eprint!("\r{} s of {} s", n / 50, end / 50);
-        thread::park_timeout(Duration::from_millis(500));
-    }
-}
-
-/// Audio from the server at one rate.
-struct Stretch {
-    rate: Rate,
-    samples: Vec<i16>,
-    /// When the samples from this place on arrived.
-    arrivals: Vec<(usize, Instant)>,
-}
-
-impl Stretch {
-    fn duration(&self) -> Duration {
-        self.rate.duration(self.samples.len())
-    }
-
-    fn loud(&self) -> Duration {
-        self.rate
-            .duration(self.samples.chunks(self.rate.frame()).filter(|c| c.iter().any(|&s| s != 0)).flatten().count())
-    }
-}
-
-enum End {
-    Hangup,
-    Closed { mid_message: bool },
-    Broken(io::Error),
-    Garbled(message::Violation),
-}
-
-/// What came from the server, in the order of its arrival.
-struct Heard {
-    stretches: Vec<Stretch>,
-    first: Option<Instant>,
-    /// When the first sample came that is not silence.
-    first_voice: Option<Instant>,
-    last: Option<Instant>,
-    max_gap: Duration,
-    messages: u64,
-    bytes: u64,
-    end: End,
-}
-
-impl Heard {
-    fn listen(mut stream: &TcpStream) -> Self {
-        let end = End::Closed { mid_message: false };
-        let mut heard = Self {
-            stretches: Vec::new(),
-            first: None,
-            first_voice: None,
-            last: None,
-            max_gap: Duration::ZERO,
-            messages: 0,
-            bytes: 0,
-            end,
-        };
-        let mut reader = Reader::new();
-        heard.end = loop {
-            match stream.read(reader.spare()) {
-                Ok(0) => break End::Closed { mid_message: reader.is_mid_message() },
-                Ok(n) => {
-                    let now = Instant::now();
-                    heard.bytes += n as u64;
-                    reader.filled(n);
-                    if let Some(end) = heard.take(&mut reader, now) {
-                        break end;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break End::Broken(error),
-            }
-        };
-        heard
-    }
-
-    fn take(&mut self, reader: &mut Reader, now: Instant) -> Option<End> {
-        loop {
-            match reader.peek() {
-                Ok(None) => return None,
-                Err(violation) => return Some(End::Garbled(violation)),
-                Ok(Some(Item::Hangup)) => return Some(End::Hangup),
-                Ok(Some(Item::Audio { kind, bytes, last, .. })) => self.on_audio(kind, bytes, last, now),
-                // None of these ends a call here; the recording shows what there was.
-                Ok(Some(
-                    Item::Uuid(_)
-                    | Item::Silence
-                    | Item::Dtmf(_)
-                    | Item::WrongRate(_)
-                    | Item::Error(_)
-                    | Item::Unknown(_),
-                )) => {}
-            }
-            reader.advance();
-        }
-    }
-
-    fn on_audio(&mut self, kind: u8, bytes: &[u8], last: bool, now: Instant) {
-        let Some(rate) = rate_of(kind) else { return };
-        self.messages += u64::from(last);
-        self.first.get_or_insert(now);
-        self.max_gap = self.max_gap.max(self.last.map_or(Duration::ZERO, |before| now - before));
-        self.last = Some(now);
-        if self.stretches.last().is_none_or(|stretch| stretch.rate != rate) {
-            self.stretches.push(Stretch { rate, samples: Vec::new(), arrivals: Vec::new() });
-        }
-        if let Some(stretch) = self.stretches.last_mut() {
-            let before = stretch.samples.len();
-            stretch.arrivals.push((before, now));
-            stretch.samples.extend(bytes.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])));
-            if self.first_voice.is_none() && stretch.samples[before..].iter().any(|&sample| sample != 0) {
-                self.first_voice = Some(now);
-            }
-        }
-    }
-
-    /// The rate of most of it. Not of the first message: a server that has not yet heard us sends silence at 8 kHz.
-    fn rate(&self) -> Rate {
-        let lasts =
-            |rate: Rate| self.stretches.iter().filter(|s| s.rate == rate).map(Stretch::duration).sum::<Duration>();
-        Rate::ALL.into_iter().rev().max_by_key(|&rate| lasts(rate)).unwrap_or(Rate::Hz8000)
-    }
-
-    /// All of it at this rate. What had another one is stretched without finesse, to keep its time.
-    fn recording(&self, rate: Rate) -> impl Iterator<Item = i16> {
-        self.stretches.iter().flat_map(move |stretch| {
-            let (from, to) = (stretch.rate.hz() as usize, rate.hz() as usize);
-            (0..stretch.samples.len() * to / from).map(move |n| stretch.samples[n * from / to])
-        })
-    }
-}
-
-/// What of the score came back.
-struct Echo {
-    frames: u64,
-    lost: u64,
-    bit_exact: bool,
-    /// From sending to hearing, in order of size (ms).
-    delays: Vec<f64>,
-}
-
-impl Echo {
-    fn find(score: &Score, sent: &Sent, heard: &Heard) -> Self {
-        let mut samples = Vec::new();
-        let mut arrivals = Vec::new();
-        for stretch in heard.stretches.iter().filter(|stretch| stretch.rate == score.rate) {
-            arrivals.extend(stretch.arrivals.iter().map(|&(place, when)| (samples.len() + place, when)));
-            samples.extend_from_slice(&stretch.samples);
-        }
-        let frame = score.rate.frame();
-        let count = sent.at.len();
-        // What was sent in the last second may still be under way.
-        let settled = sent.at.iter().filter(|&&at| sent.ended.saturating_duration_since(at) > IN_FLIGHT).count();
-        let mut buffer = [0; MAX_SAMPLES];
-        let mut played = Vec::with_capacity(count * frame);
-        for n in 0..count {
-            played.extend_from_slice(score.frame(n, &mut buffer));
-        }
-        let (same, nothing_else) = less_silence(&samples, &played);
-        let bit_exact = nothing_else && same > 0 && same >= settled * frame;
-
-        let mut delays = Vec::new();
-        let (frames, lost) = if score.marks {
-            let mut at: Vec<Option<Instant>> = vec![None; count];
-            for (place, n) in marks(&samples) {
-                if let Some(slot @ None) = at.get_mut(n as usize) {
-                    let after = arrivals.partition_point(|&(start, _)| start <= place);
-                    *slot = after.checked_sub(1).and_then(|n| arrivals.get(n)).map(|&(_, when)| when);
-                }
-            }
-            let way =
-                |(heard, sent): (&Option<Instant>, &Instant)| heard.map(|h| millis(h.saturating_duration_since(*sent)));
-            delays = at.iter().zip(&sent.at).filter_map(way).collect();
-            delays.sort_unstable_by(f64::total_cmp);
-            let last = at.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
-            (delays.len(), at[..last.max(settled)].iter().filter(|heard| heard.is_none()).count())
-        } else {
-            (same / frame, settled.saturating_sub(same / frame))
-        };
-        Self { frames: frames as u64, lost: lost as u64, bit_exact, delays }
-    }
-}
-
-/// How many of the played samples were heard in order with nothing but silence put in between, and if that is all
-/// that was heard.
-fn less_silence(heard: &[i16], played: &[i16]) -> (usize, bool) {
-    let mut same = 0;
-    for &sample in heard {
-        if played.get(same) == Some(&sample) {
-            same += 1;
-        } else if sample != 0 {
-            return (same, false);
-        }
-    }
-    (same, true)
-}
-
-/// Frames of silence before the WAV. A server that has to find out what is meant by kind 0x10 looks at the first ten
-/// and cannot pass them on; nobody speaks in the first quarter of a second of a call.
-const LEAD_IN: u64 = 12;
-
-/// Samples at the head of a marked frame.
-const MARK: usize = 8;
-
-/// Frame `n`'s mark: four samples that speech does not hold side by side, around the number and its complement.
-fn mark(n: u32) -> [i16; MARK] {
-    let (low, high) = (n as u16 as i16, (n >> 16) as u16 as i16);
-    let [a, b, c, d] = SIGN;
-    [a, b, low, high, !low, !high, c, d]
-}
-
-/// Every mark in these samples, wherever it begins: its place and its number.
-fn marks(samples: &[i16]) -> impl Iterator<Item = (usize, u32)> {
-    samples.windows(MARK).enumerate().filter_map(|(place, window)| {
-        let &[_, _, low, high, ..] = window else { return None };
-        let n = u32::from(high as u16) << 16 | u32::from(low as u16);
-        (mark(n) == *window).then_some((place, n))
-    })
-}
-
 fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// By nearest rank, of figures in order.
-fn percentile(sorted: &[f64], percent: usize) -> Option<f64> {
-    sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied()
-}
-
-/// The fixed samples of a mark. At -11 dB or so: loud enough to be no noise, not so loud as to clip.
-const SIGN: [i16; 4] = [9173, -8117, 7741, -9421];
-
-/// As Asterisk has it for each address (`MAX_CONNECT_TIMEOUT_MSEC` in `res/res_audiosocket.c`).
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A server that takes nothing for so long is given up. A PBX hangs up even earlier.
-const STUCK: Duration = Duration::from_secs(2);
-
-/// The silence after the WAV, in which the agent may finish.
-const REST: Duration = Duration::from_secs(2);
-
-/// What was sent within this time of the end need not have come back.
-const IN_FLIGHT: Duration = Duration::from_secs(1);
-
-/// How long the server may take to close after our hang-up.
-const GOODBYE: Duration = Duration::from_millis(300);
-
-/// The frame after which the first digit is sent.
-const FIRST_DIGIT: u64 = 50;
-
-/// Frames from one digit to the next.
-const DIGIT_FRAMES: u64 = 10;
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::{net::TcpListener, thread::JoinHandle};
+    use std::{
+        io::Read as _,
+        net::{SocketAddr, TcpListener},
+        thread::JoinHandle,
+    };
 
     use clap::Parser as _;
 
     use super::*;
+    use crate::{
+        cli::call::score::LEAD_IN,
+        leg::audiosocket::message::{self, Item, Reader},
+    };
 
     #[derive(clap::Parser)]
     struct Cli {
@@ -1137,7 +764,7 @@ mod tests {
         assert!(error.contains(&free.to_string()) && error.contains("trunkline run"), "{error}");
         assert!(!desk.0.path().join("out.wav").exists());
         let mut args = desk.args(free, "");
-        args.audiosocket = "127.0.0.1".to_owned();
+        args.audiosocket = Some("127.0.0.1".to_owned());
         let error = place(&args, &AtomicBool::new(false)).unwrap_err().to_string();
         assert!(error.contains("HOST:PORT"), "{error}");
     }
@@ -1177,37 +804,5 @@ mod tests {
         assert_ne!(one, other);
         assert_eq!(one.to_string().as_bytes()[14], b'4');
         assert!(matches!(one.to_string().as_bytes()[19], b'8' | b'9' | b'a' | b'b'));
-    }
-
-    #[test]
-    fn a_mark_is_found_wherever_it_begins_and_nowhere_else() {
-        let mut samples: Vec<i16> = (0..5000_i32).map(|n| (n * n % 30_011) as i16).collect();
-        assert_eq!(marks(&samples).count(), 0);
-        let numbers = [0, 1, 65_535, 65_536, 0x8000_7fff, u32::MAX];
-        for (k, &n) in numbers.iter().enumerate() {
-            let at = 17 + k * 333;
-            samples[at..at + MARK].copy_from_slice(&mark(n));
-        }
-        let expected: Vec<(usize, u32)> = numbers.iter().enumerate().map(|(k, &n)| (17 + k * 333, n)).collect();
-        assert_eq!(marks(&samples).collect::<Vec<_>>(), expected);
-        samples[17 + 3] ^= 1;
-        assert_eq!(marks(&samples).count(), numbers.len() - 1);
-    }
-
-    #[test]
-    fn only_silence_may_stand_between_the_samples_that_were_played() {
-        let played = [5, 0, 0, -6, 7];
-        assert_eq!(less_silence(&[0, 0, 5, 0, 0, 0, -6, 0, 7, 0], &played), (5, true));
-        assert_eq!(less_silence(&[5, 0, -6, 7], &played), (2, false)); // a silent sample is missing
-        assert_eq!(less_silence(&[5, 0, 0, 1, -6, 7], &played), (3, false));
-        assert_eq!(less_silence(&[5, 0, 0, -6], &played), (4, true));
-        assert_eq!(less_silence(&[5, 0, 0, -6, 7, 7], &played), (5, false));
-    }
-
-    #[test]
-    fn percentiles_are_taken_by_nearest_rank() {
-        let figures: Vec<f64> = (1..=200).map(f64::from).collect();
-        assert_eq!((percentile(&figures, 50), percentile(&figures, 99)), (Some(100.0), Some(198.0)));
-        assert_eq!((percentile(&[3.0], 99), percentile(&[], 50)), (Some(3.0), None));
     }
 }
