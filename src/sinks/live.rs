@@ -43,7 +43,7 @@ pub(super) async fn send(sink: String, mut redis: Redis, queue: Arc<Queue>, metr
     }
 }
 
-/// The stream that the ingest of old writes.
+/// The stream that the RTAA ingest writes (exkrishan/rtaafin).
 const TOPIC: &str = "audio_stream";
 const MOST_AT_ONCE: usize = 64;
 const LONGEST: core::time::Duration = core::time::Duration::from_secs(5);
