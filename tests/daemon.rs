@@ -97,6 +97,28 @@ fn one_call_is_hung_up_by_order_and_the_other_goes_on_until_the_drain() {
 }
 
 #[test]
+fn a_call_leaves_its_file_and_its_events_though_the_daemon_ends_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (events, files) = (dir.path().join("events"), dir.path().join("files"));
+    let tables = format!("[events]\ndirectory = {events:?}\n[call-files]\ndirectory = {files:?}");
+    let (_agent, daemon) = site("", &tables);
+    let phone = talking(&daemon);
+    daemon.process.terminate();
+    assert_eq!(phone.wait().end, Some(End::Hangup));
+    let ended = daemon.ended("pbx");
+    assert!(daemon.process.wait(SOON).0.success());
+
+    let only = |folder: &Path| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let calls = only(&files.join("calls"));
+    assert_eq!((calls.len(), only(&files.join("transcripts")).len()), (1, 0));
+    let call: serde_json::Value = serde_json::from_slice(&fs::read(&calls[0]).unwrap()).unwrap();
+    assert_eq!((&call["call_id"], &call["end_reason"]), (&site::field(&ended, "call_id").into(), &"drained".into()));
+    let log = fs::read_to_string(&only(&events)[0]).unwrap();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["event"], &lines[lines.len() - 1]["event"]), (&"call-started".into(), &"call-ended".into()));
+}
+
+#[test]
 fn a_disk_that_is_full_is_not_heard_and_costs_no_record() {
     let Some(disk) = SmallDisk::mount() else { return };
     let (_agent, daemon) = site("", &format!("[records]\ndirectory = {:?}", disk.path()));

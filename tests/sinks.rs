@@ -48,13 +48,18 @@ use trunkline::{
 
 const SOON: Duration = Duration::from_secs(20);
 const SECRET: &str = "a shared secret";
+const PASSWORD: &str = "hush-hush";
 const CALLS: u64 = 200;
 
 struct Given;
 
 impl Environment for Given {
     fn var(&self, name: &str) -> Option<String> {
-        (name == "HOOK_SECRET").then(|| SECRET.to_owned())
+        match name {
+            "HOOK_SECRET" => Some(SECRET.to_owned()),
+            "REDIS_PASSWORD" => Some(PASSWORD.to_owned()),
+            _ => None,
+        }
     }
 
     fn credentials_dir(&self) -> Option<PathBuf> {
@@ -83,9 +88,18 @@ struct Redis {
 impl Redis {
     /// `None`: it is not installed.
     fn start(folder: &Path, port: u16) -> Option<Self> {
+        Self::start_with(folder, port, &[])
+    }
+
+    fn start_with(folder: &Path, port: u16, more: &[&str]) -> Option<Self> {
         let mut command = Command::new("redis-server");
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
-        command.args(["--port", &port.to_string()]).arg("--dir").arg(folder);
+        command
+            .args(["--port", &port.to_string()])
+            .arg("--dir")
+            .arg(folder)
+            .args(["--requirepass", PASSWORD])
+            .args(more);
         let Ok(child) = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
             let in_ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
             assert!(!in_ci, "redis-server is missing: run scripts/setup test");
@@ -100,7 +114,7 @@ impl Redis {
     }
 
     fn ask<T>(&self, ask: impl FnOnce(&mut redis::Connection) -> redis::RedisResult<T>) -> redis::RedisResult<T> {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.port))?;
+        let client = redis::Client::open(format!("redis://:{PASSWORD}@127.0.0.1:{}/", self.port))?;
         ask(&mut client.get_connection()?)
     }
 
@@ -278,7 +292,8 @@ fn sinks_that_are_killed_and_started_again_get_every_record_and_every_word() {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, hook));
     let sinks = format!(
         "[sink.crm]\nkind = \"webhook\"\nurl = \"https://127.0.0.1:{hook}/calls\"\nsecret = {{ env = \"HOOK_SECRET\" }}\n\
-         ca-file = {:?}\n[sink.assist]\nkind = \"redis\"\nurl = \"redis://127.0.0.1:{port}\"\n",
+         ca-file = {:?}\n[sink.assist]\nkind = \"redis\"\nurl = \"redis://127.0.0.1:{port}\"\n\
+         password = {{ env = \"REDIS_PASSWORD\" }}\n",
         state.path().join("ca.pem")
     );
     let site = Site::new(&sinks, "\"crm\", \"assist\"");
@@ -391,9 +406,18 @@ fn a_disk_that_is_full_delays_items_and_loses_none() {
 #[test]
 fn callers_voices_reach_redis_while_they_speak_and_a_dead_one_costs_nothing_else() {
     let state = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let Some(redis) = Redis::start(state.path(), port) else { return };
-    let sinks = format!("[sink.assist]\nkind = \"redis\"\nurl = \"redis://127.0.0.1:{port}\"\naudio = true\n");
+    // By TLS, but for the test's own questions.
+    tls::throwaway_ca(state.path(), &[]).unwrap();
+    let (port, secure) = (free_port(), free_port());
+    let file = |name: &str| state.path().join(name).display().to_string();
+    let (ca, certificate, key) = (file("ca.pem"), file("server.pem"), file("server-key.pem"));
+    let (listen, files) = (secure.to_string(), ["--tls-ca-cert-file", &ca, "--tls-cert-file", &certificate]);
+    let more = [&["--tls-port", &listen, "--tls-auth-clients", "no", "--tls-key-file", &key], &files[..]].concat();
+    let Some(redis) = Redis::start_with(state.path(), port, &more) else { return };
+    let sinks = format!(
+        "[sink.assist]\nkind = \"redis\"\nurl = \"rediss://localhost:{secure}\"\nca-file = {ca:?}\npassword = {{ env = \
+         \"REDIS_PASSWORD\" }}\naudio = true\n"
+    );
     let site = Site::new(&sinks, "\"assist\"");
     let (notes, mut tap) = site.open();
     let started = Started { call_id: call_id(1), started_ms: Some(0), ..Started::default() };

@@ -11,6 +11,7 @@ use std::{
 };
 
 use hound::{SampleFormat, WavSpec, WavWriter};
+use rustix::fs::{FlockOperation, flock};
 
 use super::files::Files;
 use crate::{
@@ -118,6 +119,12 @@ impl Recording {
         self.samples += caller.len().min(agent.len()) as u64;
         Ok(())
     }
+}
+
+/// Takes the folder for this daemon. `None`: another one makes recordings there, or nobody can tell.
+pub(super) fn hold(folder: &Path) -> Option<File> {
+    let folder = File::open(folder).ok()?;
+    flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(folder)
 }
 
 /// Gives their names to the recordings of calls that were live when a daemon was killed: they can be played as far as

@@ -3,6 +3,7 @@
 use core::time::Duration;
 use std::{
     collections::{HashMap, VecDeque},
+    fs::File,
     io,
     path::Path,
     sync::{
@@ -52,6 +53,8 @@ pub(super) struct Scribe {
     events: Option<Events>,
     call_files: Option<CallFiles>,
     recordings: Option<Files>,
+    /// Says to other daemons that recordings are being made there.
+    _hold: Option<File>,
     sinks: Option<Sinks>,
     full_numbers: bool,
     metrics: Arc<Metrics>,
@@ -114,8 +117,10 @@ impl Scribe {
                 .map_err(failed("[recordings] directory", &folder.directory))
         });
         let recordings = recordings.transpose()?;
+        let mut hold = None;
         if let Some(recordings) = &recordings {
-            let adopted = recording::adopt(recordings);
+            hold = recording::hold(recordings.path());
+            let adopted = if hold.is_some() { recording::adopt(recordings) } else { 0 };
             if adopted > 0 {
                 info!(recordings = adopted; "recordings of calls that were cut off are kept as they are");
             }
@@ -128,6 +133,7 @@ impl Scribe {
             events: events.transpose()?,
             call_files: call_files.transpose()?,
             recordings,
+            _hold: hold,
             sinks,
             full_numbers,
             metrics,
@@ -141,11 +147,8 @@ impl Scribe {
     pub(super) fn run(&mut self, orders: &Receiver<Order>) {
         loop {
             self.prune();
-            let first = if self.live.is_empty() {
-                orders.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            } else {
-                orders.recv_timeout(LOOK_EVERY)
-            };
+            let patience = if self.live.is_empty() { self.prune_at.saturating_sub(clock::now()) } else { LOOK_EVERY };
+            let first = orders.recv_timeout(patience);
             let is_over = matches!(first, Err(RecvTimeoutError::Disconnected));
             if let Ok(order) = first {
                 self.take(order);
@@ -284,8 +287,8 @@ impl Scribe {
             | Happening::SpeechStopped(_)
             | Happening::Answered { .. } => {}
         }
+        live.tell_turns(self.sinks.as_ref(), &turns);
         let call_id = live.started.call_id.clone();
-        self.tell_turns(seq, &turns);
         let (with_text, with_digits) = (self.call_files.is_some(), self.full_numbers);
         self.event(at_ms, &call_id, event_of(&what), || details_of(&what, with_text, with_digits));
     }
@@ -359,21 +362,7 @@ impl Scribe {
             });
             self.event(record.ended_ms, &live.started.call_id, "call-ended", || details);
         }
-        self.live.insert(seq, live);
-        self.tell_turns(seq, &turns);
-        self.live.remove(&seq);
-    }
-
-    fn tell_turns(&mut self, seq: u64, turns: &[Turn]) {
-        let (Some(live), Some(sinks)) = (self.live.get_mut(&seq), &self.sinks) else { return };
-        if live.transcript_sinks.is_empty() {
-            return;
-        }
-        for turn in turns {
-            live.told_turns += 1;
-            let item = Item::said(&live.kept.subject, live.told_turns, turn.who, &turn.text, turn.at_ms);
-            sinks.tell(&live.transcript_sinks, &item);
-        }
+        live.tell_turns(self.sinks.as_ref(), &turns);
     }
 
     fn event(&mut self, at_ms: u64, call_id: &str, event: &str, details: impl FnOnce() -> Value) {
@@ -410,6 +399,17 @@ impl Scribe {
         let call_files = self.call_files.iter().flat_map(|files| [&files.calls, &files.transcripts]);
         for files in call_files.chain(&self.recordings) {
             files.prune(SystemTime::now());
+        }
+    }
+}
+
+impl Live {
+    fn tell_turns(&mut self, sinks: Option<&Sinks>, turns: &[Turn]) {
+        let Some(sinks) = sinks.filter(|_| !self.transcript_sinks.is_empty()) else { return };
+        for turn in turns {
+            self.told_turns += 1;
+            let item = Item::said(&self.kept.subject, self.told_turns, turn.who, &turn.text, turn.at_ms);
+            sinks.tell(&self.transcript_sinks, &item);
         }
     }
 }
@@ -464,5 +464,5 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const MOST_AT_ONCE: usize = 1 << 16;
 /// The log is told once in so long.
 const TELL: Now = Now::from_secs(60);
-/// Files that are too old are looked for so often, while there are calls.
+/// Files that are too old are looked for so often.
 const PRUNE_EVERY: Now = Now::from_secs(3600);

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_call_has_the_fields_that_the_ingest_of_old_had_and_its_record() {
+    fn the_end_of_a_call_has_the_fields_of_the_rtaa_ingest_and_its_record() {
         let record = Record::cut(Started { call_id: "k3vqd2mxa7re".to_owned(), ..Started::default() }, 77);
         let item = Item::call_end(&subject(), &record);
         assert_eq!((item.id.as_str(), item.topic.as_str()), ("k3vqd2mxa7re-call_end-1", "call_end"));

@@ -121,7 +121,7 @@ impl Lane {
                 () = tokio::time::sleep(DISK_RETRY) => {}
                 _ = closing.changed() => {
                     let lost = intake.len() as u64;
-                    metrics.add(Counter::SinkItemsLost, lost);
+                    on_lost(&name, &metrics, lost, AT_THE_END);
                     return metrics.sink_items_wait(lost, 0);
                 }
             }
@@ -188,7 +188,7 @@ impl Work {
             self.told_waiting += 1;
         }
         self.write().await;
-        self.metrics.add(Counter::SinkItemsLost, self.unwritten.len() as u64);
+        on_lost(&self.name, &self.metrics, self.unwritten.len() as u64, AT_THE_END);
         // What is under way may arrive: then it is not sent again.
         if under_way.is_some()
             && let Ok(delivery) = timeout(LAST_DELIVERY, finished(&mut under_way)).await
@@ -226,15 +226,12 @@ impl Work {
                 self.backlog.fetch_sub(bytes, Relaxed);
                 self.sync_at.get_or_insert(Instant::now() + SYNC_WITHIN);
                 if core::mem::take(&mut self.is_disk_failing) {
-                    info!(message_id = messages::SINK_TAKES, sink = self.name, what = "spool"; "a sink takes again what is meant for it");
-                }
-                if dropped > 0 {
-                    self.metrics.add(Counter::SinkItemsLost, dropped);
-                    warn!(
-                        message_id = messages::SINK_LOST, sink = self.name, lost = dropped, why = "its spool is full: see [sinks] max-mib";
-                        "what was meant for a sink is lost"
+                    info!(
+                        message_id = messages::SINK_TAKES, sink = self.name, what = "spool";
+                        "a sink takes again what is meant for it"
                     );
                 }
+                on_lost(&self.name, &self.metrics, dropped, "its spool is full: see [sinks] max-mib");
             }
             Some(Err(error)) => self.on_disk_failed(&error),
             None => self.disk_retry = Some(Instant::now() + DISK_RETRY),
@@ -286,7 +283,10 @@ impl Work {
             None => {
                 self.backoff.on_taken();
                 if self.failing.take().is_some() {
-                    info!(message_id = messages::SINK_TAKES, sink = self.name; "a sink takes again what is meant for it");
+                    info!(
+                        message_id = messages::SINK_TAKES, sink = self.name;
+                        "a sink takes again what is meant for it"
+                    );
                 }
             }
             Some((words, wait)) => {
@@ -351,10 +351,22 @@ impl Work {
     }
 }
 
-/// Carries items one after the other, until one is not taken.
+/// Items found no room.
+fn on_lost(sink: &str, metrics: &Metrics, lost: u64, why: &str) {
+    if lost > 0 {
+        metrics.add(Counter::SinkItemsLost, lost);
+        warn!(message_id = messages::SINK_LOST, sink, lost, why; "what was meant for a sink is lost");
+    }
+}
+
+/// Carries items one after the other, until one is not taken, or for so long that the cursor should know of it.
 async fn carry(mut carrier: Carrier, batch: Vec<Waiting>) -> Delivery {
     let (mut done, mut refused, mut fault) = (Vec::new(), Vec::new(), None);
+    let since = Instant::now();
     for waiting in batch {
+        if since.elapsed() > CARRY_FOR {
+            break;
+        }
         let outcome = match Item::parse(&waiting.line) {
             Some(item) => carrier.deliver(&item).await,
             None => Err(Fault::Never("it is not what a spool holds".to_owned())),
@@ -412,8 +424,12 @@ const MOST_BYTES: usize = 1 << 20;
 const SYNC_WITHIN: Duration = Duration::from_secs(2);
 /// A disk that took nothing is asked again after so long.
 const DISK_RETRY: Duration = Duration::from_secs(1);
+/// Whoever is killed sends what was taken in so much time once more.
+const CARRY_FOR: Duration = Duration::from_millis(200);
 /// What is under way at the end has so long to arrive.
 const LAST_DELIVERY: Duration = Duration::from_millis(500);
+/// Why there was no room for the last items.
+const AT_THE_END: &str = "the daemon ends, and the disk takes none";
 /// Beside the spool's files: what the sink will never take.
 const REFUSED: &str = "refused";
 const MOST_REFUSED: u64 = 16 << 20;

@@ -22,7 +22,10 @@ pub(super) async fn send(sink: String, mut redis: Redis, queue: Arc<Queue>, metr
                 metrics.add(Counter::SinkAudioSent, entries.len() as u64);
                 backoff.on_taken();
                 if core::mem::take(&mut is_failing) {
-                    info!(message_id = messages::SINK_TAKES, sink, what = "audio"; "a sink takes again what is meant for it");
+                    info!(
+                        message_id = messages::SINK_TAKES, sink, what = "audio";
+                        "a sink takes again what is meant for it"
+                    );
                 }
                 continue;
             }
@@ -30,14 +33,17 @@ pub(super) async fn send(sink: String, mut redis: Redis, queue: Arc<Queue>, metr
         };
         metrics.add(Counter::SinkAudioDropped, entries.len() as u64);
         if !core::mem::replace(&mut is_failing, true) {
-            warn!(message_id = messages::SINK_FAILING, sink, what = "audio", error = words; "a sink does not take what is meant for it");
+            warn!(
+                message_id = messages::SINK_FAILING, sink, what = "audio", error = words;
+                "a sink does not take what is meant for it"
+            );
         }
         // No longer than a few seconds: live audio is worth nothing later.
         sleep(backoff.on_failed(dice(), None).min(LONGEST)).await;
     }
 }
 
-/// The stream that the ingest of old writes.
+/// The stream that the RTAA ingest writes (exkrishan/rtaafin).
 const TOPIC: &str = "audio_stream";
 const MOST_AT_ONCE: usize = 64;
 const LONGEST: core::time::Duration = core::time::Duration::from_secs(5);

@@ -1,4 +1,5 @@
-//! A sink that is Redis: each item is an entry of a stream, with one field, `data`, that holds its JSON.
+//! A sink that is Redis: each item is an entry of a stream, with one field, `data`, that holds its JSON, as the RTAA
+//! ingest writes them (exkrishan/rtaafin).
 
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisError, aio::MultiplexedConnection, cmd};
 use tokio::{task::spawn_local, time::timeout};
