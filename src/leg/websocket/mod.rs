@@ -5,6 +5,7 @@
 pub mod dial;
 pub mod dialer;
 pub mod greeting;
+pub mod jwt;
 pub mod leg;
 pub mod link;
 pub mod liveness;
