@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{self, Read},
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::config::{Environment, file::Value};
@@ -44,6 +44,22 @@ impl fmt::Display for Secret {
 
 /// Reads the secret that a value names; relative files are sought in `folder`. `None`: the problem was reported.
 pub(super) fn read(value: &Value<'_>, environment: &dyn Environment, folder: &Path) -> Option<Secret> {
+    read_as(value, environment, folder, Lines::One)
+}
+
+/// The same for a key in PEM, which has several lines.
+pub(super) fn read_pem(value: &Value<'_>, environment: &dyn Environment, folder: &Path) -> Option<Secret> {
+    read_as(value, environment, folder, Lines::Many)
+}
+
+/// What a secret is made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lines {
+    One,
+    Many,
+}
+
+fn read_as(value: &Value<'_>, environment: &dyn Environment, folder: &Path, lines: Lines) -> Option<Secret> {
     if value.as_table().is_none() {
         value.problem_hidden(format!("a secret is never written down here; wanted {WANTED}"));
         return None;
@@ -63,10 +79,10 @@ pub(super) fn read(value: &Value<'_>, environment: &dyn Environment, folder: &Pa
     if let Some(value) = credential {
         let (name, folder) = (value.str()?, environment.credentials_dir());
         let found = from_credential(name, folder.as_deref());
-        of(value, found.is_ok(), found)
+        of(value, found.is_ok(), found, lines)
     } else if let Some(value) = file {
         let path = folder.join(value.str()?);
-        of(value, path.exists(), from_file(&path))
+        of(value, path.exists(), from_file(&path), lines)
     } else if let Some(value) = variable {
         let name = value.str()?;
         if !is_variable(name) {
@@ -74,7 +90,7 @@ pub(super) fn read(value: &Value<'_>, environment: &dyn Environment, folder: &Pa
             return None;
         }
         let found = environment.var(name).ok_or_else(|| "this environment variable is not set".to_owned());
-        of(value, found.is_ok() || looks_like_variable(name), found)
+        of(value, found.is_ok() || looks_like_variable(name), found, lines)
     } else {
         None
     }
@@ -89,7 +105,7 @@ pub(super) fn by_name(name: &str, environment: &dyn Environment) -> Option<Secre
 }
 
 /// `is_name`: what stands in the file names something and can be shown.
-fn of(value: &Value<'_>, is_name: bool, found: Result<String, String>) -> Option<Secret> {
+fn of(value: &Value<'_>, is_name: bool, found: Result<String, String>, lines: Lines) -> Option<Secret> {
     let checked = found.and_then(|mut text| {
         if text.ends_with('\n') {
             text.pop();
@@ -99,7 +115,9 @@ fn of(value: &Value<'_>, is_name: bool, found: Result<String, String>) -> Option
         }
         match text {
             _ if text.is_empty() => Err("the secret is empty".to_owned()),
-            _ if text.contains(char::is_control) => Err("the secret has a line break or control character".to_owned()),
+            _ if lines == Lines::One && text.contains(char::is_control) => {
+                Err("the secret has a line break or control character".to_owned())
+            }
             _ => Ok(Secret(text)),
         }
     });
@@ -109,19 +127,21 @@ fn of(value: &Value<'_>, is_name: bool, found: Result<String, String>) -> Option
 /// systemd.exec(5): `LoadCredential=NAME:PATH` makes the file NAME; where PATH is a folder, its files become NAME_FILE,
 /// so that `LoadCredential=secrets:/etc/trunkline/secrets` serves every secret by one line.
 fn from_credential(name: &str, folder: Option<&Path>) -> Result<String, String> {
+    let path = credential(name, folder)?;
+    contents(&path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
+}
+
+/// The file of a credential.
+pub(super) fn credential(name: &str, folder: Option<&Path>) -> Result<PathBuf, String> {
     if name.is_empty() || name.contains('/') || name.starts_with('.') {
         return Err("wanted the name of a credential, not a path".to_owned());
     }
     let Some(folder) = folder else {
         return Err("there are no credentials: $CREDENTIALS_DIRECTORY is not set (systemd: LoadCredential=)".to_owned());
     };
-    for path in [folder.join(name), folder.join(format!("secrets_{name}"))] {
-        match contents(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => return other.map_err(|error| format!("{} cannot be read: {error}", path.display())),
-        }
-    }
-    Err(format!("no such credential in {} (systemd: LoadCredential=)", folder.display()))
+    let places = [folder.join(name), folder.join(format!("secrets_{name}"))];
+    let found = places.into_iter().find(|path| path.exists());
+    found.ok_or_else(|| format!("no such credential in {} (systemd: LoadCredential=)", folder.display()))
 }
 
 fn from_file(path: &Path) -> Result<String, String> {
@@ -133,7 +153,7 @@ fn from_file(path: &Path) -> Result<String, String> {
     contents(path).map_err(unreadable)
 }
 
-fn contents(path: &Path) -> io::Result<String> {
+pub(super) fn contents(path: &Path) -> io::Result<String> {
     // Asked before it is opened: opening a named pipe waits for its writer.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a file"));
