@@ -175,12 +175,17 @@ impl<'f> Section<'f> {
 
     /// The tables `[[KEY]]`.
     pub(super) fn array_of_tables(&mut self, key: &'static str) -> Vec<Self> {
+        self.array_of_tables_in("", key)
+    }
+
+    /// The tables `[[PARENT.KEY]]`, where `parent` ends with its dot.
+    pub(super) fn array_of_tables_in(&mut self, parent: &str, key: &'static str) -> Vec<Self> {
         let Some(value) = self.get(key) else { return Vec::new() };
-        let prefix = format!("[[{key}]] ");
+        let prefix = format!("[[{parent}{key}]] ");
         let elements = value.elements().unwrap_or_default();
         let sections: Vec<_> = elements.iter().filter_map(|element| element.section(prefix.clone())).collect();
         if value.elements().is_none() || sections.len() != elements.len() {
-            value.problem(format!("wanted tables, each under its own [[{key}]]"));
+            value.problem(format!("wanted tables, each under its own [[{parent}{key}]]"));
         }
         sections
     }

@@ -25,15 +25,18 @@ mod openai;
 mod resolve;
 mod secret;
 mod telnyx;
+mod websocket;
 
 pub use self::{
     keep::{Events, Folder, Keep, Sink, SinkKind, SinkUrl, Spools},
     secret::Secret,
     telnyx::Telnyx,
+    websocket::{Access, Jwt, Listen, Origin, Pair, WebsocketLine, WebsocketPath},
 };
 pub(crate) use self::{
     resolve::{decoded, exotel_query, is_secret, refused_header, shown_url},
     telnyx::percent_encoded,
+    websocket::ENDPOINT_PATH,
 };
 
 /// Reads a config file.
@@ -88,6 +91,9 @@ impl Config {
                 && !is_loopback(listen.ip())
             {
                 warnings.push(format!("[line.{name}] listen-anywhere: whoever reaches {listen} can place calls"));
+            }
+            if let LineKind::Websocket(line) = kind {
+                line.warn(name, &mut warnings);
             }
         }
         if let Some(http) = self.control.http
@@ -230,6 +236,8 @@ pub enum LineKind {
         /// Who may connect; empty: whoever can.
         allow: Vec<Cidr>,
     },
+    /// Calls that a cloud brings over WebSockets.
+    Websocket(Box<WebsocketLine>),
     /// One call at start, from a file or stdin to a file or stdout.
     Pipe {
         /// The caller's voice.
@@ -250,7 +258,7 @@ pub enum PathOrDash {
     Path(PathBuf),
 }
 
-/// `[trunk.NAME]`: where an agent is and how to talk to it.
+/// `[trunk.NAME]`: where an agent is and how to talk to it; or the vendor that a `websocket` line dials.
 #[derive(Clone, Debug)]
 pub struct Trunk {
     /// Its name in routes, logs and metrics.
@@ -275,6 +283,22 @@ pub struct Trunk {
     pub insecure: bool,
     /// What `[trunk.NAME.DIALECT]` says.
     pub options: dialect::Options,
+}
+
+impl Trunk {
+    /// How often it is dialled before it counts as refusing. A vendor of Exotel's kind tries once more when the
+    /// handshake fails (Exotel, "Working with the Stream applet").
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        if self.dialect == "exotel" { 2 } else { 1 }
+    }
+
+    /// The longest that it may take to be reached, or not.
+    #[must_use]
+    pub fn longest_dial(&self) -> Duration {
+        let asking = if self.url.asks { ASK_LIMIT } else { Duration::ZERO };
+        asking + self.connect_timeout * self.attempts()
+    }
 }
 
 /// The value of a request header. Printed, it keeps itself to itself either way: a plain one may be a token by a name
@@ -304,7 +328,7 @@ impl fmt::Debug for HeaderValue {
     }
 }
 
-/// `[[route]]`: which trunks serve a line.
+/// `[[route]]`: which trunks and sinks serve a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Index into [`Config::lines`].
@@ -319,11 +343,13 @@ pub struct Route {
     pub record: bool,
 }
 
-/// A WebSocket URL (RFC 6455 3). Printed, it keeps the query, which may hold a token, to itself.
+/// A WebSocket URL (RFC 6455 3), or one of HTTP whose answer names a WebSocket. Printed, it keeps the query, which may hold a token, to itself.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url {
-    /// `wss`, not `ws`.
+    /// `wss` or `https`, not `ws` or `http`.
     pub secure: bool,
+    /// `https` or `http`: what is there is asked for the URL to dial.
+    pub asks: bool,
     /// A name in lower case or an IP address, without brackets.
     pub host: String,
     /// 443 or 80 unless the URL says otherwise.
@@ -340,10 +366,20 @@ impl Url {
     /// # Errors
     /// Says what would do instead.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
+        Self::parse_any(text).and_then(|url| if url.asks { Err(WANTED_URL) } else { Ok(url) })
+    }
+
+    /// Reads a URL that may also begin with `https://` or `http://`.
+    ///
+    /// # Errors
+    /// Says what would do instead.
+    pub fn parse_any(text: &str) -> Result<Self, &'static str> {
         let (scheme, rest) = text.split_once("://").ok_or(WANTED_URL)?;
-        let secure = match scheme {
-            _ if scheme.eq_ignore_ascii_case("wss") => true,
-            _ if scheme.eq_ignore_ascii_case("ws") => false,
+        let (secure, asks) = match scheme.to_ascii_lowercase().as_str() {
+            "wss" => (true, false),
+            "ws" => (false, false),
+            "https" => (true, true),
+            "http" => (false, true),
             _ => return Err(WANTED_URL),
         };
         let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -354,7 +390,7 @@ impl Url {
             return Err("a URL is visible ASCII; percent-encode the rest (a name: punycode)");
         }
         if target.contains('#') {
-            return Err("a WebSocket URL has no fragment; leave out the `#` and what follows");
+            return Err("a URL has no fragment here; leave out the `#` and what follows");
         }
         let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             Some((host, "")) => (host, None),
@@ -375,7 +411,7 @@ impl Url {
         let bracketed = if is_v6 { format!("[{host}]") } else { host.clone() };
         let authority = if port == own { bracketed } else { format!("{bracketed}:{port}") };
         let path_and_query = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
-        Ok(Self { secure, host, port, path_and_query, authority })
+        Ok(Self { secure, asks, host, port, path_and_query, authority })
     }
 
     /// Whether the host is this machine: 127.0.0.0/8, `::1` or `localhost`.
@@ -383,11 +419,26 @@ impl Url {
     pub fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.host.parse().is_ok_and(is_loopback)
     }
+
+    /// The whole of it, for the wire only.
+    #[must_use]
+    pub fn reveal(&self) -> String {
+        format!("{}://{}{}", self.scheme(), self.authority, self.path_and_query)
+    }
+
+    fn scheme(&self) -> &'static str {
+        match (self.asks, self.secure) {
+            (false, true) => "wss",
+            (false, false) => "ws",
+            (true, true) => "https",
+            (true, false) => "http",
+        }
+    }
 }
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.secure { "wss" } else { "ws" };
+        let scheme = self.scheme();
         let (path, query) = match self.path_and_query.split_once('?') {
             Some((path, _)) => (path, "?..."),
             None => (self.path_and_query.as_str(), ""),
@@ -538,6 +589,7 @@ fn highest_rate<'a>(kinds: impl Iterator<Item = &'a LineKind>) -> Rate {
         .map(|kind| match kind {
             LineKind::Audiosocket { .. } => Rate::Hz8000,
             LineKind::Pipe { sample_rate, .. } => *sample_rate,
+            LineKind::Websocket(line) => line.rate(),
         })
         .max()
         .unwrap_or(Rate::Hz8000)
@@ -566,6 +618,9 @@ fn mask_v4(prefix: u8) -> u32 {
 fn mask_v6(prefix: u8) -> u128 {
     u128::MAX.checked_shl(128_u32.saturating_sub(u32::from(prefix))).unwrap_or(0)
 }
+
+/// An `https://` URL has so long to name the WebSocket to dial (Exotel's own limit for a handshake).
+pub(crate) const ASK_LIMIT: Duration = Duration::from_secs(10);
 
 const WANTED_URL: &str = "wanted a WebSocket URL such as `wss://agent.example.com/ws`";
 

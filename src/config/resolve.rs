@@ -17,9 +17,9 @@ use crate::{
         self, Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Records,
         Route, Secret, Trunk, Url,
         file::{File, Section, Value, near_miss, no_such},
-        highest_rate, is_loopback, keep, openai, secret,
+        highest_rate, is_loopback, keep, openai, secret, websocket,
     },
-    dialect::{self, OptionError, OptionValue, Options, Role},
+    dialect::{self, OptionError, OptionInfo, OptionValue, Options, Role},
     leg::websocket::jwt::{Algorithm, Signer},
     media::Rate,
 };
@@ -38,10 +38,10 @@ pub(super) fn resolve(path: &Path, text: &str, environment: &dyn Environment) ->
     }
 }
 
-struct Resolver<'e> {
-    environment: &'e dyn Environment,
+pub(super) struct Resolver<'e> {
+    pub(super) environment: &'e dyn Environment,
     /// Where relative paths begin: the config file's own folder.
-    folder: &'e Path,
+    pub(super) folder: &'e Path,
 }
 
 impl Resolver<'_> {
@@ -149,7 +149,7 @@ impl Resolver<'_> {
     }
 
     /// A path; a relative one begins at the config file's folder.
-    fn path(&self, value: &Value<'_>, wanted: &str) -> Option<PathBuf> {
+    pub(super) fn path(&self, value: &Value<'_>, wanted: &str) -> Option<PathBuf> {
         match value.as_str() {
             Some(path) if !path.is_empty() => Some(self.folder.join(path)),
             _ => {
@@ -160,7 +160,7 @@ impl Resolver<'_> {
     }
 
     fn line(&self, name: &str, section: &mut Section<'_>) -> Option<Line> {
-        let kind = section.require("kind", "wanted `audiosocket` or `pipe`");
+        let kind = section.require("kind", "wanted `audiosocket`, `websocket` or `pipe`");
         let found = kind.as_ref().and_then(Value::as_str);
         // A misspelt kind is read as what it was meant to be, for the sake of the other keys.
         let meant = found.and_then(|kind| near_miss(kind, LINE_KINDS));
@@ -172,10 +172,13 @@ impl Resolver<'_> {
         let kind = match meant {
             Some("audiosocket") => audiosocket(section),
             Some("pipe") => self.pipe(section),
+            Some("websocket") => self.websocket(name, section).map(|line| LineKind::Websocket(Box::new(line))),
             _ => {
                 // Which keys are right hangs on the kind; what is none of any kind is wrong all the same.
                 section.ignore(AUDIOSOCKET_KEYS);
                 section.ignore(PIPE_KEYS);
+                section.ignore(websocket::KEYS);
+                section.ignore(dialect::NAMES);
                 None
             }
         };
@@ -220,11 +223,24 @@ impl Resolver<'_> {
     }
 
     fn trunk(&self, name: &str, section: &mut Section<'_>) -> Option<Trunk> {
+        let table = format!("trunk.{name}");
         let url = section.get("url");
+        self.dialled(name, section, "url", url, &Speaker { table: &table, noun: "trunk", role: Role::Vendor })
+    }
+
+    /// Whom we dial: a trunk, or a `websocket` line's vendor. `key` is that of the URL.
+    pub(super) fn dialled(
+        &self,
+        name: &str,
+        section: &mut Section<'_>,
+        key: &'static str,
+        url: Option<Value<'_>>,
+        speaker: &Speaker<'_>,
+    ) -> Option<Trunk> {
         let dialect = section.get("dialect");
         let named = dialect.as_ref().and_then(Value::as_str).and_then(|name| near_miss(name, dialect::NAMES));
         if url.is_none() && named != Some("openai") {
-            section.problem("url", "missing; wanted e.g. `wss://agent.example.com/ws`");
+            section.problem(key, "missing; wanted e.g. `wss://agent.example.com/ws`");
         }
         if dialect.is_none() {
             section.problem("dialect", format!("missing; wanted one of {}", dialect::NAMES.join(", ")));
@@ -238,15 +254,9 @@ impl Resolver<'_> {
             certificates(&path).map_err(|wanted| value.problem(wanted)).ok().map(|()| path)
         });
         let insecure = section.flag("insecure");
-        if let Some(value) = &dialect
-            && let found = value.as_str().unwrap_or_default()
-            && named != Some(found)
-        {
-            value.problem(no_such("dialect", found, dialect::NAMES));
-        }
-        let dialect = named;
-        let mut options = options(name, section, dialect, self.folder);
-        if dialect == Some("openai") {
+        let dialect = dialect.and_then(|value| self::named(&value, dialect::NAMES));
+        let mut options = options(speaker, section, dialect.map_or(Speaks::Unknown, Speaks::One), self.folder);
+        if dialect == Some("openai") && speaker.role == Role::Vendor {
             let own = options.openai.sound().rate();
             if sample_rate.is_some_and(|rate| rate != own && dialect::rates("openai").contains(&rate)) {
                 section.problem("sample-rate", format!("`openai` has {own} with this `audio`; leave it out"));
@@ -258,17 +268,13 @@ impl Resolver<'_> {
                 );
             }
         }
-        if let (Some(dialect), Some(rate)) = (dialect, sample_rate)
-            && !dialect::rates(dialect).contains(&rate)
-        {
-            let rates: Vec<_> = dialect::rates(dialect).iter().map(|rate| rate.hz().to_string()).collect();
-            section.problem("sample-rate", format!("`{dialect}` has only {}", rates.join(", ")));
-        }
+        check_rate(section, dialect, sample_rate);
         section.finish();
         let mut url = match url {
             None => (dialect == Some("openai")).then(openai::default_url),
-            Some(value) => agent_url(&value, insecure).and_then(|mut url| {
-                if dialect == Some("exotel") {
+            Some(value) => agent_url(&value, insecure, speaker).and_then(|mut url| {
+                // What is asked for the URL names the parameters in its answer.
+                if dialect == Some("exotel") && speaker.role == Role::Vendor && !url.asks {
                     let shown = shown_url(value.as_str()?);
                     exotel_query(&mut url, &mut sample_rate, &mut options)
                         .map_err(|wanted| value.problem_as(format!("{shown:?}"), wanted))
@@ -277,7 +283,7 @@ impl Resolver<'_> {
                 Some(url)
             }),
         };
-        if dialect == Some("openai") {
+        if dialect == Some("openai") && speaker.role == Role::Vendor {
             openai::complete(url.as_mut(), &mut headers, &options.openai);
         }
         Some(Trunk {
@@ -363,11 +369,11 @@ impl Resolver<'_> {
             Some(Secret::new(format!("Bearer {}", token.reveal())))
         });
         let basic = basic.and_then(|(_, value)| self.basic(&value));
-        (bearer.or(basic), jwt.and_then(|(_, value)| self.jwt(&value)))
+        (bearer.or(basic), jwt.and_then(|(_, value)| self.token(&value)))
     }
 
     /// What signs a token for each call.
-    fn jwt(&self, value: &Value<'_>) -> Option<Signer> {
+    fn token(&self, value: &Value<'_>) -> Option<Signer> {
         let Some(mut section) = value.section_in_line() else {
             value.problem_hidden(r#"wanted { key = { credential = "NAME" }, algorithm = "RS256" }"#);
             return None;
@@ -398,6 +404,12 @@ impl Resolver<'_> {
     }
 
     fn basic(&self, value: &Value<'_>) -> Option<Secret> {
+        let pair = self.user_and_password(value)?;
+        Some(Secret::new(format!("Basic {}", base64_simd::STANDARD.encode_to_string(pair.reveal()))))
+    }
+
+    /// `USER:PASSWORD` (RFC 7617 2).
+    pub(super) fn user_and_password(&self, value: &Value<'_>) -> Option<Secret> {
         let Some(mut section) = value.section_in_line() else {
             value.problem_hidden(r#"wanted { user = "NAME", password = { credential = "NAME" } }"#);
             return None;
@@ -412,9 +424,46 @@ impl Resolver<'_> {
         let password = section.require("password", r#"wanted e.g. { credential = "NAME" }"#);
         let password = password.and_then(|value| secret::read(&value, self.environment, self.folder));
         section.finish();
-        let pair = format!("{}:{}", user?, password?.reveal());
-        Some(Secret::new(format!("Basic {}", base64_simd::STANDARD.encode_to_string(pair))))
+        Some(Secret::new(format!("{}:{}", user?, password?.reveal())))
     }
+}
+
+/// One of these names; a misspelt one is reported and read as what was meant.
+pub(super) fn named(value: &Value<'_>, names: &[&'static str]) -> Option<&'static str> {
+    let found = value.as_str().unwrap_or_default();
+    let meant = near_miss(found, names);
+    if meant != Some(found) {
+        value.problem(no_such("dialect", found, names));
+    }
+    meant
+}
+
+/// Reports a rate that the dialect does not have.
+pub(super) fn check_rate(section: &Section<'_>, dialect: Option<&str>, rate: Option<Rate>) {
+    if let (Some(dialect), Some(rate)) = (dialect, rate)
+        && !dialect::rates(dialect).contains(&rate)
+    {
+        let rates: Vec<_> = dialect::rates(dialect).iter().map(|rate| rate.hz().to_string()).collect();
+        section.problem("sample-rate", format!("`{dialect}` has only {}", rates.join(", ")));
+    }
+}
+
+/// Who speaks a dialect, for what is said about its options.
+pub(super) struct Speaker<'s> {
+    /// Its table, e.g. `trunk.agent`.
+    pub(super) table: &'s str,
+    /// What it is, e.g. `trunk`.
+    pub(super) noun: &'s str,
+    pub(super) role: Role,
+}
+
+/// Which dialects somebody speaks.
+#[derive(Clone, Copy)]
+pub(super) enum Speaks {
+    One(&'static str),
+    Any,
+    /// The file names one that there is not.
+    Unknown,
 }
 
 fn account<'f>(value: &Value<'f>) -> Option<&'f str> {
@@ -472,7 +521,7 @@ fn audiosocket(section: &mut Section<'_>) -> Option<LineKind> {
     Some(LineKind::Audiosocket { listen, allow })
 }
 
-fn ranges(value: &Value<'_>) -> Vec<Cidr> {
+pub(super) fn ranges(value: &Value<'_>) -> Vec<Cidr> {
     let range = |(text, value): (&str, Value<'_>)| Cidr::parse(text).map_err(|wanted| value.problem(wanted)).ok();
     value.texts("wanted at least one range, e.g. [\"10.0.0.0/8\"]").into_iter().filter_map(range).collect()
 }
@@ -496,7 +545,13 @@ fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<
     let mut written: Vec<(PathBuf, &str)> = Vec::new();
     for ((name, section), line) in sections.iter().zip(lines) {
         match line.as_ref().map(|line| &line.kind) {
-            Some(LineKind::Audiosocket { listen, .. }) => {
+            Some(kind @ (LineKind::Audiosocket { .. } | LineKind::Websocket(_))) => {
+                let listen = match kind {
+                    LineKind::Audiosocket { listen, .. } => Some(listen),
+                    LineKind::Websocket(line) => line.listen().map(|listen| &listen.address),
+                    LineKind::Pipe { .. } => None,
+                };
+                let Some(listen) = listen else { continue };
                 if let Some((other, _)) = listening.iter().find(|(_, other)| is_same_place(*other, *listen)) {
                     section.problem("listen", format!("{listen} is taken by {other}; wanted another port"));
                 }
@@ -540,15 +595,22 @@ pub(super) fn is_same_place(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() != 0 && one.port() == other.port() && overlaps
 }
 
-fn agent_url(value: &Value<'_>, insecure: bool) -> Option<Url> {
+fn agent_url(value: &Value<'_>, insecure: bool, speaker: &Speaker<'_>) -> Option<Url> {
     let text = value.str()?;
     let shown = shown_url(text);
-    match Url::parse(text) {
+    // Only a vendor is told by an agent's HTTP server where to connect.
+    let parsed = if speaker.role == Role::Vendor { Url::parse_any(text) } else { Url::parse(text) };
+    match parsed {
         Ok(url) if url.secure || insecure || url.is_loopback() => Some(url),
-        Ok(_) => {
+        Ok(url) => {
+            let (plain, safe) = if url.asks { ("http", "https") } else { ("ws", "wss") };
+            let peer = if speaker.role == Role::Vendor { "an agent" } else { "a vendor" };
             value.problem_as(
                 format!("{shown:?}"),
-                "ws:// is for an agent on this machine; use wss://, or set insecure = true to send calls in the clear",
+                format!(
+                    "{plain}:// is for {peer} on this machine; use {safe}://, or set insecure = true to send calls in \
+                     the clear"
+                ),
             );
             None
         }
@@ -622,23 +684,27 @@ pub(crate) fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The tables `[trunk.NAME.DIALECT]`, of which only the trunk's own dialect's may be there.
-fn options(trunk: &str, section: &mut Section<'_>, dialect: Option<&'static str>, folder: &Path) -> Options {
+/// The tables `[trunk.NAME.DIALECT]`, of which only the own dialect's may be there.
+pub(super) fn options(speaker: &Speaker<'_>, section: &mut Section<'_>, speaks: Speaks, folder: &Path) -> Options {
+    let Speaker { table: owner, noun, role } = speaker;
     let mut options = Options::default();
     let mut session_file = None;
     for &name in dialect::NAMES {
         let Some(value) = section.get(name) else { continue };
-        let Some(own) = dialect else { continue };
-        if name != own {
-            value.problem_as(String::new(), format!("options of another dialect; this trunk speaks `{own}`"));
-            continue;
+        match speaks {
+            Speaks::One(own) if name != own => {
+                value.problem_as(String::new(), format!("options of another dialect; this {noun} speaks `{own}`"));
+                continue;
+            }
+            Speaks::Unknown => continue,
+            Speaks::One(_) | Speaks::Any => {}
         }
-        let Some(table) = value.section(format!("[trunk.{trunk}.{name}] ")) else {
-            value.problem(format!("wanted a table: [trunk.{trunk}.{name}]"));
+        let Some(table) = value.section(format!("[{owner}.{name}] ")) else {
+            value.problem(format!("wanted a table: [{owner}.{name}]"));
             continue;
         };
-        let known: Vec<_> =
-            Options::known(name).iter().filter(|info| info.role != Some(Role::Agent)).map(|info| info.key).collect();
+        let is_ours = |info: &&OptionInfo| info.role.is_none_or(|only| only == *role);
+        let known: Vec<_> = Options::known(name).iter().filter(is_ours).map(|info| info.key).collect();
         for (key, value) in table.entries() {
             let option = match (value.as_bool(), value.integer(), value.as_str()) {
                 (Some(flag), _, _) => OptionValue::Bool(flag),
@@ -653,8 +719,14 @@ fn options(trunk: &str, section: &mut Section<'_>, dialect: Option<&'static str>
                     continue;
                 }
             };
-            if Options::known(name).iter().any(|info| info.key == key && info.role == Some(Role::Agent)) {
-                value.problem("it matters to who plays the agent only, and a trunk plays the vendor; leave it out");
+            if Options::known(name).iter().any(|info| info.key == key && !is_ours(&info)) {
+                let (other, own) = match role {
+                    Role::Vendor => ("agent", "vendor"),
+                    Role::Agent => ("vendor", "agent"),
+                };
+                let wanted =
+                    format!("it matters to who plays the {other} only, and a {noun} plays the {own}; leave it out");
+                value.problem(wanted);
                 continue;
             }
             match options.set(name, key, option) {
@@ -796,7 +868,7 @@ pub(super) fn certificates(path: &Path) -> Result<(), String> {
     }
 }
 
-fn readable(path: &Path) -> io::Result<()> {
+pub(super) fn readable(path: &Path) -> io::Result<()> {
     // Asked before it is opened: opening a named pipe waits for its writer.
     if fs::metadata(path)?.is_dir() {
         return Err(io::Error::other("it is a folder"));
@@ -814,7 +886,7 @@ fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
-const LINE_KINDS: &[&str] = &["audiosocket", "pipe"];
+const LINE_KINDS: &[&str] = &["audiosocket", "websocket", "pipe"];
 const AUDIOSOCKET_KEYS: &[&str] = &["listen", "allow", "listen-anywhere"];
 const PIPE_KEYS: &[&str] = &["input", "output", "sample-rate"];
 
@@ -1533,7 +1605,7 @@ http = "127.0.0.1:9092""#,
 lisen = 5
 input = 7"#,
             &[
-                r#"t.toml:4: [line.pbx] kind = "AudioSock": no such kind of line; did you mean `audiosocket`? (audiosocket, pipe)"#,
+                r#"t.toml:4: [line.pbx] kind = "AudioSock": no such kind of line; did you mean `audiosocket`? (audiosocket, websocket, pipe)"#,
                 "t.toml:5: [line.pbx] lisen: no such key; did you mean `listen`? (kind, listen, allow, listen-anywhere)",
                 "t.toml:6: [line.pbx] input: no such key; there are: kind, listen, allow, listen-anywhere",
             ],
@@ -1541,7 +1613,7 @@ input = 7"#,
         (
             r#"kind = "audiosocket""#,
             r#"listen = "pbx.local:9092""#,
-            &["t.toml:3: [line.pbx] kind: missing; wanted `audiosocket` or `pipe`"],
+            &["t.toml:3: [line.pbx] kind: missing; wanted `audiosocket`, `websocket` or `pipe`"],
         ),
         (
             r#"kind = "audiosocket""#,
@@ -1671,9 +1743,9 @@ kind = "audiosocket"
         ),
         (
             "wss://agent.example.com/ws",
-            "https://agent.example.com/ws?token=hush",
+            "ftp://agent.example.com/ws?token=hush",
             &[
-                r#"t.toml:6: [trunk.agent] url = "https://agent.example.com/ws?...": wanted a WebSocket URL such as `wss://agent.example.com/ws`"#,
+                r#"t.toml:6: [trunk.agent] url = "ftp://agent.example.com/ws?...": wanted a WebSocket URL such as `wss://agent.example.com/ws`"#,
             ],
         ),
         (

@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{self, Read},
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::config::{Environment, file::Value};
@@ -123,19 +123,21 @@ fn of(value: &Value<'_>, is_name: bool, found: Result<String, String>, refused: 
 /// systemd.exec(5): `LoadCredential=NAME:PATH` makes the file NAME; where PATH is a folder, its files become NAME_FILE,
 /// so that `LoadCredential=secrets:/etc/trunkline/secrets` serves every secret by one line.
 fn from_credential(name: &str, folder: Option<&Path>) -> Result<String, String> {
+    let path = credential(name, folder)?;
+    contents(&path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
+}
+
+/// The file of a credential.
+pub(super) fn credential(name: &str, folder: Option<&Path>) -> Result<PathBuf, String> {
     if name.is_empty() || name.contains('/') || name.starts_with('.') {
         return Err("wanted the name of a credential, not a path".to_owned());
     }
     let Some(folder) = folder else {
         return Err("there are no credentials: $CREDENTIALS_DIRECTORY is not set (systemd: LoadCredential=)".to_owned());
     };
-    for path in [folder.join(name), folder.join(format!("secrets_{name}"))] {
-        match contents(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => return other.map_err(|error| format!("{} cannot be read: {error}", path.display())),
-        }
-    }
-    Err(format!("no such credential in {} (systemd: LoadCredential=)", folder.display()))
+    let places = [folder.join(name), folder.join(format!("secrets_{name}"))];
+    let found = places.into_iter().find(|path| path.exists());
+    found.ok_or_else(|| format!("no such credential in {} (systemd: LoadCredential=)", folder.display()))
 }
 
 fn from_file(path: &Path) -> Result<String, String> {
@@ -147,7 +149,7 @@ fn from_file(path: &Path) -> Result<String, String> {
     contents(path).map_err(unreadable)
 }
 
-fn contents(path: &Path) -> io::Result<String> {
+pub(super) fn contents(path: &Path) -> io::Result<String> {
     // Asked before it is opened: opening a named pipe waits for its writer.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a file"));

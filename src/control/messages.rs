@@ -33,6 +33,12 @@ messages! {
     CALLS_REFUSED = "a578e144532d4e56905295967aa13321", "calls are refused";
     /// Somebody who is not in `allow` connected to a line.
     OUTSIDER = "59ebc601d90448c3b9e1535cec699c43", "a connection from outside `allow` was closed";
+    /// Somebody at a `websocket` line was not let in, or did not say which call it is.
+    VENDOR_REFUSED = "5d0e7c3b1f9a4e62a8b4c1d7f2e60953", "a connection did not become a call";
+    /// A `websocket` line dials a vendor, and does not reach it.
+    VENDOR_LOST = "a1c84f6e02d34b7f9e5d6b3a7c18f240", "the vendor is not connected";
+    /// A `websocket` line's new certificate is no good.
+    CERTIFICATE_KEPT = "e97b25d4c0634f18b2a6517e8d3fc49a", "a new certificate cannot be used";
     /// The agent sends what its dialect does not have.
     MALFORMED = "b62c6ae7ea484e648b761fc4ff23020c", "messages of the trunk were dropped";
     /// No new calls; the live ones may go on for a while.

@@ -13,7 +13,7 @@ use std::{
 use log::{info, warn};
 use tokio::{
     net::TcpStream,
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot, watch},
     task::spawn_local,
 };
 
@@ -30,6 +30,7 @@ use crate::{
     config::{self, Config},
     control::{
         call_info::{Announcements, CallInfo},
+        desk::Desk,
         messages,
         metrics::{Counter, Metrics},
     },
@@ -38,7 +39,10 @@ use crate::{
     leg::{
         audiosocket::{Uuid, line::Line},
         pipe,
-        websocket::dialer::{self, Handshake, News},
+        websocket::{
+            dialer::{self, Handshake, News},
+            door::House,
+        },
     },
     media::{Now, Rate},
     notes::{Kept, Notes},
@@ -75,6 +79,8 @@ pub(super) struct Shared {
     pub(super) draining: Notify,
     /// Somebody wants it to.
     pub(super) drain: Notify,
+    /// What the doors of websocket lines are told of all this.
+    pub(super) house: watch::Sender<House>,
     /// Writers of pipes whose calls have ended.
     pub(super) writers: mpsc::UnboundedSender<thread::JoinHandle<()>>,
 }
@@ -170,7 +176,7 @@ impl Shared {
         let line_name = &self.config.lines[line_index].name;
         let route = self.config.routes.iter().find(|route| route.line == line_index);
         let trunks = route.map(|route| route.trunks.clone()).unwrap_or_default();
-        let timeouts: Duration = trunks.iter().map(|&trunk| self.config.trunks[trunk].connect_timeout).sum();
+        let timeouts: Duration = trunks.iter().map(|&trunk| self.config.trunks[trunk].longest_dial()).sum();
 
         let mut facts = made_up_facts(&self.config.account);
         let peer = match &arrival {
@@ -247,6 +253,7 @@ impl Shared {
         let reply = orders.clone();
         let request = dialer::Request { seq, call_id, trunks, line_rate, facts: told, cancelled, reply };
         drop(calls);
+        self.tell_doors();
         if let Err(error) = orders.try_send(Order::Call(Box::new(new))) {
             // So far behind that more calls can only make it worse.
             if let Order::Call(new) = error.into_inner()
@@ -399,23 +406,40 @@ impl Shared {
 
     /// Whether one more call may come.
     pub(super) fn has_seat(&self) -> bool {
-        let mut calls = self.calls.borrow_mut();
-        let max_calls = self.config.media.max_calls;
-        let why = if calls.draining {
-            "the daemon is going down"
-        } else if calls.live.len() >= max_calls || calls.arriving >= max_calls + MOST_ARRIVING {
-            "all seats are taken; see max-calls"
-        } else if self.is_overloaded() {
-            "frames leave late: the machine does not keep up with the calls it has"
-        } else {
-            return true;
-        };
+        let Some(why) = self.why_full() else { return true };
         self.metrics.add(Counter::CallsRefused, 1);
+        let mut calls = self.calls.borrow_mut();
         if let Some(refused) = calls.refused.count(clock::now()) {
-            let live = calls.live.len();
+            let (live, max_calls) = (calls.live.len(), self.config.media.max_calls);
             warn!(message_id = messages::CALLS_REFUSED, refused, live, max_calls, why; "calls are refused");
         }
         false
+    }
+
+    /// Why no more calls may come, if so.
+    fn why_full(&self) -> Option<&'static str> {
+        let calls = self.calls.borrow();
+        let max_calls = self.config.media.max_calls;
+        if calls.draining {
+            Some("the daemon is going down")
+        } else if calls.live.len() >= max_calls || calls.arriving >= max_calls + MOST_ARRIVING {
+            Some("all seats are taken; see max-calls")
+        } else if self.is_overloaded() {
+            Some("frames leave late: the machine does not keep up with the calls it has")
+        } else {
+            None
+        }
+    }
+
+    /// Tells the doors of websocket lines how it is, if that has changed.
+    pub(super) fn tell_doors(&self) {
+        let house = House {
+            accepting: self.why_full().is_none(),
+            draining: self.calls.borrow().draining,
+            healthy: self.problems().is_empty(),
+            pubsub: false,
+        };
+        self.house.send_if_modified(|told| core::mem::replace(told, house) != house);
     }
 
     /// Somebody who may not connect did.
@@ -431,6 +455,7 @@ impl Shared {
     pub(super) fn on_ended(&self, outcome: Outcome) {
         let Some(live) = self.calls.borrow_mut().live.remove(&outcome.seq) else { return };
         self.metrics.call_ended(outcome.reason);
+        self.tell_doors();
         let taken = live.trunk.map(|(index, Handshake { cipher, stages, .. })| {
             let config::Trunk { name, dialect, .. } = &self.config.trunks[index];
             Taken { trunk: name, dialect, cipher, stages }

@@ -99,6 +99,7 @@ impl Shared {
                 kind: match line.kind {
                     LineKind::Audiosocket { .. } => "audiosocket".to_owned(),
                     LineKind::Pipe { .. } => "pipe".to_owned(),
+                    LineKind::Websocket(_) => "websocket".to_owned(),
                 },
                 listen: news.listens_on.map(|address| address.to_string()),
                 calls: calls.live.values().filter(|live| live.line == index).count(),

@@ -1,11 +1,12 @@
 //! The daemon: starts the threads, takes calls on the lines, and tells the log what became of them.
 //!
-//! This is the control thread. It reads a line's first message, so that a media thread only ever sees calls.
+//! This is the control thread. It reads a line's first message (the dial thread does where that is a WebSocket's), so
+//! that a media thread only ever sees calls.
 //!
 //! | thread | waits on |
 //! |---|---|
 //! | control (this one) | listeners, first messages, reports, signals, the control port |
-//! | dial | requests, names, handshakes |
+//! | dial | requests, names, handshakes, the doors of websocket lines |
 //! | media | orders, line and trunk sockets, its ticker |
 //! | disk | records to write, and the disk |
 //! | notes | what calls tell, and the disk |
@@ -27,7 +28,7 @@ use log::{error, info, warn};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot, watch as tokio_watch},
     task::{LocalSet, spawn_local},
 };
 
@@ -48,7 +49,9 @@ use crate::{
     leg::{
         pipe,
         websocket::{
-            dialer::{self, DialSetup, News},
+            dialer::{self, DialSetup, News, Opening},
+            door::{self, DoorSetup, House},
+            outbound::OutboundSetup,
             tls,
         },
     },
@@ -60,6 +63,7 @@ use crate::{
 };
 
 mod accept;
+mod arrivals;
 mod calls;
 mod desk;
 mod watch;
@@ -127,6 +131,8 @@ struct Daemon {
     reports: mpsc::Receiver<Box<Outcome>>,
     news: mpsc::Receiver<News>,
     redials: mpsc::Receiver<u64>,
+    /// Calls that come in at the doors of websocket lines.
+    arrivals: mpsc::Receiver<door::Arrival>,
     shared: Rc<Shared>,
     /// Told by each media thread when it is at its end.
     ended: mpsc::Receiver<()>,
@@ -138,8 +144,9 @@ impl Daemon {
         let metrics = Arc::new(Metrics::default());
         let (dial, requests) = mpsc::channel(config.media.max_calls + 1);
         let (tell_news, news) = mpsc::channel(4 * config.media.max_calls + 64);
+        let (openings, doors) = mpsc::channel(config.lines.len());
         let dial_vitals = Arc::new(Vitals::default());
-        let roots = start_dialing(&config, requests, tell_news, Arc::clone(&dial_vitals))?;
+        let roots = start_dialing(&config, requests, doors, tell_news, Arc::clone(&dial_vitals))?;
 
         // Every call that ends has room for its report, whatever keeps this thread.
         let (reporter, reports) = mpsc::channel(2 * config.media.max_calls + 64);
@@ -209,6 +216,7 @@ impl Daemon {
             trunks: RefCell::new(config.trunks.iter().map(|_| calls::TrunkNews::default()).collect()),
             draining: Notify::new(),
             drain: Notify::new(),
+            house: tokio_watch::Sender::new(House { accepting: true, draining: false, healthy: true, pubsub: false }),
             writers,
         });
         if let Some(address) = config.control.http {
@@ -222,8 +230,27 @@ impl Daemon {
             .await
             .map_err(|_| Fault::config("the dial thread ended".to_owned()))?
             .map_err(|error| Fault::config(format!("TLS cannot be set up: {error}")))?;
+        let (arrived, arrivals) = mpsc::channel(config.media.max_calls + 1);
         for (index, line) in config.lines.iter().enumerate() {
             match &line.kind {
+                LineKind::Websocket(websocket) => {
+                    let metrics = Arc::clone(&metrics);
+                    let (config, arrivals, house) = (Arc::clone(&config), arrived.clone(), shared.house.subscribe());
+                    let opening = if let Some(listen) = websocket.listen() {
+                        let listener = door::bind(listen.address).map_err(|error| {
+                            cannot_listen(listen.address, &format!("[line.{}] listen", line.name), &error)
+                        })?;
+                        let address = listener.local_addr().unwrap_or(listen.address);
+                        info!(line = line.name, listen:% = address; "line listens");
+                        shared.lines.borrow_mut()[index].listens_on = Some(address);
+                        let patience = door::PATIENCE;
+                        Opening::Door(DoorSetup { config, line: index, listener, arrivals, house, metrics, patience })
+                    } else {
+                        Opening::Outbound(OutboundSetup { config, line: index, arrivals, house })
+                    };
+                    let sent = openings.send(opening).await;
+                    sent.map_err(|_| Fault::config("the dial thread ended".to_owned()))?;
+                }
                 LineKind::Audiosocket { listen, .. } => {
                     let listener = bind(*listen, &format!("[line.{}] listen", line.name)).await?;
                     let address = listens_on(&listener, *listen);
@@ -251,7 +278,7 @@ impl Daemon {
             let desk: Rc<dyn Desk> = shared.clone();
             spawn_local(socket.serve(desk));
         }
-        Ok(Self { config, reports, news, redials, shared, ended, writers: writers_to_join })
+        Ok(Self { config, reports, news, redials, arrivals, shared, ended, writers: writers_to_join })
     }
 
     async fn run(mut self) -> u8 {
@@ -267,6 +294,7 @@ impl Daemon {
                 Some(news) = self.news.recv() => self.shared.on_news(news),
                 Some(outcome) = self.reports.recv() => self.on_ended(*outcome),
                 Some(seq) = self.redials.recv() => self.shared.redial(seq),
+                Some(arrival) = self.arrivals.recv() => self.shared.on_arrival(arrival),
                 () = signals.recv() => break,
                 () = self.shared.drain.notified() => break,
                 Some(()) = self.ended.recv() => {
@@ -302,6 +330,8 @@ impl Daemon {
                 Some(news) = self.news.recv() => self.shared.on_news(news),
                 Some(outcome) = self.reports.recv() => self.on_ended(*outcome),
                 Some(seq) = self.redials.recv() => self.shared.redial(seq),
+                // Those that were on their way are given back.
+                Some(arrival) = self.arrivals.recv() => self.shared.on_arrival(arrival),
                 // Every thread is gone, and its calls with it.
                 else => break,
             }
@@ -314,6 +344,7 @@ impl Daemon {
         let shared = Rc::clone(&self.shared);
         shared.calls.borrow_mut().draining = true;
         shared.draining.notify_waiters();
+        shared.tell_doors();
         let live = shared.calls.borrow().live.len();
         let grace = self.config.control.drain;
         // What systemd does not hear it does not need: then it waits as long as its unit says.
@@ -340,6 +371,7 @@ impl Daemon {
     async fn end(mut self, signals: &mut Signals) -> bool {
         let shared = Rc::clone(&self.shared);
         shared.calls.borrow_mut().draining = true;
+        shared.tell_doors();
         let live = shared.calls.borrow().live.len();
         if live > 0 {
             info!(calls = live; "live calls are ended");
@@ -476,6 +508,7 @@ type RootsReady = oneshot::Receiver<Result<(), tls::TlsError>>;
 fn start_dialing(
     config: &Arc<Config>,
     requests: mpsc::Receiver<dialer::Request>,
+    doors: mpsc::Receiver<Opening>,
     news: mpsc::Sender<News>,
     vitals: Arc<Vitals>,
 ) -> Result<RootsReady, Fault> {
@@ -491,7 +524,7 @@ fn start_dialing(
             }
         };
         let _ = ready.send(Ok(()));
-        if let Err(error) = dialer::run(DialSetup { config, roots, requests, news, vitals }) {
+        if let Err(error) = dialer::run(DialSetup { config, roots, requests, doors, news, vitals }) {
             error!(error:%; "the dial thread ended");
         }
     };
@@ -505,20 +538,20 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::Joi
 }
 
 async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, Fault> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let next = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                format!("find who has it with `ss -ltnp sport = :{}`, or choose another port", address.port())
-            }
-            io::ErrorKind::PermissionDenied => {
-                "ports under 1024 need a right that the service does not have".to_owned()
-            }
-            _ => "choose an address of this machine".to_owned(),
-        };
-        // An address may come up late (DHCP, a VLAN), and then a later start finds it.
-        let code = if error.kind() == io::ErrorKind::AddrNotAvailable { exit::FAILED } else { exit::CONFIG };
-        Fault { code, words: format!("{key} = \"{address}\": {error}; {next}") }
-    })
+    TcpListener::bind(address).await.map_err(|error| cannot_listen(address, key, &error))
+}
+
+fn cannot_listen(address: SocketAddr, key: &str, error: &io::Error) -> Fault {
+    let next = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("find who has it with `ss -ltnp sport = :{}`, or choose another port", address.port())
+        }
+        io::ErrorKind::PermissionDenied => "ports under 1024 need a right that the service does not have".to_owned(),
+        _ => "choose an address of this machine".to_owned(),
+    };
+    // An address may come up late (DHCP, a VLAN), and then a later start finds it.
+    let code = if error.kind() == io::ErrorKind::AddrNotAvailable { exit::FAILED } else { exit::CONFIG };
+    Fault { code, words: format!("{key} = \"{address}\": {error}; {next}") }
 }
 
 /// Where a listener really listens: the config may leave the choice of the port to the kernel.

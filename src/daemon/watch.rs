@@ -51,6 +51,7 @@ pub(super) async fn watch(shared: Rc<Shared>) {
         }
         shared.silent.borrow_mut().clone_from(&now_silent);
         silent = now_silent;
+        shared.tell_doors();
         let status = shared.status_line();
         if status != told && systemd::status(&status).is_ok() {
             told = status;

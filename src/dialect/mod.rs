@@ -576,6 +576,13 @@ pub fn rates(name: &str) -> &'static [Rate] {
     }
 }
 
+/// Whether its vendor says something before its audio by which a call begins.
+#[must_use]
+pub fn has_start(name: &str) -> bool {
+    // OpenAI's server is the one who speaks first.
+    !matches!(name, "binary" | "openai")
+}
+
 /// A dialect for one call. `rate` is the configured one, else the dialect's own; `line` the rate of the line, which
 /// `binary` takes for its own. `None`: there is no dialect of that name.
 #[must_use]

@@ -204,7 +204,7 @@ async fn connect(address: SocketAddr, send_buffer: usize) -> io::Result<TcpStrea
 }
 
 /// Lets the kernel tell when the other side is gone: neither acknowledging nor answering.
-fn watch(socket: &SockRef<'_>) -> io::Result<()> {
+pub(super) fn watch(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(GONE_AFTER))?;
     let every = TcpKeepalive::new().with_time(KEEPALIVE_EVERY).with_interval(KEEPALIVE_EVERY);
     socket.set_tcp_keepalive(&every)
@@ -270,6 +270,18 @@ impl DialError {
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(self.failure, Failure::Timeout(..))
+    }
+
+    /// Whether the next attempt may well end otherwise: a handshake that failed, but for one that was answered with a
+    /// plain no.
+    #[must_use]
+    pub fn is_worth_a_retry(&self) -> bool {
+        match &self.failure {
+            Failure::Tls(_) | Failure::Lost(..) => true,
+            Failure::Timeout(stage, _) => matches!(stage, Stage::Tls | Stage::Upgrade),
+            Failure::Refused(refusal) => !refusal.status.is_some_and(|status| (300..500).contains(&status)),
+            Failure::Dns(_) | Failure::Connect(_) => false,
+        }
     }
 }
 
@@ -437,7 +449,7 @@ impl fmt::Display for AcceptError {
 impl core::error::Error for AcceptError {}
 
 /// Little can hide here ahead of a clear: 4 s of Exotel at 8 kHz (bytes; Linux doubles it for its bookkeeping).
-const RECEIVE_BUFFER: u32 = 128 * 1024;
+pub(super) const RECEIVE_BUFFER: u32 = 128 * 1024;
 
 /// Unacknowledged for so long, a peer is gone (tcp(7), TCP_USER_TIMEOUT).
 const GONE_AFTER: Duration = Duration::from_secs(20);

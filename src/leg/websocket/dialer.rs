@@ -1,6 +1,7 @@
 //! The dial thread: names, connections and handshakes, so that no media thread ever waits for one.
 //!
-//! The trunks of a route are tried in order, each within its own `connect-timeout-ms`. What it brings up is handed to
+//! The trunks of a route are tried in order, each within its own `connect-timeout-ms`. The doors of `websocket` lines
+//! are here too. What it brings up is handed to
 //! the call's media thread; a call that ends first takes its dialling with it.
 
 use std::{borrow::Cow, collections::HashMap, io, net::SocketAddr, path::PathBuf, sync::Arc};
@@ -18,13 +19,16 @@ use crate::{
         vitals::Vitals,
     },
     clock,
-    config::{Config, Secret, Trunk},
+    config::{Config, LineKind, Secret, Trunk, exotel_query},
     control::messages,
-    dialect::{self, Carrier, Facts, Role},
+    dialect::{self, Carrier, Dialect, Facts, Role},
     leg::websocket::{
         dial::{Dialed, Stages, dial},
+        door::{self, DoorSetup},
+        endpoint,
         jwt::{Claims, Unsigned},
         link::Link,
+        outbound::{self, OutboundSetup},
         tls,
     },
     media::Rate,
@@ -40,7 +44,7 @@ pub struct Request {
     pub trunks: Vec<usize>,
     /// The rate of its line.
     pub line_rate: Rate,
-    /// Who and what it is.
+    /// Who and what it is, for a server that names the URL to dial.
     pub facts: Box<Facts>,
     /// Closed when the call has ended.
     pub cancelled: oneshot::Receiver<()>,
@@ -80,10 +84,20 @@ pub struct DialSetup {
     pub roots: Roots,
     /// Who wants a trunk.
     pub requests: mpsc::Receiver<Request>,
+    /// Lines to be opened for vendors.
+    pub doors: mpsc::Receiver<Opening>,
     /// Where it tells how each attempt went; what does not fit is not told.
     pub news: mpsc::Sender<News>,
     /// Where it shows that it lives.
     pub vitals: Arc<Vitals>,
+}
+
+/// A `websocket` line to be opened.
+pub enum Opening {
+    /// Vendors connect to us.
+    Door(DoorSetup),
+    /// We connect to a vendor.
+    Outbound(OutboundSetup),
 }
 
 /// What every dial needs: made once, on the dial thread, because reading the platform's roots takes time.
@@ -96,7 +110,11 @@ impl Roots {
     /// When a `ca-file` holds no certificate, or the platform has no roots; the message says what to do.
     pub fn load(config: &Config) -> Result<Self, tls::TlsError> {
         let mut roots = HashMap::new();
-        for trunk in config.trunks.iter().filter(|trunk| trunk.url.secure) {
+        let vendors = config.lines.iter().filter_map(|line| match &line.kind {
+            LineKind::Websocket(line) => line.dial(),
+            LineKind::Audiosocket { .. } | LineKind::Pipe { .. } => None,
+        });
+        for trunk in config.trunks.iter().chain(vendors).filter(|trunk| trunk.url.secure || trunk.url.asks) {
             if !roots.contains_key(&trunk.ca_file) {
                 roots.insert(trunk.ca_file.clone(), tls::client_config(trunk.ca_file.as_deref())?);
             }
@@ -110,16 +128,35 @@ impl Roots {
 /// # Errors
 /// When the runtime cannot be made.
 pub fn run(setup: DialSetup) -> io::Result<()> {
-    let DialSetup { config, roots, mut requests, news, vitals } = setup;
+    let DialSetup { config, roots, mut requests, mut doors, news, vitals } = setup;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
     let roots = Arc::new(roots);
     LocalSet::new().block_on(&runtime, async move {
         spawn_local(async move { vitals.answer(|| true).await });
-        while let Some(request) = requests.recv().await {
-            spawn_local(serve(Arc::clone(&config), Arc::clone(&roots), news.clone(), request));
+        loop {
+            tokio::select! {
+                request = requests.recv() => {
+                    let Some(request) = request else { break };
+                    spawn_local(serve(Arc::clone(&config), Arc::clone(&roots), news.clone(), request));
+                }
+                Some(opening) = doors.recv() => open(&roots, opening),
+            }
         }
     });
     Ok(())
+}
+
+fn open(roots: &Roots, opening: Opening) {
+    match opening {
+        Opening::Door(setup) => drop(spawn_local(door::serve(setup))),
+        Opening::Outbound(setup) => {
+            let tls = match &setup.config.lines[setup.line].kind {
+                LineKind::Websocket(line) => line.dial().and_then(|trunk| roots.0.get(&trunk.ca_file).cloned()),
+                LineKind::Audiosocket { .. } | LineKind::Pipe { .. } => None,
+            };
+            drop(spawn_local(outbound::serve(setup, tls)));
+        }
+    }
 }
 
 async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>, request: Request) {
@@ -130,11 +167,6 @@ async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>,
     let mut reason = EndReason::TrunkRefused;
     for index in trunks {
         let trunk = &config.trunks[index];
-        let Some(dialect) = dialect::open(trunk.dialect, Role::Vendor, trunk.sample_rate, line_rate, &trunk.options)
-        else {
-            // The config knows no other dialects than these.
-            continue;
-        };
         let trunk = match authorized(trunk, &claims) {
             Ok(trunk) => trunk,
             Err(error) => {
@@ -147,34 +179,41 @@ async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>,
                 continue;
             }
         };
-        let dialed = tokio::select! {
-            // Closed or told: either way the caller is gone.
-            _ = &mut cancelled => return,
-            dialed = dial(&trunk, roots.0.get(&trunk.ca_file), send_buffer(&*dialect)) => dialed,
-        };
-        match dialed {
-            Ok(Dialed { stream, tls, read_ahead, peer, cipher, stages }) => {
-                info!(
-                    message_id = messages::TRUNK_ANSWERED, call_id, leg = "trunk", trunk = trunk.name,
-                    dialect = trunk.dialect, peer:%, cipher = cipher.unwrap_or("none"),
-                    dns_ms = stages.dns.as_millis() as u64, connect_ms = stages.connect.as_millis() as u64,
-                    tls_ms = stages.tls.as_millis() as u64, upgrade_ms = stages.upgrade.as_millis() as u64;
-                    "trunk answered"
-                );
-                tell(index, Ok(Handshake { peer, cipher, stages }));
-                let answered = Answered { stream, link: Link::new(tls, read_ahead), dialect };
-                // Nobody listens any more when the call has just ended, and then its socket closes with this answer.
-                let _ = reply.send(Order::Trunk { seq, result: Ok(Box::new(answered)) }).await;
-                return;
-            }
-            Err(error) => {
-                reason = if error.is_timeout() { EndReason::TrunkTimeout } else { EndReason::TrunkRefused };
-                warn!(
-                    message_id = messages::TRUNK_REFUSED, call_id, leg = "trunk", trunk = trunk.name,
-                    dialect = trunk.dialect, peer = error.agent, error:%;
-                    "trunk did not take the call"
-                );
-                tell(index, Err(error.to_string()));
+        let tls = roots.0.get(&trunk.ca_file);
+        for attempt in 1..=trunk.attempts() {
+            let reached = tokio::select! {
+                // Closed or told: either way the caller is gone.
+                _ = &mut cancelled => return,
+                reached = reach(&trunk, tls, line_rate, &facts) => reached,
+            };
+            match reached {
+                Ok((Dialed { stream, tls, read_ahead, peer, cipher, stages }, dialect)) => {
+                    info!(
+                        message_id = messages::TRUNK_ANSWERED, call_id, leg = "trunk", trunk = trunk.name,
+                        dialect = trunk.dialect, peer:%, cipher = cipher.unwrap_or("none"),
+                        dns_ms = stages.dns.as_millis() as u64, connect_ms = stages.connect.as_millis() as u64,
+                        tls_ms = stages.tls.as_millis() as u64, upgrade_ms = stages.upgrade.as_millis() as u64;
+                        "trunk answered"
+                    );
+                    tell(index, Ok(Handshake { peer, cipher, stages }));
+                    let answered = Answered { stream, link: Link::new(tls, read_ahead), dialect };
+                    // Nobody listens any more when the call has just ended, and then its socket closes with this answer.
+                    let _ = reply.send(Order::Trunk { seq, result: Ok(Box::new(answered)) }).await;
+                    return;
+                }
+                Err(refused) => {
+                    let Refused { agent, words, is_timeout, is_worth_a_retry } = refused;
+                    reason = if is_timeout { EndReason::TrunkTimeout } else { EndReason::TrunkRefused };
+                    warn!(
+                        message_id = messages::TRUNK_REFUSED, call_id, leg = "trunk", trunk = trunk.name,
+                        dialect = trunk.dialect, peer = agent, attempt, error = words;
+                        "trunk did not take the call"
+                    );
+                    tell(index, Err(words));
+                    if !is_worth_a_retry {
+                        break;
+                    }
+                }
             }
         }
     }
@@ -189,9 +228,62 @@ fn authorized<'t>(trunk: &'t Trunk, claims: &Claims) -> Result<Cow<'t, Trunk>, U
     Ok(Cow::Owned(Trunk { authorization, ..trunk.clone() }))
 }
 
+/// Why a trunk was not reached.
+struct Refused {
+    agent: String,
+    words: String,
+    is_timeout: bool,
+    is_worth_a_retry: bool,
+}
+
+/// Dials a trunk, once it is known where it is.
+async fn reach(
+    trunk: &Trunk,
+    tls: Option<&Arc<rustls::ClientConfig>>,
+    line_rate: Rate,
+    facts: &Facts,
+) -> Result<(Dialed, Box<dyn Dialect>), Refused> {
+    let asked = if trunk.url.asks { Some(whom_to_dial(trunk, tls, facts).await?) } else { None };
+    let trunk = asked.as_ref().unwrap_or(trunk);
+    let Some(dialect) = dialect::open(trunk.dialect, Role::Vendor, trunk.sample_rate, line_rate, &trunk.options) else {
+        // The config knows no other dialects than these.
+        return Err(Refused::by(trunk, "there is no such dialect".to_owned()));
+    };
+    match dial(trunk, tls, send_buffer(&*dialect)).await {
+        Ok(dialed) => Ok((dialed, dialect)),
+        Err(error) => Err(Refused {
+            words: error.to_string(),
+            is_timeout: error.is_timeout(),
+            is_worth_a_retry: error.is_worth_a_retry(),
+            agent: error.agent,
+        }),
+    }
+}
+
+/// The trunk with the URL that its server names for this call.
+async fn whom_to_dial(trunk: &Trunk, tls: Option<&Arc<rustls::ClientConfig>>, facts: &Facts) -> Result<Trunk, Refused> {
+    let url = endpoint::ask(trunk, tls, facts).await.map_err(|error| Refused {
+        is_timeout: error.is_timeout(),
+        ..Refused::by(trunk, format!("{}: {error}", trunk.url.authority))
+    })?;
+    let mut named = Trunk { url, ..trunk.clone() };
+    if named.dialect == "exotel" {
+        exotel_query(&mut named.url, &mut named.sample_rate, &mut named.options)
+            .map_err(|words| Refused::by(trunk, format!("{} named a URL, but {words}", trunk.url.authority)))?;
+    }
+    Ok(named)
+}
+
+impl Refused {
+    /// For good, before it was dialled.
+    fn by(trunk: &Trunk, words: String) -> Self {
+        Self { agent: trunk.url.authority.clone(), words, is_timeout: false, is_worth_a_retry: false }
+    }
+}
+
 /// Half a second of what this dialect sends, so that the kernel cannot hide a backlog from the uplink.
 #[must_use]
-pub fn send_buffer(dialect: &dyn dialect::Dialect) -> usize {
+pub fn send_buffer(dialect: &dyn Dialect) -> usize {
     let bytes_a_sample = match dialect.expected().carrier {
         Carrier::Array => 7,
         Carrier::Base64 => 3,

@@ -4,7 +4,7 @@
 
 use crate::{
     dialect::{
-        NAMES,
+        self,
         detect::{Detected, detect},
     },
     leg::websocket::{
@@ -22,6 +22,7 @@ pub struct Greeting {
     raw: Vec<u8>,
     /// A message that comes in pieces.
     gathered: Vec<u8>,
+    tie_break: Option<&'static str>,
 }
 
 /// What is known.
@@ -42,7 +43,19 @@ impl Greeting {
     #[must_use]
     pub fn new(max_message: u64) -> Self {
         // A server masks nothing, so nothing is drawn.
-        Self { wire: Wire::new(Side::Server, max_message, |_| {}), raw: Vec::new(), gathered: Vec::new() }
+        Self {
+            wire: Wire::new(Side::Server, max_message, |_| {}),
+            raw: Vec::new(),
+            gathered: Vec::new(),
+            tie_break: None,
+        }
+    }
+
+    /// Takes this dialect where messages that are of some dialect do not tell which.
+    #[must_use]
+    pub fn or_else(mut self, dialect: &'static str) -> Self {
+        self.tie_break = dialect::NAMES.contains(&dialect).then_some(dialect);
+        self
     }
 
     /// Where the vendor's bytes go.
@@ -59,6 +72,11 @@ impl Greeting {
 
     /// What was said so far.
     pub fn handle(&mut self) -> Verdict {
+        let tie_break = self.tie_break;
+        let judge = |kind, message: &[u8]| match judge(kind, message) {
+            Verdict::Unknown if leaves_open(message) => tie_break.map_or(Verdict::Unknown, Verdict::Dialect),
+            verdict => verdict,
+        };
         loop {
             let (verdict, done) = match self.wire.peek() {
                 Err(violation) => {
@@ -124,7 +142,7 @@ fn judge(kind: Kind, message: &[u8]) -> Verdict {
         _ if message.is_empty() => Verdict::Wait,
         // Some vendors send their JSON as binary.
         (_, Kind::Binary) if !may_be_json(message) => Verdict::Dialect("binary"),
-        (Detected::Dialect(name), _) if NAMES.contains(&name) => Verdict::Dialect(name),
+        (Detected::Dialect(name), _) if dialect::NAMES.contains(&name) => Verdict::Dialect(name),
         (Detected::Dialect(_), _) => Verdict::Unknown, // known by name only
         (Detected::Wait, _) => Verdict::Wait,
         // The first sample may look like a brace.
@@ -133,12 +151,23 @@ fn judge(kind: Kind, message: &[u8]) -> Verdict {
     }
 }
 
+/// Whether a message may be of a dialect that we have: it names an event of a call, and no id of another grammar.
+fn leaves_open(message: &[u8]) -> bool {
+    let has = |word: &str| memchr::memmem::find(message, word.as_bytes()).is_some();
+    may_be_json(message) && CALL_EVENTS.iter().any(|word| has(word)) && !FOREIGN.iter().any(|word| has(word))
+}
+
 fn may_be_json(message: &[u8]) -> bool {
     message.iter().find(|byte| !byte.is_ascii_whitespace()).is_none_or(|&byte| byte == b'{')
 }
 
 /// How much is read before we give up. Greetings are short; the longest first message seen is one of 100 kB.
 const MOST: usize = 256 * 1024;
+
+const CALL_EVENTS: &[&str] = &["\"start\"", "\"media\""];
+/// What only other grammars have. PCM that is played as mu-law, or the other way round, is loud noise.
+const FOREIGN: &[&str] =
+    &["streamSid", "streamId", "stream_id", "call_control_id", "interaction_id", "mediaFormat", "websocket:", "ucid"];
 
 /// RFC 6455 7.4.1: data of a kind that cannot be accepted.
 const UNACCEPTABLE: u16 = 1003;

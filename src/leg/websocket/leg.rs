@@ -794,7 +794,7 @@ fn widest(rate: Rate) -> usize {
 }
 
 /// Masks must not be foreseen (RFC 6455 10.3).
-fn entropy(block: &mut [u8]) {
+pub(super) fn entropy(block: &mut [u8]) {
     // The kernel's generator does not fail once the machine has booted; a block of zeros would still be a valid mask.
     let _ = getrandom::fill(block);
 }

@@ -15,6 +15,8 @@ use std::io::{self, Read, Write};
 
 use rustls::Connection;
 
+use crate::leg::websocket::tls::suite_name;
+
 /// The TLS of one connection, or that it has none.
 pub struct Link {
     tls: Option<Box<Connection>>,
@@ -102,6 +104,18 @@ impl Link {
             }
             self.kept.drain(..taken);
         }
+    }
+
+    /// Gives back what [`plaintext`](Self::plaintext) handed on, to be handed on again.
+    pub fn put_back(&mut self, mut plaintext: Vec<u8>) {
+        plaintext.append(&mut self.ahead);
+        self.ahead = plaintext;
+    }
+
+    /// The cipher suite in use; `None`: no TLS.
+    #[must_use]
+    pub fn cipher(&self) -> Option<&'static str> {
+        self.tls.as_ref().and_then(|tls| suite_name(tls))
     }
 
     /// Seals bytes for the socket and says how many: at most one record's worth, and none before the last ones have

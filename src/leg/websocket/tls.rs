@@ -125,7 +125,7 @@ pub fn throwaway_ca(dir: &Path, names: &[String]) -> Result<Arc<ServerConfig>, T
         return Ok(config);
     }
     make(dir, all)?;
-    server_config(dir)
+    server_config(&dir.join(SERVER), &dir.join(KEY))
 }
 
 fn reusable(dir: &Path, names: &[String]) -> Option<Arc<ServerConfig>> {
@@ -142,7 +142,7 @@ fn reusable(dir: &Path, names: &[String]) -> Option<Arc<ServerConfig>> {
             verifier.verify_server_cert(chain.first()?, &[], &name, &[], time).ok()?;
         }
     }
-    server_config(dir).ok()
+    server_config(&dir.join(SERVER), &dir.join(KEY)).ok()
 }
 
 fn make(dir: &Path, names: Vec<String>) -> Result<(), TlsError> {
@@ -191,15 +191,16 @@ fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     fs::rename(fresh, path)
 }
 
-fn server_config(dir: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    let path = dir.join(KEY);
-    let key = PrivateKeyDer::from_pem_file(&path).map_err(|error| pem_error(&path, error))?;
+/// What a server needs: its certificate, with those of the issuers between it and the root behind it, and its key.
+///
+/// # Errors
+/// [`TlsError`] when one of the files is not what it should be, or they do not belong together.
+pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain = certificates(certificate)?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| pem_error(key, error))?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .and_then(|builder| {
-            let chain = certificates(&dir.join(SERVER)).map_err(|error| rustls::Error::General(error.to_string()))?;
-            builder.with_no_client_auth().with_single_cert(chain, key)
-        })
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
         .map_err(|error| TlsError::Setup(error.to_string()))?;
     config.alpn_protocols = vec![HTTP_1_1.to_vec()];
     Ok(Arc::new(config))

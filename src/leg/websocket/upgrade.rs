@@ -231,11 +231,31 @@ impl fmt::Debug for Request {
     }
 }
 
+/// What a client asks, a WebSocket or something else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// `GET` and its like.
+    pub method: String,
+    /// Its target and headers. The key and the subprotocols are empty where it wants no WebSocket.
+    pub request: Request,
+    /// Why it does not become a WebSocket, if so: the status and the words for [`refuse`].
+    pub upgrade: Result<(), (u16, &'static str)>,
+}
+
 /// Reads what a client asks (RFC 6455 4.2.1).
 ///
 /// # Errors
 /// The status and the words for [`refuse`].
 pub fn parse_request(head: &[u8]) -> Result<Request, (u16, &'static str)> {
+    let asked = parse_asked(head)?;
+    asked.upgrade.map(|()| asked.request)
+}
+
+/// Reads what a client asks, where that need not be a WebSocket.
+///
+/// # Errors
+/// As for [`parse_request`], when it is no request of HTTP/1.1.
+pub fn parse_asked(head: &[u8]) -> Result<Asked, (u16, &'static str)> {
     let mut space = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut space);
     match request.parse(head) {
@@ -248,6 +268,23 @@ pub fn parse_request(head: &[u8]) -> Result<Request, (u16, &'static str)> {
         return Err((400, "this is not an HTTP/1.1 request"));
     };
     let headers = Headers(request.headers);
+    let key = websocket_key(method, version, &headers);
+    let Some((path, query)) = split_target(target) else {
+        return Err(key.err().unwrap_or((400, "the target of the request is not a path")));
+    };
+    let offered = headers.all("sec-websocket-protocol").flat_map(|value| value.split(|byte| *byte == b','));
+    let request = Request {
+        path,
+        query,
+        subprotocols: offered.map(|name| lossy(name.trim_ascii())).filter(|name| !name.is_empty()).collect(),
+        key: key.map(lossy).unwrap_or_default(),
+        headers: headers.0.iter().map(|header| (header.name.to_owned(), lossy(header.value))).collect(),
+    };
+    Ok(Asked { method: method.to_owned(), request, upgrade: key.map(drop) })
+}
+
+/// The key of a request that keeps to the rules.
+fn websocket_key<'h>(method: &str, version: u8, headers: &Headers<'h>) -> Result<&'h [u8], (u16, &'static str)> {
     if method != "GET" {
         return Err((405, "a WebSocket begins with GET"));
     }
@@ -270,16 +307,7 @@ pub fn parse_request(head: &[u8]) -> Result<Request, (u16, &'static str)> {
         // RFC 6455 4.1: 16 bytes in base64.
         key.len() == 24 && base64_simd::STANDARD.decode_to_vec(key).is_ok_and(|key| key.len() == 16)
     });
-    let Some(key) = key else { return Err((400, "the Sec-WebSocket-Key is not 16 bytes in base64")) };
-    let (path, query) = split_target(target).ok_or((400, "the target of the request is not a path"))?;
-    let offered = headers.all("sec-websocket-protocol").flat_map(|value| value.split(|byte| *byte == b','));
-    Ok(Request {
-        path,
-        query,
-        subprotocols: offered.map(|name| lossy(name.trim_ascii())).filter(|name| !name.is_empty()).collect(),
-        key: lossy(key),
-        headers: headers.0.iter().map(|header| (header.name.to_owned(), lossy(header.value))).collect(),
-    })
+    key.ok_or((400, "the Sec-WebSocket-Key is not 16 bytes in base64"))
 }
 
 /// RFC 9112 3.2.2: a server takes a whole URL as well as a path.
@@ -316,9 +344,16 @@ pub fn response(request: &Request, subprotocol: Option<&str>) -> Vec<u8> {
 /// The answer to a request that is not. The connection ends with it.
 #[must_use]
 pub fn refuse(status: u16, words: &str) -> Vec<u8> {
+    answer(status, "text/plain; charset=utf-8", words)
+}
+
+/// An answer of HTTP, with a line end behind its body. The connection ends with it.
+#[must_use]
+pub fn answer(status: u16, kind: &str, body: &str) -> Vec<u8> {
     let (reason, more) = match status {
+        200 => ("OK", "Cache-Control: no-store\r\n"),
         400 => ("Bad Request", ""),
-        401 => ("Unauthorized", "WWW-Authenticate: Bearer\r\n"),
+        401 => ("Unauthorized", "WWW-Authenticate: Bearer\r\nWWW-Authenticate: Basic realm=\"trunkline\"\r\n"),
         403 => ("Forbidden", ""),
         404 => ("Not Found", ""),
         405 => ("Method Not Allowed", "Allow: GET\r\n"),
@@ -333,8 +368,8 @@ pub fn refuse(status: u16, words: &str) -> Vec<u8> {
     let connection = if status == 426 { "Upgrade, close" } else { "close" };
     format!(
         "HTTP/1.1 {status} {reason}\r\nConnection: {connection}\r\n{more}\
-         Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n{words}\n",
-        words.len() + 1
+         Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}\n",
+        body.len() + 1
     )
     .into_bytes()
 }

@@ -1,0 +1,235 @@
+//! The vendor that a `websocket` line dials: one connection stands there and waits for the next call.
+//!
+//! When a call begins on it, it is handed over and the next one is dialled. A vendor that cannot be reached is tried
+//! again after 1, 2, 4 and up to 30 s, each with some chance in it, so that a hundred boxes do not come back at once; the
+//! log is told when that changes, not every time.
+
+use core::time::Duration;
+use std::{io, sync::Arc};
+
+use log::{info, warn};
+use rustls::ClientConfig;
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, watch},
+    time::{Instant, sleep},
+};
+
+use crate::{
+    clock,
+    config::{Config, LineKind, Trunk},
+    control::messages,
+    dialect::{self, Direction, Role},
+    leg::websocket::{
+        dial::{Dialed, dial},
+        dialer::send_buffer,
+        door::{Arrival, House, Place, arrival, farewell, hand_over, hear_more, say_what_is_due},
+        link::Link,
+        liveness::{Beat, Liveness},
+        welcome::{Expected, Start, Step, Welcome, close_frame},
+        wire::Side,
+    },
+    media::Rate,
+};
+
+/// What it is made of.
+pub struct OutboundSetup {
+    /// The lines.
+    pub config: Arc<Config>,
+    /// Which of them this is.
+    pub line: usize,
+    /// Where calls go.
+    pub arrivals: mpsc::Sender<Arrival>,
+    /// How the daemon is.
+    pub house: watch::Receiver<House>,
+}
+
+/// Keeps a connection dialled, until the daemon goes down.
+pub async fn serve(setup: OutboundSetup, tls: Option<Arc<ClientConfig>>) {
+    let OutboundSetup { config, line, arrivals, mut house } = setup;
+    let LineKind::Websocket(websocket) = &config.lines[line].kind else { return };
+    let Some(trunk) = websocket.dial() else { return };
+    let (mut backoff, mut trouble) = (Backoff::default(), Trouble::default());
+    // No seat: then no call is asked for.
+    while house.wait_for(|house| house.accepting || house.draining).await.is_ok_and(|house| !house.draining) {
+        let began = Instant::now();
+        let words = match stand(trunk, tls.as_ref(), line, &mut house, &mut trouble).await {
+            Ok(Some(arrived)) => {
+                backoff = Backoff::default();
+                if let Err(error) = hand_over(&arrivals, Ok(arrived)).await {
+                    warn!(line = trunk.name, error:%; "a call was lost before it began");
+                }
+                continue;
+            }
+            // The daemon goes down, or has no seat.
+            Ok(None) => continue,
+            Err(words) => words,
+        };
+        if began.elapsed() > STOOD_WELL {
+            backoff = Backoff::default();
+            trouble.told = None;
+        }
+        if trouble.is_new(&words) {
+            warn!(
+                message_id = messages::VENDOR_LOST, line = trunk.name, reason = words;
+                "the vendor is not connected: it is tried again and again"
+            );
+        }
+        tokio::select! {
+            () = sleep(backoff.next(chance())) => {}
+            _ = house.wait_for(|house| house.draining) => {}
+        }
+    }
+}
+
+/// Dials, and waits for a call. `None`: there is no use in waiting any more.
+async fn stand(
+    trunk: &Trunk,
+    tls: Option<&Arc<ClientConfig>>,
+    line: usize,
+    house: &mut watch::Receiver<House>,
+    trouble: &mut Trouble,
+) -> Result<Option<Arrival>, String> {
+    let opened = dialect::open(trunk.dialect, Role::Agent, trunk.sample_rate, Rate::Hz8000, &trunk.options);
+    let buffer = opened.map_or(16 * 1024, |dialect| send_buffer(&*dialect));
+    let Dialed { stream, tls, read_ahead, peer, cipher, .. } =
+        dial(trunk, tls, buffer).await.map_err(|error| error.to_string())?;
+    if trouble.is_over() {
+        info!(line = trunk.name, dialect = trunk.dialect, peer:%, cipher = cipher.unwrap_or("none"); "the vendor is connected");
+    }
+    let stream = TcpStream::from_std(stream).map_err(|error| error.to_string())?;
+    let mut link = Link::new(tls, read_ahead);
+    let expected = Expected {
+        side: Side::Client,
+        dialect: Some(trunk.dialect),
+        tie_break: trunk.dialect,
+        rate: trunk.sample_rate,
+        options: &trunk.options,
+        needs_start: false,
+    };
+    let mut welcome = Welcome::new(&expected);
+    let heard = tokio::select! {
+        heard = wait(&stream, &mut link, &mut welcome) => heard.map_err(|error| error.to_string())?,
+        _ = house.wait_for(|house| !house.accepting) => {
+            farewell(stream, link, &close_frame(Side::Client, GOING_AWAY, "")).await;
+            return Ok(None);
+        }
+    };
+    match heard {
+        Ok(start) => {
+            let place = Place { line, path: 0, side: Side::Client, peer };
+            let made = arrival(place, stream, link, *start, &trunk.options, Direction::Both);
+            made.map(Some).map_err(|error| error.to_string())
+        }
+        Err(words) => {
+            farewell(stream, link, welcome.out()).await;
+            Err(words)
+        }
+    }
+}
+
+/// Waits for a call, however long. The vendor answers pings meanwhile, or is gone.
+async fn wait(stream: &TcpStream, link: &mut Link, welcome: &mut Welcome) -> io::Result<Result<Box<Start>, String>> {
+    let mut liveness = Liveness::new(clock::now(), PING_EVERY);
+    loop {
+        match welcome.handle() {
+            Step::Begun(start) => return Ok(Ok(start)),
+            Step::Over(end) => return Ok(Err(end.to_string())),
+            Step::Wait => {}
+        }
+        say_what_is_due(stream, link, welcome).await?;
+        let until_ping = liveness.poll_timeout().saturating_sub(clock::now());
+        tokio::select! {
+            heard = hear_more(stream, link, welcome) => {
+                heard?;
+                liveness.handle_data();
+                continue;
+            }
+            () = sleep(until_ping) => {}
+        }
+        match liveness.poll(clock::now()) {
+            Beat::Nothing => {}
+            Beat::SendPing => welcome.ping(&liveness.ping_payload()),
+            Beat::Dead => {
+                welcome.close(PROTOCOL, "two pings were not answered");
+                return Ok(Err("it did not answer two pings".to_owned()));
+            }
+        }
+    }
+}
+
+/// How long to wait before the next attempt.
+#[derive(Debug, Default)]
+struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// `chance` is from 0 to 255.
+    fn next(&mut self, chance: u8) -> Duration {
+        let whole = Duration::from_secs(1 << self.failures.min(5)).min(LONGEST_WAIT);
+        self.failures += 1;
+        // From three quarters of it to the whole.
+        whole - whole / 4 * u32::from(chance) / 255
+    }
+}
+
+/// What kept the vendor away when that was last told.
+#[derive(Debug, Default)]
+struct Trouble {
+    told: Option<String>,
+    was_well: bool,
+}
+
+impl Trouble {
+    /// Whether this is another trouble than the last.
+    fn is_new(&mut self, words: &str) -> bool {
+        if self.told.as_deref() == Some(words) {
+            return false;
+        }
+        *self = Self { told: Some(words.to_owned()), was_well: false };
+        true
+    }
+
+    /// It is well; whether that is news.
+    fn is_over(&mut self) -> bool {
+        !core::mem::replace(&mut self.was_well, true)
+    }
+}
+
+fn chance() -> u8 {
+    let mut byte = [0];
+    // The kernel's generator does not fail once the machine has booted.
+    let _ = getrandom::fill(&mut byte);
+    byte[0]
+}
+
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// A connection that stood for so long is no sign that the next one will not.
+const STOOD_WELL: Duration = Duration::from_secs(60);
+const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// RFC 6455 7.4.1.
+const GOING_AWAY: u16 = 1001;
+const PROTOCOL: u16 = 1002;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_waits_double_up_to_half_a_minute_and_each_has_some_chance_in_it() {
+        let mut backoff = Backoff::default();
+        let longest: Vec<_> = (0..8).map(|_| backoff.next(0).as_secs()).collect();
+        assert_eq!(longest, [1, 2, 4, 8, 16, 30, 30, 30]);
+        assert_eq!(Backoff::default().next(255), Duration::from_millis(750));
+    }
+
+    #[test]
+    fn a_trouble_is_told_once_until_it_changes() {
+        let mut trouble = Trouble::default();
+        assert!(trouble.is_new("no answer") && !trouble.is_new("no answer"));
+        assert!(trouble.is_new("401") && trouble.is_over() && !trouble.is_over());
+        assert!(!trouble.is_new("401"), "a vendor that comes and goes fills no log");
+    }
+}
