@@ -120,6 +120,7 @@ fn start(seq: u64, orders: &mpsc::Sender<Order>) -> FarEnds {
         trunkless: false,
         listen,
         barge_in: BargeIn::Cloud,
+        tell_steps: false,
     };
     orders.blocking_send(Order::Call(Box::new(new))).ok().unwrap();
     let dialect = Box::new(Faulty(Binary::new(Rate::Hz8000)));
@@ -201,7 +202,7 @@ fn a_panic_in_one_call_ends_it_and_the_other_twenty_go_on() {
         limits: Limits { downlink_seconds: 10, uplink_max_ms: 2000, cushion: Now::from_millis(10) },
         orders: mailbox,
         reports: reporter,
-        redials: mpsc::channel(1).0,
+        asks: mpsc::channel(1).0,
         tap: None,
         metrics: Arc::clone(&metrics),
         vitals: Arc::new(Vitals::default()),

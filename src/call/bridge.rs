@@ -127,6 +127,10 @@ pub struct Times {
     pub bridged: Option<Now>,
     /// The line's first audio came.
     pub first_spoken: Option<Now>,
+    /// The first of it went to the agent.
+    pub first_sent: Option<Now>,
+    /// The agent's first audio came.
+    pub first_said: Option<Now>,
     /// The agent was first heard.
     pub first_heard: Option<Now>,
     /// The line was over.
@@ -194,6 +198,8 @@ struct Downlink {
     agent_done: bool,
     /// The agent said in so many words that the call is to end.
     hang_up: bool,
+    /// When its first audio came.
+    first_said: Option<Now>,
     /// What is to be told to whoever keeps it; `None`: nobody does.
     notes: Option<Box<Notes>>,
 }
@@ -248,6 +254,7 @@ impl Bridge {
                 marks_heard: 0,
                 agent_done: false,
                 hang_up: false,
+                first_said: None,
                 notes: None,
             },
             direction: Direction::Both,
@@ -653,6 +660,7 @@ impl Bridge {
         while up.ring.len() >= samples.len() && trunk.has_room() {
             up.ring.pop(pool, &mut self.account, samples);
             if trunk.write_audio(now, samples) {
+                self.times.first_sent.get_or_insert(now);
                 up.tally.sent += samples.len() as u64;
             } else {
                 up.tally.dropped += samples.len() as u64;
@@ -1022,7 +1030,7 @@ impl Bridge {
     /// When things happened.
     #[must_use]
     pub const fn times(&self) -> Times {
-        self.times
+        Times { first_said: self.downlink.first_said, ..self.times }
     }
 
     /// Our stop, once the last of the caller's speech is on its way (near the end of our patience at once), and then the
@@ -1155,6 +1163,9 @@ impl Downlink {
 
     /// Samples of the agent were published.
     fn on_arrival(&mut self, now: Now, published: usize) {
+        if published > 0 {
+            self.first_said.get_or_insert(now);
+        }
         match &mut self.pacer {
             Some(pacer) if published > 0 => pacer.on_arrival(now),
             Some(_) => {}

@@ -451,6 +451,7 @@ mod tests {
                 first_spoken: Some(ms(60_019)),
                 first_heard: Some(ms(60_871)),
                 ended: Some(ms(152_400)),
+                ..Times::default()
             },
             delays: Delays {
                 uplink: spread([(90, 4500), (700, 100), (8060, 20)]),

@@ -31,7 +31,7 @@ use crate::{
     call::{
         Bridge, EndReason,
         attention::BargeIn,
-        bridge::Limits,
+        bridge::{Limits, Times},
         counting,
         ends::{LineIo, WebsocketIo, send},
         gauges::Gauges,
@@ -64,6 +64,7 @@ use crate::{
         playout::Tick,
         pool::{BLOCK, Link as BlockLink, Pool},
     },
+    telnyx::Step,
     ticker::Ticker,
 };
 
@@ -109,6 +110,25 @@ pub struct NewCall {
     pub listen: Listen,
     /// What is done when the caller speaks while the agent does.
     pub barge_in: BargeIn,
+    /// Whether the log is told of the first audio on each leg.
+    pub tell_steps: bool,
+}
+
+/// What a media thread wants of the control thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Another connection to this call's trunk.
+    Redial {
+        /// Which call.
+        seq: u64,
+    },
+    /// Tell the log of this step of a call at Telnyx.
+    Step {
+        /// Which call.
+        seq: u64,
+        /// Which step.
+        step: Step,
+    },
 }
 
 /// Who listens to a call.
@@ -180,8 +200,8 @@ pub struct ShardSetup {
     pub orders: mpsc::Receiver<Order>,
     /// Where it tells what became of calls.
     pub reports: mpsc::Sender<Box<Outcome>>,
-    /// Where it asks for another connection to a call's trunk.
-    pub redials: mpsc::Sender<u64>,
+    /// Where it asks for what only others can do.
+    pub asks: mpsc::Sender<Ask>,
     /// Where it counts.
     pub metrics: Arc<Metrics>,
     /// Where it shows that it lives and keeps up.
@@ -211,7 +231,7 @@ pub fn run(setup: ShardSetup) -> io::Result<()> {
             ticker,
             scratch: vec![0; SCRATCH].into(),
             reports: setup.reports,
-            redials: setup.redials,
+            asks: setup.asks,
             metrics: setup.metrics,
             vitals: Arc::clone(&setup.vitals),
             tap: setup.tap,
@@ -255,7 +275,7 @@ struct Shard {
     /// Where bytes are read to before they go to a leg; shared by all calls.
     scratch: Box<[u8]>,
     reports: mpsc::Sender<Box<Outcome>>,
-    redials: mpsc::Sender<u64>,
+    asks: mpsc::Sender<Ask>,
     metrics: Arc<Metrics>,
     vitals: Arc<Vitals>,
     tap: Option<Tap>,
@@ -296,6 +316,8 @@ struct Call {
     line_tally: LineTally,
     codec: Option<&'static str>,
     gauges: Arc<Gauges>,
+    /// Steps that were told; [`STEPS`] of them are all.
+    steps_told: usize,
     words: Option<String>,
 }
 
@@ -415,8 +437,12 @@ impl Shard {
             }
         }
         // A control thread that is behind by so many is asked again on the next tick.
-        if call.bridge.poll_redial() && self.redials.try_send(call.seq).is_err() {
+        if call.bridge.poll_redial() && self.asks.try_send(Ask::Redial { seq: call.seq }).is_err() {
             call.bridge.handle_redial_failed(now, EndReason::TrunkLost, &mut self.pool);
+        }
+        while let Some(step) = call.poll_step() {
+            // A step that is not told is missing in a log, no more.
+            let _ = self.asks.try_send(Ask::Step { seq: call.seq, step });
         }
         let state = call.bridge.state();
         if !state.has_line() {
@@ -553,7 +579,7 @@ fn handle_order(shard: &Rc<RefCell<Shard>>, order: Order) {
 }
 
 fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
-    let NewCall { seq, facts, line, give_up_after, dialing, gauges, trunkless, listen, barge_in } = new;
+    let NewCall { seq, facts, line, give_up_after, dialing, gauges, trunkless, listen, barge_in, tell_steps } = new;
     let rate = match &line {
         NewLine::Audiosocket { line, .. } => line.rate(),
         NewLine::Pipe(ends) => ends.rate,
@@ -614,6 +640,7 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
             LineIo::Websocket(_) | LineIo::Audiosocket { .. } | LineIo::Gone => None,
         },
         gauges,
+        steps_told: if tell_steps { 0 } else { STEPS.len() },
         line: io,
         words: None,
     };
@@ -882,6 +909,14 @@ impl Shard {
 }
 
 impl Call {
+    /// The next step that was made, in order.
+    fn poll_step(&mut self) -> Option<Step> {
+        let (step, at) = STEPS.get(self.steps_told)?;
+        at(&self.bridge.times())?;
+        self.steps_told += 1;
+        Some(*step)
+    }
+
     /// The leg of a trunk that was just connected.
     fn new_leg(&self, side: Side, dialect: Box<dyn Dialect>, now: Now) -> Leg {
         Leg::new(Setup {
@@ -1236,6 +1271,16 @@ fn words_of_line(bridge: &Bridge) -> Option<String> {
     }
 }
 
+/// When a step was made, if it was.
+type When = fn(&Times) -> Option<Now>;
+
+/// The steps of a call at Telnyx that only a media thread sees, and when they were made.
+const STEPS: [(Step, When); 4] = [
+    (Step::FirstFromTelnyx, |times| times.first_spoken),
+    (Step::FirstToAgent, |times| times.first_sent),
+    (Step::FirstFromAgent, |times| times.first_said),
+    (Step::FirstToTelnyx, |times| times.first_heard),
+];
 /// How often a WebSocket's life is tested.
 const PING_EVERY: Now = Now::from_secs(20);
 /// What one read brings at most (bytes).

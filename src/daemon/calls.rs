@@ -23,11 +23,12 @@ use crate::{
         gauges::Gauges,
         record::{Ending, Record, Started, Taken},
         redact::Numbers,
-        shard::{Listen, NewCall, NewLine, Order},
+        shard::{Ask, Listen, NewCall, NewLine, NewWebsocket, Order},
         vitals::Vitals,
+        websocket_line::LineSetup,
     },
     clock,
-    config::{self, Config},
+    config::{self, Config, LineKind},
     control::{
         call_info::{Announcements, CallInfo},
         desk::Desk,
@@ -41,13 +42,13 @@ use crate::{
         pipe,
         websocket::{
             dialer::{self, Handshake, News},
-            door::House,
+            door::{self, House},
         },
     },
     media::{Now, Rate},
     notes::{Kept, Notes},
     records::Records,
-    telnyx::Telnyx,
+    telnyx::{self, Telnyx},
 };
 
 /// What the tasks of the control thread share.
@@ -132,6 +133,8 @@ pub(super) struct Live {
     pub(super) trunk: Option<(usize, Handshake)>,
     /// What another connection to its trunk takes.
     redial: Redial,
+    /// Its `call_control_id`, where it is a call that Telnyx streams to us.
+    telnyx_call: Option<String>,
     writer: Option<thread::JoinHandle<()>>,
 }
 
@@ -165,6 +168,7 @@ pub(super) struct TrunkNews {
 pub(super) enum Arrival {
     Audiosocket { stream: std::net::TcpStream, line: Box<Line>, uuid: Uuid, peer: SocketAddr },
     Pipe(pipe::Ends, thread::JoinHandle<()>),
+    Websocket(Box<door::Arrival>),
 }
 
 impl Shared {
@@ -181,8 +185,10 @@ impl Shared {
         let mut facts = made_up_facts(&self.config.account);
         let peer = match &arrival {
             Arrival::Audiosocket { peer, .. } => Some(*peer),
+            Arrival::Websocket(arrival) => Some(arrival.peer),
             Arrival::Pipe(..) => None,
         };
+        let mut direction = Direction::Both;
         let (line, writer) = match arrival {
             Arrival::Audiosocket { stream, line, uuid, peer } => {
                 // 36 characters fit.
@@ -204,9 +210,19 @@ impl Shared {
                 );
                 (NewLine::Pipe(ends), Some(writer))
             }
+            Arrival::Websocket(arrival) => {
+                direction = arrival.direction;
+                (self.websocket_of(line_index, *arrival, &mut facts), None)
+            }
         };
         let trunkless = trunks.is_empty();
-        let (listen, barge_in) = (Listen::No, route.map(|route| route.barge_in).unwrap_or_default());
+        let barge_in = route.map(|route| route.barge_in).unwrap_or_default();
+        let listen = match route {
+            Some(route) if self.notes.borrow().is_some() && Notes::want_sound(&self.config, route) => Listen::Sound,
+            Some(_) if self.notes.borrow().is_some() => Listen::Notes,
+            Some(_) | None => Listen::No,
+        };
+        let telnyx_call = self.telnyx_call(line_index, &facts);
         let (dialing, cancelled) = oneshot::channel();
         let gauges = Arc::new(Gauges::default());
         let call_id = facts.call_id.to_string();
@@ -218,7 +234,7 @@ impl Shared {
         }
         if let (Some(notes), Some(route)) = (&*self.notes.borrow(), route) {
             // Before its media thread has it, which then tells of it.
-            notes.started(seq, &started, Kept::of(route, &facts, Direction::Both));
+            notes.started(seq, &started, Kept::of(route, &facts, direction));
         }
         let since = clock::now();
         let give_up_after = timeouts + Duration::from_secs(1);
@@ -234,6 +250,7 @@ impl Shared {
             trunkless,
             listen,
             barge_in,
+            tell_steps: telnyx_call.is_some(),
         };
         let live = Live {
             call_id: call_id.clone(),
@@ -244,6 +261,7 @@ impl Shared {
             gauges,
             trunk: None,
             redial,
+            telnyx_call,
             writer,
         };
         calls.live.insert(seq, live);
@@ -257,7 +275,7 @@ impl Shared {
         if let Err(error) = orders.try_send(Order::Call(Box::new(new))) {
             // So far behind that more calls can only make it worse.
             if let Order::Call(new) = error.into_inner()
-                && let NewLine::Audiosocket { stream, .. } = new.line
+                && let NewLine::Audiosocket { stream, .. } = new.line // a vendor's connection closes
                 && let Ok(stream) = TcpStream::from_std(stream)
             {
                 turn_away(self, stream);
@@ -270,8 +288,54 @@ impl Shared {
         }
     }
 
+    /// A vendor's WebSocket as a media thread takes it; what the vendor told of its call becomes the call's facts.
+    fn websocket_of(&self, line_index: usize, arrival: door::Arrival, facts: &mut Facts) -> NewLine {
+        let door::Arrival { stream, link, side, dialect, facts: told, rate, direction, peer, cipher, .. } = arrival;
+        let Facts { call_id: _, ucid, stream_sid, call_sid, account, from, to, did, custom } = told;
+        for (ours, told) in
+            [(&mut facts.ucid, ucid), (&mut facts.stream_sid, stream_sid), (&mut facts.account, account)]
+        {
+            if !told.is_empty() {
+                *ours = told;
+            }
+        }
+        (facts.call_sid, facts.from, facts.to, facts.did, facts.custom) = (call_sid, from, to, did, custom);
+        let line = &self.config.lines[line_index];
+        info!(
+            message_id = messages::CALL_STARTED, call_id = facts.call_id.as_str(), line = line.name,
+            dialect = dialect.name(), peer:%, cipher = cipher.unwrap_or("none"), rate = rate.hz(),
+            direction = direction.as_str(), call_sid = facts.call_sid.as_str(), ucid = facts.ucid.as_str();
+            "call started"
+        );
+        let silent_after = match &line.kind {
+            LineKind::Websocket(websocket) => websocket.media_timeout,
+            LineKind::Audiosocket { .. } | LineKind::Pipe { .. } => None,
+        };
+        let setup = LineSetup { silent_after };
+        NewLine::Websocket(Box::new(NewWebsocket { stream, link, dialect, side, rate, setup }))
+    }
+
+    /// The `call_control_id` of a call that Telnyx streams to us, which is told that it has come.
+    fn telnyx_call(&self, line: usize, facts: &Facts) -> Option<String> {
+        let telnyx = self.telnyx.as_ref().filter(|telnyx| telnyx.line() == line && !facts.call_sid.is_empty())?;
+        telnyx.socket_connected(&facts.call_sid, &facts.call_id);
+        Some(facts.call_sid.to_string())
+    }
+
+    /// A media thread asks for something, or tells what nobody else can see.
+    pub(super) fn on_ask(self: &Rc<Self>, ask: Ask) {
+        match ask {
+            Ask::Redial { seq } => self.redial(seq),
+            Ask::Step { seq, step } => {
+                if let Some(Live { telnyx_call: Some(id), call_id, .. }) = self.calls.borrow().live.get(&seq) {
+                    telnyx::log_step(step, id, Some(call_id));
+                }
+            }
+        }
+    }
+
     /// A call wants another connection to its trunk: one that is lost, or will be before the call is over.
-    pub(super) fn redial(self: &Rc<Self>, seq: u64) {
+    fn redial(self: &Rc<Self>, seq: u64) {
         let mut calls = self.calls.borrow_mut();
         let Some(live) = calls.live.get_mut(&seq) else { return };
         let Some(reply) = self.media.borrow().get(live.media).cloned() else { return };
@@ -452,8 +516,17 @@ impl Shared {
         }
     }
 
-    pub(super) fn on_ended(&self, outcome: Outcome) {
+    pub(super) fn on_ended(&self, mut outcome: Outcome) {
         let Some(live) = self.calls.borrow_mut().live.remove(&outcome.seq) else { return };
+        if let (Some(telnyx), Some(id)) = (&self.telnyx, &live.telnyx_call)
+            && matches!(outcome.reason, EndReason::HandedBack | EndReason::TrunkHungUp)
+        {
+            // On the socket there is no word for it: closing it only ends the stream.
+            telnyx.hangup(id);
+            if telnyx.hangs_up() {
+                outcome.reason = EndReason::TrunkHungUp;
+            }
+        }
         self.metrics.call_ended(outcome.reason);
         self.tell_doors();
         let taken = live.trunk.map(|(index, Handshake { cipher, stages, .. })| {

@@ -37,7 +37,7 @@ use crate::{
         EndReason, Outcome,
         bridge::Limits,
         record::Record,
-        shard::{self, Order, ShardSetup},
+        shard::{self, Ask, Order, ShardSetup},
         tap::{self, Taps},
         vitals::Vitals,
     },
@@ -130,7 +130,7 @@ struct Daemon {
     config: Arc<Config>,
     reports: mpsc::Receiver<Box<Outcome>>,
     news: mpsc::Receiver<News>,
-    redials: mpsc::Receiver<u64>,
+    asks: mpsc::Receiver<Ask>,
     /// Calls that come in at the doors of websocket lines.
     arrivals: mpsc::Receiver<door::Arrival>,
     shared: Rc<Shared>,
@@ -150,7 +150,7 @@ impl Daemon {
 
         // Every call that ends has room for its report, whatever keeps this thread.
         let (reporter, reports) = mpsc::channel(2 * config.media.max_calls + 64);
-        let (redial, redials) = mpsc::channel(config.media.max_calls + 1);
+        let (ask, asks) = mpsc::channel(8 * config.media.max_calls + 64);
         let (at_end, ended) = mpsc::channel(config.media.threads);
         let (mut media, mut taps) = (Vec::new(), Vec::new());
         let mut vitals = vec![("dial".to_owned(), dial_vitals)];
@@ -174,7 +174,7 @@ impl Daemon {
                 reports: reporter.clone(),
                 metrics: Arc::clone(&metrics),
                 vitals: own_vitals,
-                redials: redial.clone(),
+                asks: ask.clone(),
                 ready,
                 tap,
             };
@@ -278,7 +278,7 @@ impl Daemon {
             let desk: Rc<dyn Desk> = shared.clone();
             spawn_local(socket.serve(desk));
         }
-        Ok(Self { config, reports, news, redials, arrivals, shared, ended, writers: writers_to_join })
+        Ok(Self { config, reports, news, asks, arrivals, shared, ended, writers: writers_to_join })
     }
 
     async fn run(mut self) -> u8 {
@@ -293,7 +293,7 @@ impl Daemon {
             tokio::select! {
                 Some(news) = self.news.recv() => self.shared.on_news(news),
                 Some(outcome) = self.reports.recv() => self.on_ended(*outcome),
-                Some(seq) = self.redials.recv() => self.shared.redial(seq),
+                Some(ask) = self.asks.recv() => self.shared.on_ask(ask),
                 Some(arrival) = self.arrivals.recv() => self.shared.on_arrival(arrival),
                 () = signals.recv() => break,
                 () = self.shared.drain.notified() => break,
@@ -329,7 +329,7 @@ impl Daemon {
             tokio::select! {
                 Some(news) = self.news.recv() => self.shared.on_news(news),
                 Some(outcome) = self.reports.recv() => self.on_ended(*outcome),
-                Some(seq) = self.redials.recv() => self.shared.redial(seq),
+                Some(ask) = self.asks.recv() => self.shared.on_ask(ask),
                 // Those that were on their way are given back.
                 Some(arrival) = self.arrivals.recv() => self.shared.on_arrival(arrival),
                 // Every thread is gone, and its calls with it.

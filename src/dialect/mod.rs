@@ -165,6 +165,17 @@ pub enum Speaker {
     Agent,
 }
 
+impl Direction {
+    /// As it is spelled everywhere.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Both => "both",
+            Self::Uplink => "uplink",
+        }
+    }
+}
+
 /// Which way the audio of a connection flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -146,6 +146,12 @@ impl Telnyx {
         }
     }
 
+    /// Whether [`hangup`](Self::hangup) does anything: whether the config has `hangup = true`.
+    #[must_use]
+    pub fn hangs_up(&self) -> bool {
+        self.0.config.hangup
+    }
+
     /// A line's socket is there and has named its call at Telnyx; `call_id` is ours.
     pub fn socket_connected(&self, call_control_id: &str, call_id: &str) {
         self.0.calls.borrow_mut().handle_socket(call_control_id, call_id, clock::now());
