@@ -22,6 +22,8 @@
 //! - [`config`]: read once, checked once, never re-checked.
 //! - [`control`]: watching and steering, never in the way of audio.
 //! - [`records`]: what is kept of calls, on a thread of its own, because a disk may hang.
+//! - [`notes`]: what live calls tell of themselves: the event log, files of calls, recordings. On a thread of its own too.
+//! - [`sinks`]: who is told of calls: webhooks and Redis, with a spool on disk in front of each.
 //! - [`daemon`]: the control thread. [`cli`]: the commands, with the stand-ins `agent` and `call`.
 
 #![forbid(unsafe_code)]
@@ -36,6 +38,8 @@ pub mod dialect;
 pub mod exit;
 pub mod leg;
 pub mod media;
+pub mod notes;
 pub mod records;
+pub mod sinks;
 pub mod telnyx;
 pub mod ticker;

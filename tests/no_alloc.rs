@@ -30,7 +30,7 @@ use trunkline::{
     },
 };
 
-const DIALECTS: [&str; 6] = ["ozonetel", "exotel", "binary", "twilio", "plivo", "vonage"];
+const DIALECTS: [&str; 7] = ["ozonetel", "exotel", "binary", "telnyx", "twilio", "plivo", "vonage"];
 
 /// The daemon's side of one call.
 struct Call {
@@ -247,8 +247,9 @@ fn largest(dialect: &str, bytes: usize) -> (u8, Vec<u8>, usize) {
             let groups = (bytes - head.len() - tail.len()) / 8;
             (TEXT, around(head, "AQIDBAUG".repeat(groups).as_str(), tail), groups * 3)
         }
-        "twilio" | "plivo" => {
-            let event = if dialect == "twilio" { "media" } else { "playAudio" };
+        "telnyx" | "twilio" | "plivo" => {
+            // Mu-law: a group is three samples.
+            let event = if dialect == "plivo" { "playAudio" } else { "media" };
             let (head, tail) = (format!(r#"{{"event":"{event}","media":{{"payload":""#), r#""}}"#);
             let groups = (bytes - head.len() - tail.len()) / 4;
             (TEXT, around(&head, "AQID".repeat(groups).as_str(), tail), groups * 3)
@@ -552,6 +553,91 @@ fn a_leg_in_the_agents_role_allocates_nothing_from_the_vendors_first_word_on() {
         assert!(ears.heard > 2 * 499 * 160, "{dialect}: {}", ears.heard);
         assert!(ears.events > 5 || dialect == "binary", "{dialect}: {}", ears.events);
     }
+}
+
+#[test]
+fn an_openai_session_allocates_nothing_from_its_first_event_on() {
+    let event = |text: &str| frame(TEXT, true, text.as_bytes());
+    let delta = |response: &str, groups: usize| {
+        let kind = "response.output_audio.delta";
+        let payload = "AQIDBAUG".repeat(groups);
+        event(&format!(r#"{{"type":"{kind}","response_id":"{response}","item_id":"i{response}","delta":"{payload}"}}"#))
+    };
+    let mut call = Call::new("openai");
+    let caller = &lines()[0].2;
+    let session = r#"{"type":"realtime","audio":{"output":{"format":{"type":"audio/pcm","rate":24000}}}}"#;
+    call.frame(caller, &event(&format!(r#"{{"type":"session.created","session":{session}}}"#)), 16 * 1024);
+    call.frame(caller, &event(&format!(r#"{{"type":"session.updated","session":{session}}}"#)), 16 * 1024);
+    for i in 0..1_000 {
+        let response = format!("r{}", i / 100);
+        let agent = match i % 100 {
+            0 => event(&format!(r#"{{"type":"response.created","response":{{"id":"{response}"}}}}"#)),
+            // One that fits the leg's buffer (20 ms), and one that does not (a second).
+            1..=30 => delta(&response, 160),
+            31 => delta(&response, 8_000),
+            40 => event(r#"{"type":"response.output_audio_transcript.delta","delta":"so"}"#),
+            50 => event(r#"{"type":"input_audio_buffer.speech_started","audio_start_ms":1}"#),
+            51 => delta(&response, 8_000),
+            52 => {
+                event(&format!(r#"{{"type":"response.done","response":{{"id":"{response}","status":"cancelled"}}}}"#))
+            }
+            60 => event(r#"{"type":"error","error":{"code":"x","message":"y"}}"#),
+            _ => vec![],
+        };
+        let digit = [caller.clone(), said(0x03, b"5")].concat();
+        call.frame(if i % 100 == 70 { &digit } else { caller }, &agent, if i % 2 == 0 { 16 * 1024 } else { 101 });
+    }
+    assert_eq!((call.allocations, call.held), (0, 0));
+    let (tally, weather) = (call.tally(), call.bridge.weather());
+    assert_eq!((tally.malformed, tally.unknown, tally.skipped, tally.faults), (0, 0, 10, 10), "{tally:?}");
+    assert_eq!(call.bridge.clears_and_marks().0, 10);
+    assert!(weather.heard > 10 * 45 * 160 && weather.flushed > 0, "{weather:?}");
+    // A session.update, a greeting, ten truncations, ten keys and their answers beside the caller's speech.
+    assert!(tally.messages_out > 980 + 2 + 10 + 10 + 10, "{tally:?}");
+}
+
+#[test]
+fn both_sides_of_an_openai_session_allocate_nothing() {
+    fn pass(now: Now, from: &mut Leg, to: &mut Leg, ears: &mut Ears) {
+        while !from.out().is_empty() {
+            let n = to.feed(from.out());
+            from.written(n);
+            to.handle(now, ears).unwrap();
+        }
+    }
+    let (mut vendor, mut agent) = (leg("openai", Role::Vendor), leg("openai", Role::Agent));
+    agent.set_rate(Rate::Hz16000);
+    let (mut caller, mut model) = (Ears { staged: 0, heard: 0, events: 0 }, Ears { staged: 0, heard: 0, events: 0 });
+    let speech = speech(160);
+    let counted = measure(|| {
+        agent.open(Now::ZERO);
+        vendor.open(Now::ZERO);
+        for i in 0..1_000 {
+            let now = Now::from_millis(20 * i);
+            pass(now, &mut agent, &mut vendor, &mut caller);
+            if vendor.has_room() {
+                assert!(vendor.write_audio(now, &speech));
+            }
+            if i % 100 == 70 {
+                vendor.say(now, Say::Dtmf(b'7'));
+                vendor.say(now, Say::BargeIn);
+                vendor.say(now, Say::Cleared { unheard_ms: 100 });
+            }
+            vendor.say_due(now);
+            pass(now, &mut vendor, &mut agent, &mut model);
+            if i % 100 < 60 {
+                assert!(agent.write_audio(now, &speech));
+            }
+            if i % 100 == 30 {
+                agent.say(now, Say::Clear);
+            }
+        }
+    });
+    assert_eq!(counted.count_total, 0);
+    assert!(model.heard > 990 * 160 && caller.heard > 500 * 80, "{} {}", model.heard, caller.heard);
+    assert!(model.events >= 1 + 10 && caller.events >= 10, "{} {}", model.events, caller.events);
+    assert_eq!((vendor.tally().malformed, agent.tally().malformed), (0, 0));
+    assert_eq!((vendor.tally().unknown, agent.tally().unknown, vendor.tally().faults), (0, 0, 0));
 }
 
 const TEXT: u8 = 1;

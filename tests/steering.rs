@@ -19,7 +19,10 @@ use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 use trunkline::{
     control::{
         call_info::{Announcements, CallInfo},
-        desk::{CallState, CallStatus, Desk, LineStatus, Readiness, RecordsStatus, Status, TellError, TrunkStatus},
+        desk::{
+            CallState, CallStatus, Desk, LineStatus, Readiness, RecordsStatus, SinksStatus, Status, TellError,
+            TrunkStatus,
+        },
         http,
         metrics::Metrics,
         socket::Socket,
@@ -76,6 +79,7 @@ impl Desk for OneCall {
             trunks: vec![TrunkStatus { name: agent, url, dialect, last_handshake: None, last_refusal: None, calls: 1 }],
             calls: if self.over.get() { Vec::new() } else { vec![call] },
             records: RecordsStatus::default(),
+            sinks: SinksStatus::default(),
             journal_dropped: 0,
         }
     }

@@ -13,7 +13,7 @@ use crate::{
         websocket_line::{LineEar, LineNews, LineSetup, WebsocketLine},
     },
     dialect::{self, Direction, MarksOnClear, Say, Speaker, StopReason},
-    leg::websocket::leg::{Flow, Leg, Over, Sink, Tally},
+    leg::websocket::leg::{Flow, Leg, MAX_CHUNK, Over, Sink, Tally},
     media::{
         Now, Rate,
         frame::MAX_SAMPLES,
@@ -643,7 +643,7 @@ impl Bridge {
             up.shed(&self.limits, pool, &mut self.account);
             return self.say_goodbye(now, pool);
         }
-        let chunk = trunk.chunk().min(MAX_CHUNK);
+        let chunk = trunk.chunk();
         // Three events of four bring no whole message, and then its space need not be cleared.
         if up.ring.len() < chunk || !trunk.has_room() {
             return self.say_goodbye(now, pool);
@@ -1038,7 +1038,7 @@ impl Bridge {
             return;
         }
         let up = &mut self.uplink;
-        let chunk = trunk.chunk().min(MAX_CHUNK);
+        let chunk = trunk.chunk();
         let hurry = now + HURRY >= until;
         if !hurry && (up.ring.len() >= chunk || !trunk.has_room()) {
             return;
@@ -1327,8 +1327,6 @@ const DISCARDED: Now = Now::from_secs(5);
 const MAX_NOTES: usize = 32;
 /// Marks that one message of audio to a vendor reaches at most: 100 a second, in 300 ms.
 const MAX_REACHED: usize = 30;
-/// The largest chunk of audio on our side: 300 ms at 8 kHz, 100 ms at 24 kHz.
-const MAX_CHUNK: usize = 5 * MAX_SAMPLES;
 /// Marks that may wait for each second of audio, and beside that.
 const MARKS_A_SECOND: usize = 100;
 const MARKS_SPARE: usize = 400;

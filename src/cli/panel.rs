@@ -96,10 +96,13 @@ impl Panel {
             self.put(Paint::Bad, &format!("problem: {}", clean(problem)));
             self.text.push('\n');
         }
-        let kept = status.records;
+        let (kept, sinks) = (status.records, status.sinks);
         for (count, words) in [
             (kept.waiting, "records wait to be written"),
             (kept.lost, "records were lost"),
+            (sinks.waiting, "items wait for sinks"),
+            (sinks.refused, "items were refused by sinks"),
+            (sinks.lost, "items for sinks were lost"),
             (status.journal_dropped, "log lines were lost"),
         ] {
             if count > 0 {
@@ -323,6 +326,7 @@ zz5dlo2c3qqe  pbx   -      dialing  0:03        -          -   0 ms  2980 ms    
         troubled.state = Readiness::Draining;
         troubled.problems = vec!["draining".to_owned(), "records cannot be written".to_owned()];
         troubled.records = RecordsStatus { waiting: 3, lost: 0 };
+        troubled.sinks.waiting = 40;
         troubled.calls.clear();
         let text = status(&troubled, NOW_MS, PLAIN);
         let expected = "\
@@ -331,6 +335,7 @@ trunkline 0.1.0, process 812, up 3 d 4 h: draining
 problem: draining
 problem: records cannot be written
 3 records wait to be written
+40 items wait for sinks
 
 LINE ";
         assert!(text.starts_with(expected), "{text}");

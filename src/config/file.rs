@@ -164,6 +164,15 @@ impl<'f> Section<'f> {
         all.entries().filter_map(section).collect()
     }
 
+    /// The tables `[KEY.NAME]` where there may be none.
+    pub(super) fn tables_if_any(&mut self, key: &'static str) -> Vec<(&'f str, Self)> {
+        if self.entries().any(|(name, _)| name == key) {
+            return self.tables(key);
+        }
+        self.known.push(key);
+        Vec::new()
+    }
+
     /// The tables `[[KEY]]`.
     pub(super) fn array_of_tables(&mut self, key: &'static str) -> Vec<Self> {
         self.array_of_tables_in("", key)

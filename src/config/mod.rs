@@ -15,25 +15,28 @@ use std::{env, fs, path::Path, path::PathBuf};
 use crate::{
     call::{attention::BargeIn, bridge::Limits},
     dialect,
+    leg::websocket::jwt::Signer,
     media::{Rate, pool::BLOCK},
 };
 
 mod file;
+mod keep;
 mod openai;
 mod resolve;
 mod secret;
 mod telnyx;
 mod websocket;
 
+pub use self::{
+    keep::{Events, Folder, Keep, Sink, SinkKind, SinkUrl, Spools},
+    secret::Secret,
+    telnyx::Telnyx,
+    websocket::{Access, Jwt, Listen, Origin, Pair, WebsocketLine, WebsocketPath},
+};
 pub(crate) use self::{
     resolve::{decoded, exotel_query},
     telnyx::percent_encoded,
     websocket::ENDPOINT_PATH,
-};
-pub use self::{
-    secret::Secret,
-    telnyx::Telnyx,
-    websocket::{Access, Jwt, Listen, Origin, Pair, WebsocketLine, WebsocketPath},
 };
 
 /// Reads a config file.
@@ -65,10 +68,14 @@ pub struct Config {
     pub records: Records,
     /// Call control at Telnyx; `None`: none.
     pub telnyx: Option<Telnyx>,
+    /// What else is kept of them.
+    pub keep: Keep,
     /// Where calls come from, in the file's order.
     pub lines: Vec<Line>,
     /// Where agents are, in the file's order.
     pub trunks: Vec<Trunk>,
+    /// Who is told of calls, in the file's order.
+    pub sinks: Vec<Sink>,
     /// One for each line.
     pub routes: Vec<Route>,
 }
@@ -110,6 +117,14 @@ impl Config {
             }
             if !self.routes.iter().any(|route| route.trunks.contains(&index)) {
                 warnings.push(format!("[trunk.{name}] is named by no route"));
+            }
+        }
+        for (index, Sink { name, at, insecure, .. }) in self.sinks.iter().enumerate() {
+            if *insecure && !at.url.secure && !at.url.is_loopback() {
+                warnings.push(format!("[sink.{name}] insecure: what calls were about goes to {at} in the clear"));
+            }
+            if !self.routes.iter().any(|route| route.sinks.contains(&index)) {
+                warnings.push(format!("[sink.{name}] is named by no route"));
             }
         }
         warnings
@@ -260,6 +275,8 @@ pub struct Trunk {
     pub headers: Vec<(String, HeaderValue)>,
     /// The whole value of the header `Authorization`, from `basic` or `bearer`.
     pub authorization: Option<Secret>,
+    /// Signs the token of that header for each call anew, from `jwt`. Not beside the one before.
+    pub jwt: Option<Signer>,
     /// Certificates to trust beside the platform's. The file held at least one at the start.
     pub ca_file: Option<PathBuf>,
     /// `ws://` beyond this machine was asked for.
@@ -316,12 +333,14 @@ impl fmt::Debug for HeaderValue {
 pub struct Route {
     /// Index into [`Config::lines`].
     pub line: usize,
-    /// Indices into [`Config::trunks`], in the order in which they are tried. None at all: there are sinks.
+    /// Indices into [`Config::trunks`], in the order in which they are tried; none only where there is a sink.
     pub trunks: Vec<usize>,
-    /// Names of what only listens.
-    pub sinks: Vec<String>,
     /// What is done when the caller speaks while the agent does.
     pub barge_in: BargeIn,
+    /// Indices into [`Config::sinks`].
+    pub sinks: Vec<usize>,
+    /// Whether its calls are recorded.
+    pub record: bool,
 }
 
 /// A WebSocket URL (RFC 6455 3), or one of HTTP whose answer names a WebSocket. Printed, it keeps the query, which may hold a token, to itself.

@@ -17,9 +17,10 @@ use crate::{
         self, Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Records,
         Route, Secret, Trunk, Url,
         file::{File, Section, Value, near_miss, no_such},
-        highest_rate, is_loopback, openai, secret, websocket,
+        highest_rate, is_loopback, keep, openai, secret, websocket,
     },
     dialect::{self, OptionError, OptionInfo, OptionValue, Options, Role},
+    leg::websocket::jwt::{Algorithm, Signer},
     media::Rate,
 };
 
@@ -50,8 +51,13 @@ impl Resolver<'_> {
         let mut control_section = root.table("control");
         let mut records_section = root.table("records");
         let telnyx_value = root.get("telnyx");
+        let mut events_section = root.table("events");
+        let mut call_files_section = root.table("call-files");
+        let mut recordings_section = root.table("recordings");
+        let mut sinks_section = root.table("sinks");
         let mut lines = root.tables("line");
         let mut trunks = root.tables("trunk");
+        let mut sinks = root.tables_if_any("sink");
         let mut routes = root.array_of_tables("route");
         root.finish();
 
@@ -61,7 +67,21 @@ impl Resolver<'_> {
         let lines_read: Vec<_> = lines.iter_mut().map(|(name, section)| self.line(name, section)).collect();
         let trunks_read: Vec<_> = trunks.iter_mut().map(|(name, section)| self.trunk(name, section)).collect();
         let line_names: Vec<_> = lines.iter().map(|(name, _)| *name).collect();
-        let routes = routed(&mut routes, &lines, &lines_read, &trunk_names);
+        let reader = keep::Reader { environment: self.environment, folder: self.folder };
+        let keep = keep::keep(
+            &mut events_section,
+            &mut call_files_section,
+            &mut recordings_section,
+            &mut sinks_section,
+            &reader,
+        );
+        let sink_names: Vec<_> = sinks.iter().map(|(name, _)| *name).collect();
+        let sinks: Vec<_> = sinks.iter_mut().map(|(name, section)| reader.sink(name, section)).collect();
+        if !sinks.is_empty() && keep.spools.is_none() {
+            sinks_section.problem("directory", "missing; sinks need a folder, e.g. \"/var/lib/trunkline/sinks\"");
+        }
+        let names = Names { lines: &line_names, trunks: &trunk_names, sinks: &sink_names };
+        let routes = routed(&mut routes, &lines, &names, keep.recordings.is_some());
         let listening = clashes(&control, &lines, &lines_read);
         // `None`: it is not there. `Some(None)`: it is wrong.
         let telnyx = telnyx_value
@@ -78,8 +98,10 @@ impl Resolver<'_> {
                 Some(read) => Some(read?),
                 None => None,
             },
+            keep,
             lines: lines_read.into_iter().collect::<Option<_>>()?,
             trunks: trunks_read.into_iter().collect::<Option<_>>()?,
+            sinks: sinks.into_iter().collect::<Option<_>>()?,
             routes,
         })
     }
@@ -226,7 +248,7 @@ impl Resolver<'_> {
         let mut sample_rate = section.rate("sample-rate");
         let connect_timeout = section.whole("connect-timeout-ms", 100..=60_000, 5000);
         let mut headers = section.get("headers").map(|value| self.headers(&value)).unwrap_or_default();
-        let authorization = self.authorization(section, &headers);
+        let (authorization, jwt) = self.authorization(section, &headers);
         let ca_file = section.get("ca-file").and_then(|value| {
             let path = self.folder.join(value.str()?);
             certificates(&path).map_err(|wanted| value.problem(wanted)).ok().map(|()| path)
@@ -272,6 +294,7 @@ impl Resolver<'_> {
             connect_timeout: Duration::from_millis(connect_timeout.into()),
             headers,
             authorization,
+            jwt,
             ca_file,
             insecure,
             options,
@@ -320,25 +343,64 @@ impl Resolver<'_> {
     }
 
     /// The value of the header `Authorization` (RFC 7617 2, RFC 6750 2.1).
-    fn authorization(&self, section: &mut Section<'_>, headers: &[(String, HeaderValue)]) -> Option<Secret> {
-        let bearer = section.get("bearer");
-        let basic = section.get("basic");
-        if let Some(later) = basic.as_ref().filter(|_| bearer.is_some()) {
-            later.problem_hidden("beside `bearer`; a request has one authorization, leave out one of the two");
-        } else if let Some(either) = bearer.as_ref().or(basic.as_ref())
+    fn authorization(
+        &self,
+        section: &mut Section<'_>,
+        headers: &[(String, HeaderValue)],
+    ) -> (Option<Secret>, Option<Signer>) {
+        let [bearer, basic, jwt] = ["bearer", "basic", "jwt"].map(|key| section.get(key).map(|value| (key, value)));
+        let given: Vec<_> = [&bearer, &basic, &jwt].into_iter().flatten().collect();
+        if let [(first, _), later @ ..] = &given[..] {
+            for (_, value) in later {
+                let words = format!("beside `{first}`; a request has one authorization, leave out one of the two");
+                value.problem_hidden(words);
+            }
+        }
+        if let [(_, only)] = &given[..]
             && headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"))
         {
-            either.problem_hidden("beside `headers.Authorization`; a request has one, leave out one of the two");
+            only.problem_hidden("beside `headers.Authorization`; a request has one, leave out one of the two");
         }
-        let bearer = bearer.and_then(|value| {
+        let bearer = bearer.and_then(|(_, value)| {
             let token = secret::read(&value, self.environment, self.folder)?;
             if !token.reveal().bytes().all(|byte| byte.is_ascii_graphic()) {
                 value.problem_hidden("a bearer token is visible ASCII without blanks");
             }
             Some(Secret::new(format!("Bearer {}", token.reveal())))
         });
-        let basic = basic.and_then(|value| self.basic(&value));
-        bearer.or(basic)
+        let basic = basic.and_then(|(_, value)| self.basic(&value));
+        (bearer.or(basic), jwt.and_then(|(_, value)| self.jwt(&value)))
+    }
+
+    /// What signs a token for each call.
+    fn jwt(&self, value: &Value<'_>) -> Option<Signer> {
+        let Some(mut section) = value.section_in_line() else {
+            value.problem_hidden(r#"wanted { key = { credential = "NAME" }, algorithm = "RS256" }"#);
+            return None;
+        };
+        let key = section.require("key", r#"wanted e.g. { credential = "NAME" }"#);
+        let names = Algorithm::ALL.map(Algorithm::name);
+        let algorithm = section.get("algorithm").map_or(Some(Algorithm::Rs256), |value| {
+            let found = value.str()?;
+            let algorithm = Algorithm::from_name(found);
+            if algorithm.is_none() {
+                value.problem(no_such("algorithm", found, &names));
+            }
+            algorithm
+        });
+        let expires_seconds = section.whole("expires-seconds", 30..=86_400, 300);
+        let [issuer, audience] =
+            ["issuer", "audience"].map(|key| section.get(key).and_then(|value| value.str()).map(str::to_owned));
+        section.finish();
+        let key = key?;
+        let secret = secret::read_key(&key, self.environment, self.folder)?;
+        match Signer::new(algorithm?, &secret, expires_seconds) {
+            Ok(signer) => Some(signer.with_issuer(issuer).with_audience(audience)),
+            Err(error) => {
+                key.problem_hidden(error.to_string());
+                None
+            }
+        }
     }
 
     fn basic(&self, value: &Value<'_>) -> Option<Secret> {
@@ -436,7 +498,7 @@ fn media(section: &mut Section<'_>, rate: Rate) -> Media {
 }
 
 /// The first of the folders that systemd names, separated by colons (systemd.exec(5), `$STATE_DIRECTORY`).
-fn first_of(folders: &str) -> PathBuf {
+pub(super) fn first_of(folders: &str) -> PathBuf {
     PathBuf::from(folders.split(':').next().unwrap_or_default())
 }
 
@@ -685,20 +747,26 @@ pub(super) fn options(speaker: &Speaker<'_>, section: &mut Section<'_>, speaks: 
     options
 }
 
+/// What a route may name.
+struct Names<'n> {
+    lines: &'n [&'n str],
+    trunks: &'n [&'n str],
+    sinks: &'n [&'n str],
+}
+
 fn routed(
     routes: &mut [Section<'_>],
     lines: &[(&str, Section<'_>)],
-    lines_read: &[Option<Line>],
-    trunk_names: &[&str],
+    names: &Names<'_>,
+    can_record: bool,
 ) -> Vec<Route> {
-    let line_names: &[&str] = &lines.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+    let Names { lines: line_names, trunks: trunk_names, sinks: sink_names } = *names;
     // By line: where its route stands.
     let mut route_at: Vec<Option<usize>> = vec![None; lines.len()];
     let mut read = Vec::new();
     for section in routes {
         let line = section.require("line", "wanted the name of a line");
         let trunks = section.require("trunks", "wanted the names of trunks, e.g. [\"agent\"]");
-        let sinks = section.get("sinks");
         let barge_in = section.get("barge-in").and_then(|value| {
             let found = BargeIn::ALL.iter().find(|(name, _)| value.as_str() == Some(*name)).map(|(_, it)| *it);
             if found.is_none() {
@@ -706,7 +774,13 @@ fn routed(
             }
             found
         });
+        let sinks = section.get("sinks");
+        let record = section.flag("record");
+        if record && !can_record {
+            section.problem("record", "there is no place for it; wanted `[recordings] directory`");
+        }
         section.finish();
+        let sinks: Vec<usize> = sinks.map(|value| indices(&value, "sink", sink_names)).unwrap_or_default();
         let line = line.and_then(|value| {
             let name = value.str()?;
             let index = line_names.iter().position(|line| *line == name);
@@ -729,31 +803,13 @@ fn routed(
             }
             index
         });
-        let sinks: Vec<String> = sinks.map_or_else(Vec::new, |value| {
-            let names = value.texts("wanted at least one name of a sink, e.g. [\"redis\"]; or leave it out");
-            names.into_iter().map(|(name, _)| name.to_owned()).collect()
-        });
         let trunks = trunks.map(|value| {
-            if value.elements().is_some_and(|elements| elements.is_empty()) && !sinks.is_empty() {
-                let kind = line.and_then(|line| lines_read.get(line)?.as_ref()).map(|line| &line.kind);
-                if kind.is_some_and(|kind| !matches!(kind, LineKind::Websocket(_))) {
-                    value.problem("only calls of a `websocket` line can do with sinks alone; wanted a trunk");
-                }
-                return Vec::new();
-            }
-            let names = value.texts("wanted at least one name of a trunk, e.g. [\"agent\"]");
-            let index = |(name, value): (&str, Value<'_>)| {
-                let index = trunk_names.iter().position(|trunk| *trunk == name);
-                if index.is_none() {
-                    value.problem(no_such("trunk", name, trunk_names));
-                }
-                index
-            };
-            names.into_iter().filter_map(index).collect()
+            let is_for_sinks = !sinks.is_empty() && value.elements().is_some_and(|elements| elements.is_empty());
+            if is_for_sinks { Vec::new() } else { indices(&value, "trunk", trunk_names) }
         });
         read.extend(line.zip(trunks).map(|(line, trunks)| {
             let barge_in = barge_in.unwrap_or_default();
-            Route { line, trunks, sinks, barge_in }
+            Route { line, trunks, barge_in, sinks, record }
         }));
     }
     for ((_, section), at) in lines.iter().zip(route_at) {
@@ -762,6 +818,20 @@ fn routed(
         }
     }
     read
+}
+
+/// What the names in an array are of, by their places; there has to be one.
+fn indices(value: &Value<'_>, kind: &str, known: &[&str]) -> Vec<usize> {
+    let example = if kind == "trunk" { "agent" } else { "crm" };
+    let names = value.texts(&format!("wanted at least one name of a {kind}, e.g. [\"{example}\"]"));
+    let index = |(name, value): (&str, Value<'_>)| {
+        let index = known.iter().position(|one| *one == name);
+        if index.is_none() {
+            value.problem(no_such(kind, name, known));
+        }
+        index
+    };
+    names.into_iter().filter_map(index).collect()
 }
 
 /// Why a header may not be set, if so. RFC 9110 5.1 says what a name is; those of the handshake are ours (RFC 6455 4.1).
@@ -785,7 +855,7 @@ fn is_secret(name: &str) -> bool {
 }
 
 /// Whether this file holds certificates.
-fn certificates(path: &Path) -> Result<(), String> {
+pub(super) fn certificates(path: &Path) -> Result<(), String> {
     readable(path).map_err(|error| format!("cannot be read: {error}"))?;
     if !path.is_file() {
         return Err("it is not a file; it is read more than once, which a pipe cannot be".to_owned());
@@ -935,7 +1005,8 @@ trunks = ["agnet"]
         assert_eq!(trunk.connect_timeout, Duration::from_secs(5));
         assert_eq!((trunk.headers.len(), trunk.insecure, trunk.ca_file.as_ref()), (0, false, None));
         assert!(trunk.authorization.is_none());
-        assert_eq!(config.routes, [Route { line: 0, trunks: vec![0], sinks: Vec::new(), barge_in: BargeIn::Cloud }]);
+        let route = Route { line: 0, trunks: vec![0], barge_in: BargeIn::Cloud, sinks: vec![], record: false };
+        assert_eq!(config.routes, [route]);
         assert_eq!(config.warnings(), [""; 0]);
     }
 
@@ -1089,6 +1160,65 @@ trunks = ["agent"]
     }
 
     #[test]
+    fn a_trunk_can_sign_a_token_for_each_call() {
+        let given = Given {
+            variables: HashMap::from([
+                ("RSA", include_str!("../../tests/keys/rsa-private.pem")),
+                ("EC", include_str!("../../tests/keys/ec-private.pem")),
+                ("PUBLIC", include_str!("../../tests/keys/rsa-public.pem")),
+                ("SHARED", "thirty-two bytes are the least..."),
+                ("SHORT", "hush"),
+            ]),
+            ..Given::default()
+        };
+        let path = Path::new("t.toml");
+        let read = |keys: &str| {
+            let dialect = "dialect = \"ozonetel\"\n";
+            let text = GOOD.replace(dialect, &format!("{dialect}{keys}\n"));
+            resolve(path, &text, &given)
+                .map(|config| config.trunks[0].clone())
+                .map_err(|problems| problems.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        };
+        for (keys, shown) in [
+            (r#"jwt = { key = { env = "RSA" } }"#, "Some(Signer(RS256))"),
+            (r#"jwt = { key = { env = "RSA" }, algorithm = "RS256", issuer = "us" }"#, "Some(Signer(RS256))"),
+            (r#"jwt = { key = { env = "EC" }, algorithm = "ES256", expires-seconds = 60 }"#, "Some(Signer(ES256))"),
+            (r#"jwt = { key = { env = "SHARED" }, algorithm = "HS256", audience = "rtaa" }"#, "Some(Signer(HS256))"),
+        ] {
+            let trunk = read(keys).unwrap();
+            assert_eq!((format!("{:?}", trunk.jwt).as_str(), trunk.authorization.is_none()), (shown, true), "{keys}");
+        }
+        for (keys, said) in [
+            (
+                r#"jwt = { key = { env = "PUBLIC" } }"#,
+                "t.toml:8: [trunk.agent] jwt.key = ***: wanted an RSA private key in PEM, of 2048 bits or more, without a \
+                 passphrase",
+            ),
+            (
+                r#"jwt = { key = { env = "SHORT" }, algorithm = "HS256" }"#,
+                "t.toml:8: [trunk.agent] jwt.key = ***: wanted a secret of at least 32 bytes (RFC 7518 3.2)",
+            ),
+            (
+                r#"jwt = { algorithm = "RS265", expires-seconds = 1 }"#,
+                "t.toml:8: [trunk.agent] jwt.key: missing; wanted e.g. { credential = \"NAME\" }\n\
+                 t.toml:8: [trunk.agent] jwt.algorithm = \"RS265\": no such algorithm; there are: RS256, ES256, HS256\n\
+                 t.toml:8: [trunk.agent] jwt.expires-seconds = 1: wanted a whole number from 30 to 86400",
+            ),
+            (
+                r#"jwt = "hush""#,
+                "t.toml:8: [trunk.agent] jwt = ***: wanted { key = { credential = \"NAME\" }, algorithm = \"RS256\" }",
+            ),
+            (
+                "bearer = { env = \"SHORT\" }\njwt = { key = { env = \"RSA\" } }",
+                "t.toml:9: [trunk.agent] jwt = ***: beside `bearer`; a request has one authorization, leave out one of \
+                 the two",
+            ),
+        ] {
+            assert_eq!(read(keys).unwrap_err(), said, "{keys}");
+        }
+    }
+
+    #[test]
     fn several_lines_and_trunks_keep_the_files_order() {
         let config = read(
             "[line.pbx]",
@@ -1115,11 +1245,9 @@ trunks = ["agent"]
         .unwrap();
         assert_eq!(config.lines.iter().map(|line| line.name.as_str()).collect::<Vec<_>>(), ["zulu", "alpha", "pbx"]);
         assert_eq!(config.trunks.iter().map(|trunk| trunk.name.as_str()).collect::<Vec<_>>(), ["zulu", "agent"]);
-        let route = |line, trunks: &[usize]| Route {
-            line,
-            trunks: trunks.to_vec(),
-            sinks: Vec::new(),
-            barge_in: BargeIn::Cloud,
+        let route = |line, trunks: &[usize]| {
+            let trunks = trunks.to_vec();
+            Route { line, trunks, barge_in: BargeIn::Cloud, sinks: vec![], record: false }
         };
         assert_eq!(config.routes, [route(1, &[0, 1]), route(0, &[1]), route(2, &[1])]);
         assert_eq!(config.line_rate(), Rate::Hz16000);
@@ -1413,8 +1541,8 @@ max-calls = 2"#,
             r#"acount = "x"
 [medja]"#,
             &[
-                "t.toml:1: acount: no such key; did you mean `account`? (account, media, control, records, telnyx, line, trunk, route)",
-                "t.toml:2: medja: no such table; did you mean `media`? (account, media, control, records, telnyx, line, trunk, route)",
+                "t.toml:1: acount: no such key; did you mean `account`? (account, media, control, records, telnyx, events, call-files, recordings, sinks, line, trunk, sink, route)",
+                "t.toml:2: medja: no such table; did you mean `media`? (account, media, control, records, telnyx, events, call-files, recordings, sinks, line, trunk, sink, route)",
             ],
         ),
         (
@@ -1680,7 +1808,7 @@ berer = "hush""#,
                 "t.toml:9: [trunk.agent] connect-timeout-ms = 1: wanted a whole number from 100 to 60000",
                 r#"t.toml:10: [trunk.agent] insecure = "yes": wanted true or false"#,
                 r#"t.toml:11: [trunk.agent] ca-file = "no.pem": cannot be read: No such file or directory (os error 2)"#,
-                "t.toml:12: [trunk.agent] berer: no such key; did you mean `bearer`? (url, dialect, sample-rate, connect-timeout-ms, headers, bearer, basic, ca-file, insecure, {dialects})",
+                "t.toml:12: [trunk.agent] berer: no such key; did you mean `bearer`? (url, dialect, sample-rate, connect-timeout-ms, headers, bearer, basic, jwt, ca-file, insecure, {dialects})",
             ],
         ),
         (
@@ -1846,7 +1974,7 @@ ozonetel = true
 "#,
             &[
                 "t.toml:8: [trunk.agent] ozonetel = true: wanted a table: [trunk.agent.ozonetel]",
-                "t.toml:9: [trunk.agent] ozontel: no such table; did you mean `ozonetel`? (url, dialect, sample-rate, connect-timeout-ms, headers, bearer, basic, ca-file, insecure, {dialects})",
+                "t.toml:9: [trunk.agent] ozontel: no such table; did you mean `ozonetel`? (url, dialect, sample-rate, connect-timeout-ms, headers, bearer, basic, jwt, ca-file, insecure, {dialects})",
             ],
         ),
         (
@@ -1857,7 +1985,7 @@ sinks = []"#,
                 "t.toml:10: [[route]] trunks = 4: wanted a text in quotes",
                 r#"t.toml:10: [[route]] trunks = "agnt": no such trunk; did you mean `agent`? (agent)"#,
                 r#"t.toml:10: [[route]] trunks = "zzz": no such trunk; there are: agent"#,
-                "t.toml:11: [[route]] sinks = [...]: wanted at least one name of a sink, e.g. [\"redis\"]; or leave it out",
+                r#"t.toml:11: [[route]] sinks = [...]: wanted at least one name of a sink, e.g. ["crm"]"#,
             ],
         ),
         (
@@ -1916,7 +2044,7 @@ trunks = ["agent"]
             "[[routes]]",
             &[
                 "t.toml:3: [line.pbx]: no [[route]] names this line; its calls would have nowhere to go",
-                "t.toml:8: routes: no such table; did you mean `route`? (account, media, control, records, telnyx, line, trunk, route)",
+                "t.toml:8: routes: no such table; did you mean `route`? (account, media, control, records, telnyx, events, call-files, recordings, sinks, line, trunk, sink, route)",
             ],
         ),
     ];

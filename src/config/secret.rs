@@ -44,22 +44,20 @@ impl fmt::Display for Secret {
 
 /// Reads the secret that a value names; relative files are sought in `folder`. `None`: the problem was reported.
 pub(super) fn read(value: &Value<'_>, environment: &dyn Environment, folder: &Path) -> Option<Secret> {
-    read_as(value, environment, folder, Lines::One)
+    read_as(value, environment, folder, char::is_control)
 }
 
 /// The same for a key in PEM, which has several lines.
-pub(super) fn read_pem(value: &Value<'_>, environment: &dyn Environment, folder: &Path) -> Option<Secret> {
-    read_as(value, environment, folder, Lines::Many)
+pub(super) fn read_key(value: &Value<'_>, environment: &dyn Environment, folder: &Path) -> Option<Secret> {
+    read_as(value, environment, folder, |c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
 }
 
-/// What a secret is made of.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Lines {
-    One,
-    Many,
-}
-
-fn read_as(value: &Value<'_>, environment: &dyn Environment, folder: &Path, lines: Lines) -> Option<Secret> {
+fn read_as(
+    value: &Value<'_>,
+    environment: &dyn Environment,
+    folder: &Path,
+    refused: fn(char) -> bool,
+) -> Option<Secret> {
     if value.as_table().is_none() {
         value.problem_hidden(format!("a secret is never written down here; wanted {WANTED}"));
         return None;
@@ -79,10 +77,10 @@ fn read_as(value: &Value<'_>, environment: &dyn Environment, folder: &Path, line
     if let Some(value) = credential {
         let (name, folder) = (value.str()?, environment.credentials_dir());
         let found = from_credential(name, folder.as_deref());
-        of(value, found.is_ok(), found, lines)
+        of(value, found.is_ok(), found, refused)
     } else if let Some(value) = file {
         let path = folder.join(value.str()?);
-        of(value, path.exists(), from_file(&path), lines)
+        of(value, path.exists(), from_file(&path), refused)
     } else if let Some(value) = variable {
         let name = value.str()?;
         if !is_variable(name) {
@@ -90,7 +88,7 @@ fn read_as(value: &Value<'_>, environment: &dyn Environment, folder: &Path, line
             return None;
         }
         let found = environment.var(name).ok_or_else(|| "this environment variable is not set".to_owned());
-        of(value, found.is_ok() || looks_like_variable(name), found, lines)
+        of(value, found.is_ok() || looks_like_variable(name), found, refused)
     } else {
         None
     }
@@ -105,7 +103,7 @@ pub(super) fn by_name(name: &str, environment: &dyn Environment) -> Option<Secre
 }
 
 /// `is_name`: what stands in the file names something and can be shown.
-fn of(value: &Value<'_>, is_name: bool, found: Result<String, String>, lines: Lines) -> Option<Secret> {
+fn of(value: &Value<'_>, is_name: bool, found: Result<String, String>, refused: fn(char) -> bool) -> Option<Secret> {
     let checked = found.and_then(|mut text| {
         if text.ends_with('\n') {
             text.pop();
@@ -115,9 +113,7 @@ fn of(value: &Value<'_>, is_name: bool, found: Result<String, String>, lines: Li
         }
         match text {
             _ if text.is_empty() => Err("the secret is empty".to_owned()),
-            _ if lines == Lines::One && text.contains(char::is_control) => {
-                Err("the secret has a line break or control character".to_owned())
-            }
+            _ if text.contains(refused) => Err("the secret has a line break or control character".to_owned()),
             _ => Ok(Secret(text)),
         }
     });

@@ -337,7 +337,7 @@ impl Resolver<'_> {
 
         let allow = section.get("allow").map(|value| ranges(&value)).unwrap_or_default();
         let basic = section.get("basic").map(|value| self.user_and_password(&value));
-        let jwt = section.get("jwt").map(|value| self.jwt(&value));
+        let jwt = section.get("jwt").map(|value| self.jwt_of_path(&value));
         let anyone = section.flag("anyone");
         let is_asked = !allow.is_empty() || basic.is_some() || jwt.is_some();
         if anyone && is_asked {
@@ -352,7 +352,7 @@ impl Resolver<'_> {
         Some(WebsocketPath { path: String::new(), dialect: dialect?, sample_rate, direction, options, access })
     }
 
-    fn jwt(&self, value: &Value<'_>) -> Option<Jwt> {
+    fn jwt_of_path(&self, value: &Value<'_>) -> Option<Jwt> {
         let Some(mut section) = value.section_in_line() else {
             value.problem_hidden(r#"wanted { algorithm = "RS256", key = "PATH" }"#);
             return None;
@@ -383,7 +383,7 @@ impl Resolver<'_> {
         let key = if algorithm == Algorithm::Hs256 {
             secret::read(&value, self.environment, self.folder)
         } else if value.as_table().is_some() {
-            secret::read_pem(&value, self.environment, self.folder)
+            secret::read_key(&value, self.environment, self.folder)
         } else {
             // A public key is no secret: its file may have any mode.
             let path = self.path(&value, "wanted the path of a public key (PEM)")?;
@@ -485,10 +485,7 @@ mod tests {
     use std::{fs, path::Path};
 
     use super::*;
-    use crate::{
-        call::attention::BargeIn,
-        config::{Config, Environment, Line, LineKind, Problems, Route, load},
-    };
+    use crate::config::{Config, Environment, Line, LineKind, Problems, load};
 
     /// One variable and, as credentials, the files of a folder.
     struct Given(Option<PathBuf>);
@@ -605,33 +602,6 @@ anyone = true
             ("c", "vendor.example.com", "ozonetel")
         );
         assert!(line.listen().is_none());
-    }
-
-    #[test]
-    fn a_route_without_trunks_needs_sinks_and_calls_from_a_cloud() {
-        let folder = tempfile::tempdir().unwrap();
-        let read = |kind: &str, route: &str| {
-            let text = format!(
-                "[line.c]\n{kind}\n[trunk.agent]\nurl = \"wss://agent.example.com/ws\"\ndialect = \"ozonetel\"\n\
-                 [[route]]\nline = \"c\"\n{route}\n"
-            );
-            let path = folder.path().join("t.toml");
-            fs::write(&path, text).unwrap();
-            load(&path, &Given(None)).map(|config| config.routes)
-        };
-        let websocket = format!("kind = \"websocket\"\nplain = true\n{WS}");
-        let (sinks, barge_in) = (vec!["redis".to_owned()], BargeIn::Cloud);
-        let wanted = Route { line: 0, trunks: Vec::new(), sinks, barge_in };
-        assert_eq!(read(&websocket, "trunks = []\nsinks = [\"redis\"]").unwrap(), [wanted]);
-        assert_eq!(read(&websocket, "trunks = [\"agent\"]\nsinks = [\"redis\"]").unwrap()[0].trunks, [0]);
-        for (kind, route, words) in [
-            (websocket.as_str(), "trunks = []", "wanted at least one name of a trunk"),
-            (websocket.as_str(), "trunks = []\nsinks = []", "wanted at least one name of a sink"),
-            ("kind = \"audiosocket\"", "trunks = []\nsinks = [\"redis\"]", "only calls of a `websocket` line"),
-        ] {
-            let said = read(kind, route).unwrap_err().to_string();
-            assert!(said.contains(words), "{said}");
-        }
     }
 
     #[test]

@@ -84,6 +84,8 @@ pub struct Status {
     pub calls: Vec<CallStatus>,
     /// What became of records.
     pub records: RecordsStatus,
+    /// What became of what is meant for sinks.
+    pub sinks: SinksStatus,
     /// Log lines that found their queue full.
     pub journal_dropped: u64,
 }
@@ -239,6 +241,17 @@ pub struct RecordsStatus {
     pub lost: u64,
 }
 
+/// What became of what is meant for sinks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinksStatus {
+    /// How many items wait, on disk or on their way there.
+    pub waiting: u64,
+    /// How many a sink will never take; they were put aside.
+    pub refused: u64,
+    /// How many found no room.
+    pub lost: u64,
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use core::cell::{Cell, RefCell};
@@ -383,6 +396,7 @@ pub(crate) mod tests {
                 },
             ],
             records: RecordsStatus::default(),
+            sinks: SinksStatus::default(),
             journal_dropped: 0,
         }
     }

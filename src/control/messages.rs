@@ -51,6 +51,18 @@ messages! {
     RECORDS_WRITTEN = "3a1eef8426824007bb7be69d4d813e54", "records are written again";
     /// Records found no room in memory, or no thread to write them.
     RECORDS_LOST = "16fb6655acf745d994954eebf7218021", "records are lost";
+    /// A sink is away, slow or refuses us; what is meant for it waits.
+    SINK_FAILING = "27307e86f621467abeb0c162444e4c14", "a sink does not take what is meant for it";
+    /// It took something again.
+    SINK_TAKES = "9ab89bc98939462a9f47db35dca6c36a", "a sink takes again what is meant for it";
+    /// A sink answered that it will never take an item.
+    SINK_REFUSED = "88a75b64d86e4afe96bcc6705b73dd2e", "a sink refuses for ever what is meant for it";
+    /// There was no room for what is meant for a sink.
+    SINK_LOST = "44d9027acbdd41be8f1eaff934df145c", "what was meant for a sink is lost";
+    /// The event log or a file of a call cannot be written.
+    KEEPING_FAILED = "53f945ae96f54099bf21bd5aff8b9bae", "what a call tells cannot be written";
+    /// A recording ended before its call.
+    RECORDING_STOPPED = "1ef96fb13ee24405bdaa4b768aa27b05", "a recording was stopped";
     /// More was logged than could be written.
     LINES_DROPPED = "aed35ddd10e8442394a791ab50616110", "log lines were dropped";
     /// A media thread is gone, and the process with it.

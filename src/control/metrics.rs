@@ -50,10 +50,21 @@ pub enum Counter {
     ReportsLost,
     RecordsWritten,
     RecordsLost,
+    NotesLost,
+    SoundLost,
+    EventsLost,
+    CallFilesLost,
+    RecordingsStopped,
+    SinkItemsSent,
+    SinkFailures,
+    SinkItemsRefused,
+    SinkItemsLost,
+    SinkAudioSent,
+    SinkAudioDropped,
 }
 
 /// Name and meaning of each counter, in the order of [`Counter`].
-pub const TABLE: [(&str, &str); 31] = [
+pub const TABLE: [(&str, &str); 42] = [
     ("trunkline_uplink_frames_total", "Frames that lines sent"),
     ("trunkline_uplink_samples_total", "Samples that lines sent"),
     ("trunkline_uplink_sent_samples_total", "Samples handed to trunks, at the line's rate"),
@@ -85,17 +96,39 @@ pub const TABLE: [(&str, &str); 31] = [
     ("trunkline_reports_lost_total", "Reports of media threads that found their queue full"),
     ("trunkline_records_written_total", "Records of calls that are safe on the disk"),
     ("trunkline_records_lost_total", "Records of calls that found no room in memory while the disk took none"),
+    ("trunkline_notes_lost_total", "Things that calls told and nobody took in time, for a disk that was slow"),
+    ("trunkline_sound_lost_frames_total", "Frames of calls' sound that nobody took in time, for a disk that was slow"),
+    ("trunkline_events_lost_total", "Lines of the event log that the disk did not take"),
+    ("trunkline_call_files_lost_total", "Files of calls and of what was said that the disk did not take"),
+    ("trunkline_recordings_stopped_total", "Recordings that ended before their calls"),
+    ("trunkline_sink_items_sent_total", "Items that sinks took"),
+    ("trunkline_sink_failures_total", "Attempts at which a sink took nothing; they are repeated"),
+    ("trunkline_sink_items_refused_total", "Items that a sink will never take; they were put aside"),
+    ("trunkline_sink_items_lost_total", "Items for sinks that found no room in memory or on disk"),
+    ("trunkline_sink_audio_sent_total", "Entries of live audio that sinks took"),
+    ("trunkline_sink_audio_dropped_total", "Entries of live audio that a slow or dead sink did not take"),
 ];
 
 /// The counters and gauges of the process.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    counters: [AtomicU64; TABLE.len()],
+    counters: Counters,
     ended: [AtomicU64; EndReason::ALL.len()],
     live: AtomicU64,
     pool_bytes: AtomicU64,
     records_waiting: AtomicU64,
+    sink_items_waiting: AtomicU64,
     histograms: [SharedHistogram; HISTOGRAMS.len()],
+}
+
+#[derive(Debug)]
+struct Counters([AtomicU64; TABLE.len()]);
+
+// The standard library has it for arrays of up to 32 only.
+impl Default for Counters {
+    fn default() -> Self {
+        Self(core::array::from_fn(|_| AtomicU64::new(0)))
+    }
 }
 
 /// What is told as a histogram. Each has a row in [`HISTOGRAMS`].
@@ -151,14 +184,14 @@ impl Metrics {
     /// Adds to a counter.
     pub fn add(&self, counter: Counter, n: u64) {
         if n > 0 {
-            self.counters[counter as usize].fetch_add(n, Relaxed);
+            self.counters.0[counter as usize].fetch_add(n, Relaxed);
         }
     }
 
     /// What a counter stands at.
     #[must_use]
     pub fn get(&self, counter: Counter) -> u64 {
-        self.counters[counter as usize].load(Relaxed)
+        self.counters.0[counter as usize].load(Relaxed)
     }
 
     /// Adds what a call's figures grew by.
@@ -223,6 +256,18 @@ impl Metrics {
         self.records_waiting.load(Relaxed)
     }
 
+    /// Of the items for one sink so many wait, and before it were so many.
+    pub fn sink_items_wait(&self, before: u64, now: u64) {
+        // It wraps around and back: the sum over all sinks is never below nothing.
+        self.sink_items_waiting.fetch_add(now.wrapping_sub(before), Relaxed);
+    }
+
+    /// Items that wait for sinks.
+    #[must_use]
+    pub fn sink_items_waiting(&self) -> u64 {
+        self.sink_items_waiting.load(Relaxed)
+    }
+
     /// The most of the pool that was ever in use (bytes).
     #[must_use]
     pub fn pool_bytes(&self) -> u64 {
@@ -240,7 +285,7 @@ impl Metrics {
                 let _ = writeln!(text, "{name}{labels} {value}");
             }
         };
-        for ((name, help), value) in TABLE.iter().zip(&self.counters) {
+        for ((name, help), value) in TABLE.iter().zip(&self.counters.0) {
             row(name, "counter", help, &mut core::iter::once((String::new(), value.load(Relaxed))));
         }
         let mut ended = EndReason::ALL
@@ -254,6 +299,8 @@ impl Metrics {
         row("trunkline_pool_high_water_bytes", "gauge", help, &mut gauge(&self.pool_bytes));
         let help = "Records of calls that are not safe on the disk yet";
         row("trunkline_records_waiting", "gauge", help, &mut gauge(&self.records_waiting));
+        let help = "Items that wait for sinks, on disk or on their way there";
+        row("trunkline_sink_items_waiting", "gauge", help, &mut gauge(&self.sink_items_waiting));
         for ((name, help), histogram) in HISTOGRAMS.iter().zip(&self.histograms) {
             // Writing to a String does not fail.
             let _ = histogram.write(name, help, &mut text);
@@ -342,7 +389,7 @@ mod tests {
 
     #[test]
     fn the_table_has_the_order_of_the_counters() {
-        assert_eq!(Counter::RecordsLost as usize, TABLE.len() - 1);
+        assert_eq!(Counter::SinkAudioDropped as usize, TABLE.len() - 1);
         assert_eq!(TABLE[Counter::Repaid as usize].0, "trunkline_downlink_repaid_samples_total");
     }
 }

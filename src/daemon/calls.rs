@@ -34,8 +34,8 @@ use crate::{
         messages,
         metrics::{Counter, Metrics},
     },
-    daemon::{LAST_RECORDS, accept::turn_away},
-    dialect::{Facts, Text},
+    daemon::{LAST_NOTES, LAST_RECORDS, accept::turn_away},
+    dialect::{Direction, Facts, Text},
     leg::{
         audiosocket::{Uuid, line::Line},
         pipe,
@@ -45,6 +45,7 @@ use crate::{
         },
     },
     media::{Now, Rate},
+    notes::{Kept, Notes},
     records::Records,
     telnyx::Telnyx,
 };
@@ -66,6 +67,8 @@ pub(super) struct Shared {
     pub(super) telnyx: Option<Telnyx>,
     /// What is kept of calls; `None`: nothing is, or the daemon is at its end.
     pub(super) records: RefCell<Option<Records>>,
+    /// What is kept of what calls tell, and the sinks; `None`: nothing is, or the daemon is at its end.
+    pub(super) notes: RefCell<Option<Notes>>,
     /// Records have waited for the disk for so long.
     pub(super) records_stuck: Cell<bool>,
     /// Calls that were told of and have not come.
@@ -213,6 +216,10 @@ impl Shared {
         if let Some(records) = &*self.records.borrow() {
             records.started(&started);
         }
+        if let (Some(notes), Some(route)) = (&*self.notes.borrow(), route) {
+            // Before its media thread has it, which then tells of it.
+            notes.started(seq, &started, Kept::of(route, &facts, Direction::Both));
+        }
         let since = clock::now();
         let give_up_after = timeouts + Duration::from_secs(1);
         let told = Box::new(facts.clone());
@@ -319,13 +326,18 @@ impl Shared {
         }
     }
 
-    /// Has the disk thread write what waits, for a while. On a thread of its own, so that the watchdog is fed meanwhile.
+    /// Has the disk threads write what waits, for a while. On a thread of its own, so that the watchdog is fed
+    /// meanwhile.
     pub(super) async fn close_records(&self) {
-        let records = self.records.borrow_mut().take();
-        if let Some(records) = records {
-            // It panicked: the log has it.
-            let _ = tokio::task::spawn_blocking(move || records.close(LAST_RECORDS)).await;
-        }
+        let (records, notes) = (self.records.borrow_mut().take(), self.notes.borrow_mut().take());
+        let close = move || {
+            records.map(|records| records.close(LAST_RECORDS));
+            if let Some(notes) = notes {
+                notes.close(LAST_NOTES);
+            }
+        };
+        // It panicked: the log has it.
+        let _ = tokio::task::spawn_blocking(close).await;
     }
 
     /// Closes the media threads' mailboxes.
@@ -449,9 +461,12 @@ impl Shared {
             Taken { trunk: name, dialect, cipher, stages }
         });
         let lasted = outcome.ended.saturating_sub(live.since);
-        if let Some(records) = &*self.records.borrow() {
+        let (records, notes) = (self.records.borrow(), self.notes.borrow());
+        if records.is_some() || notes.is_some() {
             let ending = Ending { ended_ms: clock::epoch_ms(), lasted, outcome: &outcome, taken };
-            records.ended(&Record::of(live.started, &ending));
+            let record = Record::of(live.started, &ending);
+            records.iter().for_each(|records| records.ended(&record));
+            notes.iter().for_each(|notes| notes.ended(outcome.seq, &record));
         }
         let Outcome { reason, figures, words, .. } = outcome;
         let (trunk, dialect) = taken.map_or(("none", "none"), |taken| (taken.trunk, taken.dialect));

@@ -7,7 +7,8 @@ use crate::{
     control::{
         call_info::CallInfo,
         desk::{
-            CallStatus, Desk, Handshake, LineStatus, Readiness, RecordsStatus, Refusal, Status, TellError, TrunkStatus,
+            CallStatus, Desk, Handshake, LineStatus, Readiness, RecordsStatus, Refusal, SinksStatus, Status, TellError,
+            TrunkStatus,
         },
         journal,
         metrics::{Counter, Metrics},
@@ -37,6 +38,11 @@ impl Desk for Shared {
             records: RecordsStatus {
                 waiting: self.metrics.records_waiting(),
                 lost: self.metrics.get(Counter::RecordsLost),
+            },
+            sinks: SinksStatus {
+                waiting: self.metrics.sink_items_waiting(),
+                refused: self.metrics.get(Counter::SinkItemsRefused),
+                lost: self.metrics.get(Counter::SinkItemsLost),
             },
             journal_dropped: journal::lines_lost(),
         }

@@ -9,6 +9,8 @@
 //! | dial | requests, names, handshakes, the doors of websocket lines |
 //! | media | orders, line and trunk sockets, its ticker |
 //! | disk | records to write, and the disk |
+//! | notes | what calls tell, and the disk |
+//! | sinks | what is meant for them, the disk, and their answers |
 //! | journal | log lines to write, and journald or stderr |
 
 use core::time::Duration;
@@ -34,7 +36,9 @@ use crate::{
     call::{
         EndReason, Outcome,
         bridge::Limits,
+        record::Record,
         shard::{self, Order, ShardSetup},
+        tap::{self, Taps},
         vitals::Vitals,
     },
     clock,
@@ -52,7 +56,9 @@ use crate::{
         },
     },
     media::{Now, pool::BLOCK},
+    notes::Notes,
     records::Records,
+    sinks::{Item, Sinks, Subject},
     telnyx::Telnyx,
 };
 
@@ -146,7 +152,7 @@ impl Daemon {
         let (reporter, reports) = mpsc::channel(2 * config.media.max_calls + 64);
         let (redial, redials) = mpsc::channel(config.media.max_calls + 1);
         let (at_end, ended) = mpsc::channel(config.media.threads);
-        let mut media = Vec::new();
+        let (mut media, mut taps) = (Vec::new(), Vec::new());
         let mut vitals = vec![("dial".to_owned(), dial_vitals)];
         for number in 0..config.media.threads {
             let (orders, mailbox) = mpsc::channel(2 * config.media.max_calls + 64);
@@ -154,6 +160,11 @@ impl Daemon {
             let name = format!("media-{number}");
             let own_vitals = Arc::new(Vitals::default());
             vitals.push((name.clone(), Arc::clone(&own_vitals)));
+            let tap = Notes::are_wanted(&config).then(|| {
+                let (tap, end) = tap::tap(TOLD, heard(&config));
+                taps.push(end);
+                tap
+            });
             let setup = ShardSetup {
                 blocks: config.media.pool_bytes(config.line_rate()) / (2 * BLOCK) / config.media.threads,
                 seats: config.media.max_calls.div_ceil(config.media.threads),
@@ -164,8 +175,8 @@ impl Daemon {
                 metrics: Arc::clone(&metrics),
                 vitals: own_vitals,
                 redials: redial.clone(),
-                tap: None,
                 ready,
+                tap,
             };
             let at_end = at_end.clone();
             let work = move || {
@@ -186,6 +197,7 @@ impl Daemon {
             Some(telnyx) => Some(Telnyx::open(telnyx.clone()).await.map_err(Fault::config)?),
             None => None,
         };
+        let sinks = Sinks::open(&config, &metrics).map_err(|error| Fault::config(error.to_string()))?;
 
         let shared = Rc::new(Shared {
             config: Arc::clone(&config),
@@ -196,7 +208,8 @@ impl Daemon {
             calls: RefCell::default(),
             lines: RefCell::new(config.lines.iter().map(|_| calls::LineNews::default()).collect()),
             telnyx,
-            records: RefCell::new(open_records(&config, &metrics)?),
+            records: RefCell::new(open_records(&config, sinks.clone(), &metrics)?),
+            notes: RefCell::new(open_notes(&config, taps, sinks, &metrics)?),
             records_stuck: Cell::default(),
             announced: RefCell::default(),
             silent: RefCell::default(),
@@ -336,7 +349,9 @@ impl Daemon {
         let grace = self.config.control.drain;
         // What systemd does not hear it does not need: then it waits as long as its unit says.
         let _ = systemd::stopping();
-        let _ = systemd::extend_timeout(grace + GOODBYES + 2 * CLOSE + LAST_RECORDS + Duration::from_secs(1));
+        let _ = systemd::extend_timeout(
+            grace + GOODBYES + 2 * CLOSE + LAST_RECORDS + 2 * LAST_NOTES + Duration::from_secs(1),
+        );
         if live > 0 && !grace.is_zero() {
             info!(
                 message_id = messages::DRAINING, calls = live, grace_s = grace.as_secs();
@@ -443,17 +458,49 @@ impl Signals {
     }
 }
 
-fn open_records(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Records>, Fault> {
+fn open_records(config: &Arc<Config>, sinks: Option<Sinks>, metrics: &Arc<Metrics>) -> Result<Option<Records>, Fault> {
     let Some(directory) = &config.records.directory else {
         info!("no records of calls are kept: [records] directory is not set, and systemd gave none");
         return Ok(None);
     };
-    let records = Records::open(directory, Arc::clone(metrics)).map_err(|error| {
+    let known = Arc::clone(config);
+    let on_cut = Box::new(move |record: &Record| {
+        if let Some(sinks) = &sinks {
+            tell_of_cut(&known, sinks, record);
+        }
+    });
+    let records = Records::open_telling(directory, Arc::clone(metrics), on_cut).map_err(|error| {
         let code = if error.is_operators() { exit::CONFIG } else { exit::FAILED };
         Fault { code, words: error.to_string() }
     })?;
     info!(directory = directory.display().to_string(); "records of calls are kept");
     Ok(Some(records))
+}
+
+/// Tells the sinks of a call that an earlier daemon did not finish.
+fn tell_of_cut(config: &Config, sinks: &Sinks, record: &Record) {
+    let line = config.lines.iter().position(|line| Some(&line.name) == record.started.line.as_ref());
+    let Some(route) = config.routes.iter().find(|route| Some(route.line) == line) else { return };
+    sinks.tell(&route.sinks, &Item::call_end(&Subject::of_cut(&record.started, &config.account), record));
+}
+
+fn open_notes(
+    config: &Config,
+    taps: Vec<Taps>,
+    sinks: Option<Sinks>,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Notes>, Fault> {
+    if taps.is_empty() {
+        return Ok(None);
+    }
+    let notes = Notes::open(config, taps, sinks, Arc::clone(metrics));
+    notes.map(Some).map_err(|error| Fault::config(error.to_string()))
+}
+
+/// Frames of sound that a media thread's tap holds: one second of its calls.
+fn heard(config: &Config) -> usize {
+    let seats = config.media.max_calls.div_ceil(config.media.threads);
+    if config.routes.iter().any(|route| Notes::want_sound(config, route)) { (seats * 50).min(MOST_HEARD) } else { 1 }
 }
 
 type RootsReady = oneshot::Receiver<Result<(), tls::TlsError>>;
@@ -531,5 +578,11 @@ fn path_of(path: &PathOrDash) -> Option<&Path> {
 const CLOSE: Duration = Duration::from_millis(2500);
 /// How long the disk has for what was not written yet.
 const LAST_RECORDS: Duration = Duration::from_secs(2);
+/// How long the disk has for what calls told, and again for the spools of the sinks.
+const LAST_NOTES: Duration = Duration::from_secs(2);
+/// Things that a media thread's tap holds: a second of many calls.
+const TOLD: usize = 4096;
+/// Frames that it holds at most: 64 MB, of which only what is used is ever touched.
+const MOST_HEARD: usize = 16_384;
 /// How long calls that were ended have: the trunks' goodbye, and one second.
 const GOODBYES: Duration = Duration::from_secs(6);

@@ -29,6 +29,7 @@ pub const fn most_samples(format: Format, bytes: usize) -> usize {
 /// Decodes the audio of one message.
 #[derive(Clone, Debug)]
 pub struct Decoder {
+    format: Format,
     source: Source,
     bytes: Bytes,
 }
@@ -49,7 +50,23 @@ impl Decoder {
             Carrier::Base64 => Source::Base64(Groups::default()),
             Carrier::Raw => Source::Raw,
         };
-        Self { source, bytes: Bytes { law, big_endian, first: None, odd: 0 } }
+        Self { format, source, bytes: Bytes { law, big_endian, first: None, odd: 0 } }
+    }
+
+    /// What the audio is decoded as.
+    #[must_use]
+    pub const fn format(&self) -> Format {
+        self.format
+    }
+
+    /// PCM from here on stands the other way round.
+    pub fn swap_byte_order(&mut self) {
+        self.format.coding = match self.format.coding {
+            Coding::Pcm16Le => Coding::Pcm16Be,
+            Coding::Pcm16Be => Coding::Pcm16Le,
+            Coding::Decimal | Coding::Mulaw | Coding::Alaw => return,
+        };
+        self.bytes.big_endian = !self.bytes.big_endian;
     }
 
     /// Reads the head of `bytes` and writes the head of `out`, until one of them is used up. Gives how many bytes

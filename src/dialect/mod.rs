@@ -26,11 +26,13 @@ use core::fmt;
 use crate::media::Rate;
 
 pub mod binary;
+pub mod byte_order;
 #[cfg(test)]
 mod contract;
 pub mod decode;
 pub mod detect;
 mod dtmf;
+pub mod exostreamkit;
 pub mod exotel;
 pub mod json;
 mod mark;
@@ -39,6 +41,8 @@ pub mod openai;
 pub mod ozonetel;
 mod parameters;
 pub mod plivo;
+pub mod rtaa;
+pub mod telnyx;
 pub mod twilio;
 pub mod vonage;
 
@@ -308,6 +312,14 @@ pub struct Facts {
     pub custom: Parameters,
 }
 
+impl Facts {
+    /// The id of the call at the platform; a line that has none is told apart by ours.
+    #[must_use]
+    pub fn call_sid_or_ours(&self) -> &str {
+        if self.call_sid.is_empty() { &self.call_id } else { &self.call_sid }
+    }
+}
+
 /// The grammar of one call on one WebSocket, in one role.
 ///
 /// Nothing here allocates once `open` has returned.
@@ -438,6 +450,12 @@ pub trait Dialect: Send {
     /// [`Full`] when the message does not fit.
     fn write(&mut self, say: Say<'_>, facts: &Facts, stamp: Stamp, out: &mut Message<'_>) -> Result<bool, Full>;
 
+    /// Hears samples of the peer as they were decoded, before anything else is done to them. `true`: their bytes stand
+    /// the other way round than [`expected`](Self::expected) said until now, and so do those of what follows.
+    fn observe(&mut self, _samples: &[i16]) -> bool {
+        false
+    }
+
     /// Understands a text message, or a long one's text without its audio (`long`: then an audio member is empty).
     ///
     /// # Errors
@@ -497,6 +515,12 @@ pub struct Options {
     pub plivo: plivo::Options,
     /// OpenAI's.
     pub openai: openai::Options,
+    /// RTAA's.
+    pub rtaa: rtaa::Options,
+    /// ExoStreamKit's.
+    pub exostreamkit: exostreamkit::Options,
+    /// Telnyx's.
+    pub telnyx: telnyx::Options,
 }
 
 impl Options {
@@ -509,6 +533,8 @@ impl Options {
             "twilio" => twilio::Options::KNOWN,
             "plivo" => plivo::Options::KNOWN,
             "openai" => openai::Options::KNOWN,
+            "rtaa" | "exostreamkit" => rtaa::Options::KNOWN,
+            "telnyx" => telnyx::Options::KNOWN,
             _ => &[],
         }
     }
@@ -524,13 +550,17 @@ impl Options {
             "twilio" => self.twilio.set(key, value),
             "plivo" => self.plivo.set(key, value),
             "openai" => self.openai.set(key, value),
+            "rtaa" => self.rtaa.set(key, value),
+            "exostreamkit" => self.exostreamkit.set(key, value),
+            "telnyx" => self.telnyx.set(key, value),
             _ => Err(OptionError::Unknown),
         }
     }
 }
 
 /// The dialects by name, in the order that help shows them.
-pub const NAMES: &[&str] = &["binary", "ozonetel", "exotel", "twilio", "plivo", "vonage", "openai"];
+pub const NAMES: &[&str] =
+    &["binary", "ozonetel", "exotel", "exostreamkit", "rtaa", "telnyx", "twilio", "plivo", "vonage", "openai"];
 
 /// The rates that a dialect's platforms have.
 #[must_use]
@@ -569,6 +599,9 @@ pub fn open(name: &str, role: Role, rate: Option<Rate>, line: Rate, options: &Op
             Role::Vendor => Box::new(openai::Vendor::new(&options.openai)),
             Role::Agent => Box::new(openai::Agent::new(&options.openai)),
         },
+        "rtaa" => Box::new(rtaa::Rtaa::new(role, rate.unwrap_or(Rate::Hz24000), &options.rtaa)),
+        "exostreamkit" => Box::new(exostreamkit::open(role, rate.unwrap_or(Rate::Hz24000), &options.exostreamkit)),
+        "telnyx" => Box::new(telnyx::Telnyx::new(role, rate, &options.telnyx)),
         _ => return None,
     })
 }

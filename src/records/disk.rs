@@ -9,7 +9,7 @@ use std::{
 use log::{info, warn};
 
 use super::{
-    Backlog, Order, TELL,
+    Backlog, OnCut, Order, TELL,
     folder::Folder,
     open::{CallId, OpenFolder},
     spool::Spool,
@@ -26,6 +26,7 @@ pub(super) struct Disk {
     open: OpenFolder,
     metrics: Arc<Metrics>,
     backlog: Arc<Backlog>,
+    on_cut: OnCut,
     /// Calls that have no file yet.
     starts: HashMap<CallId, Vec<u8>>,
     /// Records that are not safe on the disk. The first `written` of them are in the file.
@@ -49,13 +50,20 @@ struct Line {
 
 impl Disk {
     /// `told`: when the log was last told that the folder could not be opened.
-    pub(super) fn new(folder: Folder, metrics: Arc<Metrics>, backlog: Arc<Backlog>, told: Option<Now>) -> Self {
+    pub(super) fn new(
+        folder: Folder,
+        metrics: Arc<Metrics>,
+        backlog: Arc<Backlog>,
+        on_cut: OnCut,
+        told: Option<Now>,
+    ) -> Self {
         let Folder { spool, open, left, found_ms } = folder;
         Self {
             spool,
             open,
             metrics,
             backlog,
+            on_cut,
             starts: HashMap::new(),
             queue: VecDeque::new(),
             written: 0,
@@ -142,7 +150,9 @@ impl Disk {
             return;
         }
         for id in self.left.drain(self.left.len().saturating_sub(PART)..) {
-            let bytes = Record::cut(self.open.read(&id), self.found_ms).line();
+            let record = Record::cut(self.open.read(&id), self.found_ms);
+            (self.on_cut)(&record);
+            let bytes = record.line();
             self.metrics.record_waits();
             self.backlog.bytes.fetch_add(bytes.len(), Relaxed);
             self.queue.push_back(Line { id: Some(id), bytes });
@@ -229,7 +239,7 @@ mod tests {
         /// The disk as a daemon that starts finds it.
         fn disk(&self) -> Disk {
             let folder = Folder { found_ms: 77, ..Folder::open(&self.kept()).unwrap() };
-            Disk::new(folder, Arc::clone(&self.metrics), Arc::default(), None)
+            Disk::new(folder, Arc::clone(&self.metrics), Arc::default(), Box::new(|_| {}), None)
         }
 
         fn start(&self, disk: &mut Disk, id: &str) {

@@ -45,7 +45,7 @@ mod spool;
 mod thread;
 
 pub use self::folder::OpenError;
-use self::open::CallId;
+pub(crate) use self::open::CallId;
 
 /// The records, as the control thread has them. Nothing here waits but [`close`](Self::close).
 pub struct Records {
@@ -57,6 +57,9 @@ pub struct Records {
     lost_since_told: Cell<u64>,
     last_told: Cell<Option<Now>>,
 }
+
+/// Who is told of a call that a killed daemon left.
+pub type OnCut = Box<dyn Fn(&Record) + Send>;
 
 /// What the disk thread is to do.
 enum Order {
@@ -82,6 +85,14 @@ impl Records {
     /// When the operator has to mend something first, or no thread could be started: see
     /// [`is_operators`](OpenError::is_operators).
     pub fn open(directory: &Path, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
+        Self::open_telling(directory, metrics, Box::new(|_| {}))
+    }
+
+    /// The same, and `on_cut` is told on the disk thread of each call that a killed daemon left, once.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_telling(directory: &Path, metrics: Arc<Metrics>, on_cut: OnCut) -> Result<Self, OpenError> {
         let backlog = Arc::new(Backlog::default());
         let (orders, mailbox) = mpsc::channel();
         let (until_end, at_end) = mpsc::channel();
@@ -89,7 +100,7 @@ impl Records {
         let work = {
             let (directory, metrics, backlog) = (directory.to_owned(), Arc::clone(&metrics), Arc::clone(&backlog));
             move || {
-                thread::run(&directory, metrics, backlog, &mailbox, &opened);
+                thread::run(&directory, metrics, backlog, on_cut, &mailbox, &opened);
                 drop::<mpsc::Sender<()>>(until_end);
             }
         };
@@ -279,6 +290,22 @@ mod tests {
         let records = Records::open(folder.path(), Arc::default()).unwrap();
         records.ended(&record("aaaaaaaaaaaa"));
         assert_eq!((records.close(SOON), lines(folder.path())), (1, 0));
+    }
+
+    #[test]
+    fn a_call_that_was_cut_is_told_once_with_what_was_known_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let killed = Records::open(folder.path(), Arc::default()).unwrap();
+        killed.started(&Started { line: Some("pbx".to_owned()), ..record("aaaaaaaaaaaa").started });
+        assert_eq!(killed.close(SOON), 0);
+        let told = || {
+            let (tell, told) = mpsc::channel();
+            let on_cut = Box::new(move |record: &Record| tell.send(record.started.line.clone()).unwrap());
+            assert_eq!(Records::open_telling(folder.path(), Arc::default(), on_cut).unwrap().close(SOON), 0);
+            told.iter().collect::<Vec<_>>()
+        };
+        assert_eq!(told(), [Some("pbx".to_owned())]);
+        assert!(told().is_empty());
     }
 
     #[test]

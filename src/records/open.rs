@@ -21,10 +21,10 @@ use crate::call::record::Started;
 
 /// A call's id: 12 of `a-z2-7`, and so good for a file's name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct CallId(heapless::String<12>);
+pub(crate) struct CallId(heapless::String<12>);
 
 impl CallId {
-    pub(super) fn parse(id: &str) -> Option<Self> {
+    pub(crate) fn parse(id: &str) -> Option<Self> {
         let good = id.len() == 12 && id.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7'));
         if good { heapless::String::try_from(id).ok().map(Self) } else { None }
     }

@@ -11,7 +11,7 @@ use std::{
 use log::warn;
 
 use super::{
-    Backlog, Order, TELL,
+    Backlog, OnCut, Order, TELL,
     disk::Disk,
     folder::{Folder, OpenError},
 };
@@ -27,6 +27,7 @@ pub(super) fn run(
     directory: &Path,
     metrics: Arc<Metrics>,
     backlog: Arc<Backlog>,
+    on_cut: OnCut,
     orders: &mpsc::Receiver<Order>,
     opened: &mpsc::Sender<Result<(), OpenError>>,
 ) {
@@ -52,7 +53,7 @@ pub(super) fn run(
         folder = Folder::open(directory);
     };
 
-    let mut disk = Disk::new(folder, metrics, backlog, told);
+    let mut disk = Disk::new(folder, metrics, backlog, on_cut, told);
     early.into_iter().for_each(|order| disk.handle(order));
     disk.work(clock::now());
     loop {

@@ -207,10 +207,10 @@ impl Agent {
 
     fn write_session(&self, kind: &str, out: &mut Message<'_>) -> Result<(), Full> {
         self.head(kind, out)?;
-        out.raw(br#","session":{"id":"sess_1","object":"realtime.session","model":"trunkline","#)?;
+        out.raw(br#","session":{"id":"sess_1","object":"realtime.session","#)?;
         match self.shape {
             Shape::Ga => {
-                out.raw(br#""type":"realtime","output_modalities":["audio"],"audio":{"input":{"format":"#)?;
+                out.raw(br#""type":"realtime","model":"trunkline","output_modalities":["audio"],"audio":{"input":{"format":"#)?;
                 out.raw(self.hears.ga().as_bytes())?;
                 out.raw(br#"},"output":{"format":"#)?;
                 out.raw(self.speaks.ga().as_bytes())?;
@@ -260,9 +260,9 @@ impl Agent {
                 out.json_str(message)?;
                 out.raw(br#","event_id":"#)?;
                 if event_id.is_empty() {
-                    out.raw(b"null")?
+                    out.raw(b"null")?;
                 } else {
-                    out.json_str(event_id)?
+                    out.json_str(event_id)?;
                 }
                 out.raw(b"}")?;
             }
@@ -668,7 +668,7 @@ mod tests {
         let created = opening(&mut agent, 0).unwrap();
         let expected = concat!(
             r#"{"type":"session.created","event_id":"event_1","session":{"id":"sess_1","object":"realtime.session","#,
-            r#""model":"trunkline","type":"realtime","output_modalities":["audio"],"audio":{"#,
+            r#""type":"realtime","model":"trunkline","output_modalities":["audio"],"audio":{"#,
             r#""input":{"format":{"type":"audio/pcm","rate":24000}},"output":{"format":{"type":"audio/pcm","rate":24000}}}}}"#
         );
         assert_eq!(created, expected);

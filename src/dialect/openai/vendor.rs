@@ -164,9 +164,8 @@ impl Vendor {
             self.is_told = true;
             return Ok(Event::Expiring);
         }
-        // A response that ended, or an item that went, while our word of it was on its way.
-        let is_crossed = says(error.event_id, &[TRUNCATE, CANCEL])
-            || says(error.code, &["response_cancel_not_active", "item_truncate_invalid_item_id"]);
+        // A response that ended or began, or an item that went, while our word of it was on its way.
+        let is_crossed = says(error.event_id, &[TRUNCATE, CANCEL]) || says(error.code, CROSSED);
         Ok(if is_crossed { Event::None } else { Event::Fault(error.words().unwrap_or("an error without words")) })
     }
 
@@ -295,6 +294,11 @@ impl Dialect for Vendor {
             }
             Stage::Opening | Stage::Created(_) | Stage::Asked { .. } | Stage::Ready => None,
         }
+    }
+
+    /// By the id of its response.
+    fn skips_flushed_speech(&self) -> bool {
+        true
     }
 
     fn marks_on_clear(&self) -> MarksOnClear {
@@ -577,6 +581,9 @@ const RESPOND: &[u8] = br#"{"type":"response.create"}"#;
 /// The ids of our messages that an error may be about without any harm; a server repeats them in `error.event_id`.
 const TRUNCATE: &str = "trunkline_truncate";
 const CANCEL: &str = "trunkline_cancel";
+/// What an error that is about such a message has for a code, where a server does not repeat ids.
+const CROSSED: &[&str] =
+    &["response_cancel_not_active", "conversation_already_has_active_response", "item_truncate_invalid_item_id"];
 /// How long the server has for the answers that it owes (ms).
 const PATIENCE_MS: u64 = 10_000;
 /// How long after a key the next may come before they are answered (ms): a digit of a number is not yet a number.
@@ -981,6 +988,10 @@ mod tests {
             ),
             (
                 r#"{"type":"invalid_request_error","code":"invalid_value","message":"Audio content of 1200ms is already shorter than 1460ms","param":"audio_end_ms","event_id":"trunkline_truncate"}"#,
+                Event::None,
+            ),
+            (
+                r#"{"type":"invalid_request_error","code":"conversation_already_has_active_response","message":"Conversation already has an active response"}"#,
                 Event::None,
             ),
             (r#"{"type":"server_error"}"#, Event::Fault("server_error")),

@@ -501,6 +501,7 @@ mod tests {
             connect_timeout: Duration::from_secs(5),
             headers: Vec::new(),
             authorization: None,
+            jwt: None,
             ca_file: None,
             insecure: false,
             options: dialect::Options::default(),

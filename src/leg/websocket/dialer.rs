@@ -4,7 +4,7 @@
 //! are here too. What it brings up is handed to
 //! the call's media thread; a call that ends first takes its dialling with it.
 
-use std::{collections::HashMap, io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use log::{info, warn};
 use tokio::{
@@ -19,13 +19,14 @@ use crate::{
         vitals::Vitals,
     },
     clock,
-    config::{Config, LineKind, Trunk, exotel_query},
+    config::{Config, LineKind, Secret, Trunk, exotel_query},
     control::messages,
     dialect::{self, Carrier, Dialect, Facts, Role},
     leg::websocket::{
         dial::{Dialed, Stages, dial},
         door::{self, DoorSetup},
         endpoint,
+        jwt::{Claims, Unsigned},
         link::Link,
         outbound::{self, OutboundSetup},
         tls,
@@ -160,6 +161,7 @@ fn open(roots: &Roots, opening: Opening) {
 
 async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>, request: Request) {
     let Request { seq, call_id, trunks, line_rate, facts, mut cancelled, reply } = request;
+    let claims = Claims { tenant_id: facts.account.to_string(), interaction_id: facts.call_sid_or_ours().to_owned() };
     // The control thread is behind by thousands of attempts, or gone.
     let tell = |trunk, result| drop(news.try_send(News { seq, trunk, at_ms: clock::epoch_ms(), result }));
     let mut reason = EndReason::TrunkRefused;
@@ -170,7 +172,7 @@ async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>,
             let reached = tokio::select! {
                 // Closed or told: either way the caller is gone.
                 _ = &mut cancelled => return,
-                reached = reach(trunk, tls, line_rate, &facts) => reached,
+                reached = reach(trunk, tls, line_rate, &facts, &claims) => reached,
             };
             match reached {
                 Ok((Dialed { stream, tls, read_ahead, peer, cipher, stages }, dialect)) => {
@@ -220,9 +222,11 @@ async fn reach(
     tls: Option<&Arc<rustls::ClientConfig>>,
     line_rate: Rate,
     facts: &Facts,
+    claims: &Claims,
 ) -> Result<(Dialed, Box<dyn Dialect>), Refused> {
     let asked = if trunk.url.asks { Some(whom_to_dial(trunk, tls, facts).await?) } else { None };
     let trunk = asked.as_ref().unwrap_or(trunk);
+    let trunk = &*authorized(trunk, claims).map_err(|error| Refused::by(trunk, error.to_string()))?;
     let Some(dialect) = dialect::open(trunk.dialect, Role::Vendor, trunk.sample_rate, line_rate, &trunk.options) else {
         // The config knows no other dialects than these.
         return Err(Refused::by(trunk, "there is no such dialect".to_owned()));
@@ -259,6 +263,14 @@ impl Refused {
     }
 }
 
+/// The trunk as it is dialled for this call: one that wants a token has a fresh one.
+fn authorized<'t>(trunk: &'t Trunk, claims: &Claims) -> Result<Cow<'t, Trunk>, Unsigned> {
+    let Some(signer) = &trunk.jwt else { return Ok(Cow::Borrowed(trunk)) };
+    let token = signer.sign(claims, clock::epoch_ms() / 1000)?;
+    let authorization = Some(Secret::new(format!("Bearer {}", token.reveal())));
+    Ok(Cow::Owned(Trunk { authorization, ..trunk.clone() }))
+}
+
 /// Half a second of what this dialect sends, so that the kernel cannot hide a backlog from the uplink.
 pub(super) fn send_buffer(dialect: &dyn Dialect) -> usize {
     let bytes_a_sample = match dialect.expected().carrier {
@@ -267,4 +279,84 @@ pub(super) fn send_buffer(dialect: &dyn Dialect) -> usize {
         Carrier::Raw => 2,
     };
     (dialect.rate().samples(500) * bytes_a_sample).max(16 * 1024)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use core::net::Ipv4Addr;
+    use std::path::Path;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::{
+        config::{self, Environment},
+        leg::websocket::{
+            dial::accept,
+            jwt::{Algorithm, Verifier},
+        },
+    };
+
+    struct Key;
+
+    impl Environment for Key {
+        fn var(&self, _: &str) -> Option<String> {
+            Some(include_str!("../../../tests/keys/rsa-private.pem").to_owned())
+        }
+
+        fn credentials_dir(&self) -> Option<PathBuf> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn each_call_brings_a_token_of_its_own() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let text = format!(
+            "[line.pbx]\nkind = \"audiosocket\"\n[trunk.agent]\nurl = \"ws://{}/v1/ingest\"\ndialect = \"rtaa\"\n\
+             jwt = {{ key = {{ env = \"KEY\" }} }}\n[[route]]\nline = \"pbx\"\ntrunks = [\"agent\"]\n",
+            listener.local_addr().unwrap()
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trunkline.toml");
+        std::fs::write(&path, text).unwrap();
+        let config = Arc::new(config::load(Path::new(&path), &Key).unwrap());
+        let public = Secret::new(include_str!("../../../tests/keys/rsa-public.pem"));
+        let verifier = Verifier::new(Algorithm::Rs256, &public).unwrap();
+        let server = tokio::spawn(async move {
+            let mut told = Vec::new();
+            for _ in 0..2 {
+                let accepted = accept(listener.accept().await.unwrap().0, None).await.unwrap();
+                let token =
+                    accepted.request.header("authorization").unwrap().strip_prefix("Bearer ").unwrap().to_owned();
+                told.push(verifier.verify(&token, clock::epoch_ms() / 1000).unwrap());
+            }
+            told
+        });
+        let (news, mut heard) = mpsc::channel(8);
+        let (reply, mut orders) = mpsc::channel(8);
+        for (seq, call) in [(0, "one"), (1, "two")] {
+            let (_dialing, cancelled) = oneshot::channel();
+            let request = Request {
+                seq,
+                call_id: call.to_owned(),
+                trunks: vec![0],
+                line_rate: Rate::Hz8000,
+                facts: Box::new(Facts {
+                    account: "harbour".try_into().unwrap(),
+                    call_sid: call.try_into().unwrap(),
+                    ..Facts::default()
+                }),
+                cancelled,
+                reply: reply.clone(),
+            };
+            serve(Arc::clone(&config), Arc::new(Roots(HashMap::new())), news.clone(), request).await;
+            assert!(heard.recv().await.unwrap().result.is_ok());
+            assert!(matches!(orders.recv().await, Some(Order::Trunk { result: Ok(_), .. })));
+        }
+        let told: Vec<_> =
+            server.await.unwrap().into_iter().map(|claims| (claims.tenant_id, claims.interaction_id)).collect();
+        assert_eq!(told, [("harbour".to_owned(), "one".to_owned()), ("harbour".to_owned(), "two".to_owned())]);
+    }
 }

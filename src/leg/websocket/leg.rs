@@ -80,6 +80,8 @@ pub struct Tally {
     pub gathered: u64,
     /// Samples beyond 16 bits, clamped.
     pub clamped: u64,
+    /// How often the peer's bytes were found to stand the other way round (times).
+    pub turned: u64,
     /// Faults that the peer told of.
     pub faults: u64,
     /// What was wrong with the first malformed message.
@@ -102,6 +104,7 @@ impl Tally {
             contradicted: self.contradicted + later.contradicted,
             gathered: self.gathered + later.gathered,
             clamped: self.clamped + later.clamped,
+            turned: self.turned + later.turned,
             faults: self.faults + later.faults,
             first_malformed: match self.first_malformed {
                 Some(first) => Some(first),
@@ -120,6 +123,8 @@ pub struct Leg {
     liveness: Liveness,
     /// From the sink's rate to the dialect's.
     resampler: Resampler,
+    /// One message of audio at the dialect's rate.
+    converted: Box<[i16]>,
     space: Box<[u8]>,
     started: Now,
     epoch_ms: u64,
@@ -138,6 +143,7 @@ impl Leg {
         Self {
             wire,
             ear: Ear::new(dialect.rate(), rate, dialect.max_text()),
+            converted: vec![0; dialect.chunk().max(CHUNK) + MAX_SAMPLES].into(),
             dialect,
             facts,
             liveness: Liveness::new(now, ping_every),
@@ -301,11 +307,11 @@ impl Leg {
         self.ear.tally.bytes_out += n as u64;
     }
 
-    /// Samples on our side that make one message of audio.
+    /// Samples on our side that make one message of audio, at most [`MAX_CHUNK`].
     #[must_use]
     pub fn chunk(&self) -> usize {
         let (from, to) = (self.resampler.from().hz() as usize, self.resampler.to().hz() as usize);
-        self.dialect.chunk() * from / to
+        (self.dialect.chunk() * from / to).min(MAX_CHUNK)
     }
 
     /// Samples on our side of which a message of audio is a multiple.
@@ -327,7 +333,7 @@ impl Leg {
             Carrier::Base64 => samples * 8 / 3,
             Carrier::Raw => samples * 2,
         };
-        self.wire.room() >= (audio + BESIDE_AUDIO).min(SPACE)
+        self.wire.room() >= (audio + BESIDE_AUDIO).min(self.space.len())
     }
 
     /// The rate of the samples on our side changed.
@@ -358,14 +364,11 @@ impl Leg {
         if !self.has_room() || !self.say_ahead(stamp) {
             return false;
         }
-        // Cleared only where it is needed: it is many times a message.
-        let mut converted;
         let samples = if self.resampler.from() == self.resampler.to() {
             samples
         } else {
-            converted = [0; MAX_CHUNK];
-            let made = self.resampler.process(samples, &mut converted).produced;
-            &converted[..made]
+            let made = self.resampler.process(samples, &mut self.converted).produced;
+            &self.converted[..made]
         };
         let mut message = Message::new(&mut self.space);
         if self.dialect.write_audio(samples, &self.facts, stamp, &mut message).is_err() {
@@ -461,7 +464,6 @@ struct Long {
     sort: Sort,
     splitter: Splitter,
     decoder: Decoder,
-    format: Format,
     text: Skeleton,
     /// As the resampler was before the message.
     before: Resampler,
@@ -486,7 +488,7 @@ impl Ear {
 
     /// A whole message. `false`: the sink has no room for what it may hold.
     fn whole(&mut self, now: Now, dialect: &mut dyn Dialect, bytes: &[u8], binary: bool, sink: &mut dyn Sink) -> bool {
-        if sink.room() < most_samples(dialect.expected(), bytes.len()) * widest(sink.rate()) {
+        if sink.room() < most_samples(expected(dialect, binary), bytes.len()) * widest(sink.rate()) {
             return false;
         }
         self.tally.messages_in += 1;
@@ -513,7 +515,9 @@ impl Ear {
                 let before = self.resampler.clone();
                 let samples_before = self.tally.samples_in;
                 let mut decoder = Decoder::new(format);
-                let taken = self.take(&mut decoder, bytes, sink).and_then(|()| self.finish(&mut decoder, sink));
+                let taken = self
+                    .take(&mut decoder, dialect, bytes, sink)
+                    .and_then(|()| self.finish(&mut decoder, dialect, sink));
                 match taken {
                     Ok(()) => {
                         sink.publish(now);
@@ -553,7 +557,7 @@ impl Ear {
         sink: &mut dyn Sink,
     ) -> usize {
         if first && self.long.is_none() {
-            let format = dialect.expected();
+            let format = expected(dialect, binary);
             self.retune(format.rate, sink.rate());
             self.long = Some(Long {
                 sort: match (binary, dialect.binary_is_audio()) {
@@ -563,7 +567,6 @@ impl Ear {
                 },
                 splitter: Splitter::new(),
                 decoder: Decoder::new(format),
-                format,
                 text: Skeleton::default(),
                 before: self.resampler.clone(),
                 samples_before: self.tally.samples_in,
@@ -594,7 +597,7 @@ impl Ear {
     fn hear(
         &mut self,
         long: &mut Long,
-        dialect: &dyn Dialect,
+        dialect: &mut dyn Dialect,
         bytes: &[u8],
         sink: &mut dyn Sink,
     ) -> Result<(), Malformed> {
@@ -608,7 +611,7 @@ impl Ear {
         }
         match long.sort {
             Sort::Lost | Sort::Undecided => Ok(()),
-            Sort::RawAudio => self.take(&mut long.decoder, bytes, sink),
+            Sort::RawAudio => self.take(&mut long.decoder, dialect, bytes, sink),
             Sort::Json => {
                 let mut rest = bytes;
                 while !rest.is_empty() {
@@ -616,11 +619,11 @@ impl Ear {
                     let (run, after) = rest.split_at(step.consumed);
                     match step.run {
                         Run::Text => long.text.push(run, self.max_text, &mut self.tally.gathered)?,
-                        Run::Audio(carrier) if carrier == long.format.carrier => {
-                            self.take(&mut long.decoder, run, sink)?;
+                        Run::Audio(carrier) if carrier == long.decoder.format().carrier => {
+                            self.take(&mut long.decoder, dialect, run, sink)?;
                         }
                         Run::Audio(_) => return Err(Malformed::Json),
-                        Run::AudioEnd => self.finish(&mut long.decoder, sink)?,
+                        Run::AudioEnd => self.finish(&mut long.decoder, dialect, sink)?,
                     }
                     rest = after;
                 }
@@ -635,7 +638,7 @@ impl Ear {
         let incoming = match long.sort {
             Sort::Lost => return,
             Sort::Undecided => Err(Malformed::Binary),
-            Sort::RawAudio => self.finish(&mut long.decoder, sink).and_then(|()| dialect.handle_binary(&[])),
+            Sort::RawAudio => self.finish(&mut long.decoder, dialect, sink).and_then(|()| dialect.handle_binary(&[])),
             Sort::Json => long.splitter.finish().and_then(|()| dialect.handle_text(long.text.bytes())),
         };
         let mut incoming = match incoming {
@@ -649,7 +652,7 @@ impl Ear {
         };
         // An audio member that was not split off is still in the text, and is taken from there.
         if let Audio::Take { format, bytes: [] } = incoming.audio {
-            if format == long.format {
+            if format == long.decoder.format() {
                 sink.publish(now);
                 dialect.handle_taken(self.tally.samples_in - long.samples_before);
             } else {
@@ -665,22 +668,44 @@ impl Ear {
         self.understand(now, dialect, incoming, sink);
     }
 
-    fn take(&mut self, decoder: &mut Decoder, mut bytes: &[u8], sink: &mut dyn Sink) -> Result<(), Malformed> {
+    fn take(
+        &mut self,
+        decoder: &mut Decoder,
+        dialect: &mut dyn Dialect,
+        mut bytes: &[u8],
+        sink: &mut dyn Sink,
+    ) -> Result<(), Malformed> {
         let mut samples = [0; BATCH];
         while !bytes.is_empty() {
             let (consumed, produced) = decoder.decode(bytes, &mut samples)?;
+            self.show(&mut samples[..produced], decoder, dialect);
             self.pass_on(&samples[..produced], sink);
             bytes = &bytes[consumed..];
         }
         Ok(())
     }
 
-    fn finish(&mut self, decoder: &mut Decoder, sink: &mut dyn Sink) -> Result<(), Malformed> {
+    fn finish(
+        &mut self,
+        decoder: &mut Decoder,
+        dialect: &mut dyn Dialect,
+        sink: &mut dyn Sink,
+    ) -> Result<(), Malformed> {
         let mut samples = [0; BATCH];
         let produced = decoder.finish(&mut samples)?;
+        self.show(&mut samples[..produced], decoder, dialect);
         self.pass_on(&samples[..produced], sink);
         self.tally.clamped += u64::from(decoder.clamped());
         Ok(())
+    }
+
+    /// Lets the dialect hear what was decoded, and obeys where it finds the bytes the wrong way round.
+    fn show(&mut self, samples: &mut [i16], decoder: &mut Decoder, dialect: &mut dyn Dialect) {
+        if dialect.observe(samples) {
+            samples.iter_mut().for_each(|sample| *sample = sample.swap_bytes());
+            decoder.swap_byte_order();
+            self.tally.turned += 1;
+        }
     }
 
     fn pass_on(&mut self, mut samples: &[i16], sink: &mut dyn Sink) {
@@ -742,6 +767,18 @@ impl Skeleton {
     }
 }
 
+/// How audio is most likely coded in a message of this kind: text cannot hold bytes as they are, and a binary message
+/// that is audio is nothing else.
+fn expected(dialect: &dyn Dialect, binary: bool) -> Format {
+    let mut format = dialect.expected();
+    if binary && dialect.binary_is_audio() {
+        format.carrier = Carrier::Raw;
+    } else if format.carrier == Carrier::Raw {
+        format.carrier = Carrier::Base64;
+    }
+    format
+}
+
 fn is_json(bytes: &[u8]) -> bool {
     first_of_json(bytes) == Some(b'{')
 }
@@ -766,8 +803,11 @@ pub(super) fn entropy(block: &mut [u8]) {
 const SPACE: usize = 8 * 1024;
 /// What a message of audio has beside it: keys, ids and counters.
 const BESIDE_AUDIO: usize = 1024;
-/// The largest chunk of audio: 4,800 bytes at 24 kHz is Exotel's; a frame at 48 kHz is smaller.
-const MAX_CHUNK: usize = 2 * MAX_SAMPLES + MAX_SAMPLES;
+/// The largest message of audio on our side: 300 ms at 16 kHz, 100 ms at 48 kHz.
+pub const MAX_CHUNK: usize = 5 * MAX_SAMPLES;
+/// The largest message of audio of a dialect whose rate may rise when its `start` comes: 4,800 bytes at 24 kHz is
+/// Exotel's; a frame at 48 kHz is smaller.
+const CHUNK: usize = 2 * MAX_SAMPLES + MAX_SAMPLES;
 /// Samples decoded at a time.
 const BATCH: usize = 512;
 /// A long message's text without its audio, as media messages have it.
@@ -783,10 +823,11 @@ const SUSPENDED: Now = Now::from_secs(20);
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::dialect::{Options, Role, open};
+    use crate::dialect::{self, Options, Role, open};
 
     #[derive(Default)]
     struct Ears {
+        rate: Option<Rate>,
         staged: Vec<i16>,
         heard: Vec<i16>,
         events: usize,
@@ -794,7 +835,7 @@ mod tests {
 
     impl Sink for Ears {
         fn rate(&self) -> Rate {
-            Rate::Hz8000
+            self.rate.unwrap_or(Rate::Hz8000)
         }
         fn room(&self) -> usize {
             1 << 20
@@ -856,5 +897,117 @@ mod tests {
             let (ears, malformed) = hear("ozonetel", frames);
             assert_eq!((ears.heard, ears.events, malformed), (vec![], 0, 1));
         }
+    }
+
+    /// A vendor dials, an agent is dialled.
+    fn leg(dialect: &str, role: Role, rate: Option<Rate>, options: &Options) -> Leg {
+        let text = |text: &str| text.try_into().unwrap();
+        Leg::new(Setup {
+            side: if role == Role::Vendor { Side::Client } else { Side::Server },
+            dialect: open(dialect, role, rate, Rate::Hz8000, options).unwrap(),
+            facts: Facts { call_id: text("abcdefgh2345"), account: text("harbour"), ..Facts::default() },
+            rate: Rate::Hz16000,
+            now: Now::ZERO,
+            epoch_ms: 0,
+            ping_every: Now::from_secs(20),
+        })
+    }
+
+    /// Carries what one leg has to send to another, in reads of this many bytes.
+    fn carry(from: &mut Leg, to: &mut Leg, ears: &mut Ears, len: usize) {
+        loop {
+            let sent = from.out().to_vec();
+            if sent.is_empty() {
+                return;
+            }
+            from.written(sent.len());
+            for mut piece in sent.chunks(len) {
+                while !piece.is_empty() {
+                    piece = &piece[to.feed(piece)..];
+                    assert_eq!(to.handle(Now::ZERO, ears), Ok(Flow::Hungry));
+                }
+            }
+        }
+    }
+
+    fn tone(len: usize) -> Vec<i16> {
+        let step = core::f64::consts::TAU * 1_000.0 / 16_000.0;
+        (0..len).map(|n| (16_000.0 * (step * n as f64).sin()) as i16).collect()
+    }
+
+    #[test]
+    fn l16_the_other_way_round_is_heard_right_from_half_a_second_on_in_messages_short_and_long() {
+        let mut options = Options::default();
+        options.set("telnyx", "encoding", dialect::OptionValue::Str("l16")).unwrap();
+        let mut swapped = options.clone();
+        swapped.set("telnyx", "l16-byte-order", dialect::OptionValue::Str("be")).unwrap();
+        let tone = tone(32_000);
+        for message_ms in [20, 2_000] {
+            let mut vendor = leg("telnyx", Role::Vendor, None, &options);
+            let mut ears = Ears { rate: Some(Rate::Hz16000), ..Ears::default() };
+            let mut writer = open("telnyx", Role::Agent, None, Rate::Hz8000, &swapped).unwrap();
+            for samples in tone.chunks(16 * message_ms) {
+                let mut space = vec![0; 200_000];
+                let mut message = Message::new(&mut space);
+                writer.write_audio(samples, &Facts::default(), Stamp::default(), &mut message).unwrap();
+                let mut frame = vec![0x81, 127];
+                frame.extend((message.len() as u64).to_be_bytes());
+                if message.len() < 65_536 {
+                    frame = vec![0x81, 126];
+                    frame.extend((message.len() as u16).to_be_bytes());
+                }
+                frame.extend(message.bytes());
+                for mut piece in frame.chunks(1_000) {
+                    while !piece.is_empty() {
+                        piece = &piece[vendor.feed(piece)..];
+                        assert_eq!(vendor.handle(Now::ZERO, &mut ears), Ok(Flow::Hungry));
+                    }
+                }
+            }
+            let tally = vendor.tally();
+            assert_eq!((tally.turned, tally.contradicted, tally.malformed), (1, 0, 0), "{message_ms} ms");
+            assert_eq!(ears.heard.len(), tone.len());
+            let late = 8_000 + 16 * 20;
+            assert_eq!(ears.heard[late..], tone[late..], "{message_ms} ms");
+            assert_ne!(ears.heard[..1_000], tone[..1_000]);
+        }
+    }
+
+    #[test]
+    fn rtaas_largest_messages_are_heard_in_both_shapes_and_answered() {
+        for (dialect, name) in [("rtaa", "rtaa"), ("exostreamkit", "exostreamkit")] {
+            for rate in Rate::ALL {
+                let mut vendor = leg(dialect, Role::Vendor, Some(rate), &Options::default());
+                // As the server's side opens whoever said `interaction_id`.
+                let mut agent = leg("rtaa", Role::Agent, None, &Options::default());
+                let (mut ears, mut nobody) = (Ears { rate: Some(Rate::Hz16000), ..Ears::default() }, Ears::default());
+                vendor.open(Now::ZERO);
+                let mut sent = 0;
+                for _ in 0..20 {
+                    let chunk = vec![1_000; vendor.chunk()];
+                    assert!(vendor.write_audio(Now::ZERO, &chunk), "{dialect} {rate}");
+                    sent += chunk.len();
+                    carry(&mut vendor, &mut agent, &mut ears, 700);
+                    carry(&mut agent, &mut vendor, &mut nobody, 700);
+                }
+                assert_eq!(agent.dialect().name(), name);
+                let tally = agent.tally();
+                assert_eq!((tally.malformed, tally.contradicted, tally.messages_in), (0, 0, 21), "{dialect} {rate}");
+                // What a resampler keeps back.
+                assert!(ears.heard.len() + 200 >= sent && ears.heard.len() <= sent, "{} {sent}", ears.heard.len());
+                assert_eq!(vendor.tally().messages_in, 3, "started and two acks");
+                assert_eq!(vendor.overdue(Now::from_secs(60)), None);
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_rtaa_may_not_say_ends_its_leg_with_1011_and_the_reason() {
+        let mut agent = leg("rtaa", Role::Agent, None, &Options::default());
+        let mut ears = Ears::default();
+        // A client's frame, masked with zeros.
+        assert_eq!(agent.feed(&[0x82, 0x82, 0, 0, 0, 0, 1, 0]), 8);
+        assert_eq!(agent.handle(Now::ZERO, &mut ears), Err(Over::Grammar("audio before `start`")));
+        assert_eq!(agent.out(), b"\x88\x16\x03\xf3audio before `start`");
     }
 }
