@@ -337,7 +337,7 @@ impl Resolver<'_> {
 
         let allow = section.get("allow").map(|value| ranges(&value)).unwrap_or_default();
         let basic = section.get("basic").map(|value| self.user_and_password(&value));
-        let jwt = section.get("jwt").map(|value| self.jwt(&value));
+        let jwt = section.get("jwt").map(|value| self.jwt_of_path(&value));
         let anyone = section.flag("anyone");
         let is_asked = !allow.is_empty() || basic.is_some() || jwt.is_some();
         if anyone && is_asked {
@@ -352,7 +352,7 @@ impl Resolver<'_> {
         Some(WebsocketPath { path: String::new(), dialect: dialect?, sample_rate, direction, options, access })
     }
 
-    fn jwt(&self, value: &Value<'_>) -> Option<Jwt> {
+    fn jwt_of_path(&self, value: &Value<'_>) -> Option<Jwt> {
         let Some(mut section) = value.section_in_line() else {
             value.problem_hidden(r#"wanted { algorithm = "RS256", key = "PATH" }"#);
             return None;

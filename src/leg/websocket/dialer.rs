@@ -167,24 +167,12 @@ async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>,
     let mut reason = EndReason::TrunkRefused;
     for index in trunks {
         let trunk = &config.trunks[index];
-        let trunk = match authorized(trunk, &claims) {
-            Ok(trunk) => trunk,
-            Err(error) => {
-                warn!(
-                    message_id = messages::TRUNK_REFUSED, call_id, leg = "trunk", trunk = trunk.name,
-                    dialect = trunk.dialect, error:%;
-                    "trunk did not take the call"
-                );
-                tell(index, Err(error.to_string()));
-                continue;
-            }
-        };
         let tls = roots.0.get(&trunk.ca_file);
         for attempt in 1..=trunk.attempts() {
             let reached = tokio::select! {
                 // Closed or told: either way the caller is gone.
                 _ = &mut cancelled => return,
-                reached = reach(&trunk, tls, line_rate, &facts) => reached,
+                reached = reach(trunk, tls, line_rate, &facts, &claims) => reached,
             };
             match reached {
                 Ok((Dialed { stream, tls, read_ahead, peer, cipher, stages }, dialect)) => {
@@ -220,14 +208,6 @@ async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>,
     let _ = reply.send(Order::Trunk { seq, result: Err(reason) }).await;
 }
 
-/// The trunk as it is dialled for this call: one that wants a token has a fresh one.
-fn authorized<'t>(trunk: &'t Trunk, claims: &Claims) -> Result<Cow<'t, Trunk>, Unsigned> {
-    let Some(signer) = &trunk.jwt else { return Ok(Cow::Borrowed(trunk)) };
-    let token = signer.sign(claims, clock::epoch_ms() / 1000)?;
-    let authorization = Some(Secret::new(format!("Bearer {}", token.reveal())));
-    Ok(Cow::Owned(Trunk { authorization, ..trunk.clone() }))
-}
-
 /// Why a trunk was not reached.
 struct Refused {
     agent: String,
@@ -242,9 +222,11 @@ async fn reach(
     tls: Option<&Arc<rustls::ClientConfig>>,
     line_rate: Rate,
     facts: &Facts,
+    claims: &Claims,
 ) -> Result<(Dialed, Box<dyn Dialect>), Refused> {
     let asked = if trunk.url.asks { Some(whom_to_dial(trunk, tls, facts).await?) } else { None };
     let trunk = asked.as_ref().unwrap_or(trunk);
+    let trunk = &*authorized(trunk, claims).map_err(|error| Refused::by(trunk, error.to_string()))?;
     let Some(dialect) = dialect::open(trunk.dialect, Role::Vendor, trunk.sample_rate, line_rate, &trunk.options) else {
         // The config knows no other dialects than these.
         return Err(Refused::by(trunk, "there is no such dialect".to_owned()));
@@ -281,9 +263,16 @@ impl Refused {
     }
 }
 
+/// The trunk as it is dialled for this call: one that wants a token has a fresh one.
+fn authorized<'t>(trunk: &'t Trunk, claims: &Claims) -> Result<Cow<'t, Trunk>, Unsigned> {
+    let Some(signer) = &trunk.jwt else { return Ok(Cow::Borrowed(trunk)) };
+    let token = signer.sign(claims, clock::epoch_ms() / 1000)?;
+    let authorization = Some(Secret::new(format!("Bearer {}", token.reveal())));
+    Ok(Cow::Owned(Trunk { authorization, ..trunk.clone() }))
+}
+
 /// Half a second of what this dialect sends, so that the kernel cannot hide a backlog from the uplink.
-#[must_use]
-pub fn send_buffer(dialect: &dyn Dialect) -> usize {
+pub(super) fn send_buffer(dialect: &dyn Dialect) -> usize {
     let bytes_a_sample = match dialect.expected().carrier {
         Carrier::Array => 7,
         Carrier::Base64 => 3,
