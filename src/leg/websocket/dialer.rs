@@ -272,7 +272,8 @@ fn authorized<'t>(trunk: &'t Trunk, claims: &Claims) -> Result<Cow<'t, Trunk>, U
 }
 
 /// Half a second of what this dialect sends, so that the kernel cannot hide a backlog from the uplink.
-pub(super) fn send_buffer(dialect: &dyn Dialect) -> usize {
+#[must_use]
+pub fn send_buffer(dialect: &dyn Dialect) -> usize {
     let bytes_a_sample = match dialect.expected().carrier {
         Carrier::Array => 7,
         Carrier::Base64 => 3,
