@@ -284,7 +284,8 @@ impl Bridge {
         if leg.dialect().direction() == Direction::Uplink {
             self.set_uplink_only();
         }
-        self.downlink.pacer = Some(Pacer::new(self.line_rate, Now::from_millis(leg.dialect().lead_ms())));
+        let lead = Now::from_millis(leg.dialect().lead_ms());
+        self.downlink.pacer = Some(Pacer::new(self.line_rate, lead, self.limits.cushion));
         self.line = Some(Box::new(WebsocketLine::new(now, leg, setup)));
     }
 

@@ -4,6 +4,9 @@
 //! sent, or from the end of what was sent before. It is kept filled up to the *lead*, and no further: what lies there
 //! only the far side can flush.
 //!
+//! A stream that comes at real time would keep that queue at nothing, and every millisecond of jitter would be a gap. So
+//! an utterance begins with a cushion: its first message waits a moment, and longer after a gap within an utterance.
+//!
 //! ```text
 //!   now                    busy_until
 //!    |--- ahead <= lead ------|          send one more chunk while ahead + chunk <= lead
@@ -20,6 +23,12 @@ use crate::media::{
 pub struct Pacer {
     rate: Rate,
     lead: Now,
+    /// How long an utterance's first samples wait at least, unless as much is there at once.
+    cushion: Now,
+    least_cushion: Now,
+    /// The first samples of an utterance came then and wait.
+    waits_since: Option<Now>,
+    last_trouble: Now,
     /// When the far side will have played all that was sent.
     busy_until: Now,
     /// Something was sent since the last clear.
@@ -29,10 +38,21 @@ pub struct Pacer {
 }
 
 impl Pacer {
-    /// A far side that has nothing, to be kept at most `lead` ahead.
+    /// A far side that has nothing, to be kept at most `lead` ahead, with this least cushion.
     #[must_use]
-    pub fn new(rate: Rate, lead: Now) -> Self {
-        Self { rate, lead, busy_until: Now::ZERO, spoke: false, last_arrival: Now::ZERO, weather: Weather::default() }
+    pub fn new(rate: Rate, lead: Now, cushion: Now) -> Self {
+        Self {
+            rate,
+            lead,
+            cushion,
+            least_cushion: cushion,
+            waits_since: None,
+            last_trouble: Now::ZERO,
+            busy_until: Now::ZERO,
+            spoke: false,
+            last_arrival: Now::ZERO,
+            weather: Weather::default(),
+        }
     }
 
     /// What was met so far. A frame is 20 ms that were sent.
@@ -44,8 +64,16 @@ impl Pacer {
     /// Samples came to be sent.
     pub fn on_arrival(&mut self, now: Now) {
         let dry_for = now.saturating_sub(self.busy_until);
-        if self.spoke && !dry_for.is_zero() && dry_for < SAME_UTTERANCE && self.last_arrival <= self.busy_until {
-            self.weather.underruns += 1;
+        if self.waits_since.is_none() && !dry_for.is_zero() {
+            if self.spoke && dry_for < SAME_UTTERANCE {
+                self.weather.underruns += 1;
+                self.cushion = (self.cushion + CUSHION_STEP).min(CUSHION_MOST).max(self.least_cushion);
+                self.last_trouble = now;
+            } else if now.saturating_sub(self.last_trouble) > CALM {
+                self.cushion = self.cushion.saturating_sub(CUSHION_STEP).max(self.least_cushion);
+                self.last_trouble = now;
+            }
+            self.waits_since = Some(now);
         }
         self.last_arrival = now;
     }
@@ -55,6 +83,11 @@ impl Pacer {
     #[must_use]
     pub fn due(&self, now: Now, waiting: usize, chunk: usize) -> usize {
         let length = self.rate.duration(chunk);
+        // A burst is its own cushion.
+        let is_thin = self.rate.duration(waiting) < length + self.cushion;
+        if is_thin && self.waits_since.is_some_and(|since| now.saturating_sub(since) < self.cushion) {
+            return 0;
+        }
         if waiting == 0 || self.ahead(now) + length > self.lead.max(length + PTIME) {
             return 0;
         }
@@ -70,6 +103,7 @@ impl Pacer {
     /// A message with so many samples of the agent went out, filled up to `whole` with silence.
     pub fn on_sent(&mut self, now: Now, samples: usize, whole: usize) {
         self.busy_until = self.busy_until.max(now) + self.rate.duration(whole);
+        self.waits_since = None;
         self.spoke = true;
         self.weather.heard += samples as u64;
         self.weather.frames += whole.div_ceil(self.rate.frame()) as u64;
@@ -97,7 +131,7 @@ impl Pacer {
             self.weather.heard -= lost;
             unheard += lost as usize;
             self.busy_until = self.busy_until.min(now);
-            self.spoke = false;
+            (self.spoke, self.waits_since) = (false, None);
         }
         self.weather.flushed += unheard as u64;
         unheard
@@ -111,6 +145,10 @@ impl Pacer {
 
 /// What makes no whole message waits so long for more.
 const REST: Now = Now::from_millis(60);
+/// The cushion grows by this after a gap, up to the second, and falls again after the third without one.
+const CUSHION_STEP: Now = Now::from_millis(10);
+const CUSHION_MOST: Now = Now::from_millis(60);
+const CALM: Now = Now::from_secs(30);
 /// Who goes on within so long was interrupted by us, not by the agent.
 const SAME_UTTERANCE: Now = Now::from_millis(200);
 
@@ -139,7 +177,7 @@ mod tests {
     #[test]
     fn a_burst_goes_out_at_real_time_and_never_more_than_the_lead_ahead() {
         // Exotel at 8 kHz: messages of 200 ms, 400 ms ahead.
-        let mut pacer = Pacer::new(Rate::Hz8000, at(400));
+        let mut pacer = Pacer::new(Rate::Hz8000, at(400), at(10));
         let mut waiting = 16_000;
         pacer.on_arrival(at(1000));
         assert_eq!(sent(&mut pacer, at(1000), &mut waiting, 1600), 2);
@@ -158,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_rest_goes_out_when_nothing_came_for_60_ms() {
-        let mut pacer = Pacer::new(Rate::Hz8000, at(60));
+        let mut pacer = Pacer::new(Rate::Hz8000, at(60), at(10));
         let mut waiting = 200;
         pacer.on_arrival(at(0));
         assert_eq!(sent(&mut pacer, at(0), &mut waiting, 160), 1);
@@ -170,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_clear_counts_what_the_far_side_will_not_play() {
-        let mut pacer = Pacer::new(Rate::Hz8000, at(400));
+        let mut pacer = Pacer::new(Rate::Hz8000, at(400), at(10));
         pacer.on_sent(at(0), 1600, 1600);
         pacer.on_sent(at(0), 1600, 1600);
         assert_eq!(pacer.clear(at(100), 800, true), 800 + 2400);
@@ -184,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_gap_within_an_utterance_is_an_underrun_and_a_pause_is_none() {
-        let mut pacer = Pacer::new(Rate::Hz8000, at(60));
+        let mut pacer = Pacer::new(Rate::Hz8000, at(60), at(10));
         pacer.on_arrival(at(0));
         pacer.on_sent(at(0), 160, 160);
         pacer.on_arrival(at(50));
@@ -195,8 +233,27 @@ mod tests {
     }
 
     #[test]
+    fn a_live_stream_with_jitter_has_no_gap_once_its_cushion_is_there() {
+        let mut pacer = Pacer::new(Rate::Hz8000, at(60), at(10));
+        let mut waiting = 0;
+        let mut due = 1000;
+        for frame in 0..1500_u64 {
+            // Up to 8 ms late, as on a busy network.
+            let arrives = 1000 + frame * 20 + (frame * 7919) % 9;
+            while due < arrives {
+                sent(&mut pacer, at(due), &mut waiting, 160);
+                due += 5;
+            }
+            waiting += 160;
+            pacer.on_arrival(at(arrives));
+            sent(&mut pacer, at(arrives), &mut waiting, 160);
+        }
+        assert_eq!(pacer.weather().underruns, 0);
+    }
+
+    #[test]
     fn a_message_longer_than_the_lead_still_goes_out() {
-        let pacer = Pacer::new(Rate::Hz8000, at(60));
+        let pacer = Pacer::new(Rate::Hz8000, at(60), at(10));
         assert_eq!(pacer.due(at(10), 2400, 2400), 2400);
     }
 }
