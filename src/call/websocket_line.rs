@@ -129,7 +129,7 @@ impl WebsocketLine {
 
     /// Whether one more message of audio and its marks can be sent.
     pub(super) fn has_room(&self) -> bool {
-        self.leg.out().is_empty() && self.leg.has_room() && !self.asked.is_full()
+        !self.clear_owed && self.leg.out().is_empty() && self.leg.has_room() && !self.asked.is_full()
     }
 
     /// Flushes the vendor's queue. Whether it has a word for that.
@@ -140,6 +140,14 @@ impl WebsocketLine {
         // No word, or no room: then it is said as soon as there is some.
         self.clear_owed = !self.leg.has_room();
         self.clear_owed
+    }
+
+    /// Says the clear that found no room, before any audio that is not to be cleared.
+    pub(super) fn clear_owed(&mut self, now: Now) {
+        if self.clear_owed && self.leg.has_room() {
+            self.clear_owed = false;
+            self.leg.say(now, Say::Clear);
+        }
     }
 
     /// The audio before the marks that were asked is flushed: they are heard now, or never where they are to be
@@ -209,10 +217,6 @@ impl WebsocketLine {
 
     /// Time passes. Why the line is over, if it is.
     pub(super) fn tick(&mut self, now: Now) -> Option<EndReason> {
-        if self.clear_owed && self.leg.has_room() {
-            self.clear_owed = false;
-            self.leg.say(now, Say::Clear);
-        }
         if self.gone {
             return None;
         }
