@@ -708,26 +708,6 @@ fn what_an_agent_owes_after_the_call_is_over_is_not_on_record() {
 }
 
 #[test]
-fn a_clear_that_found_no_room_goes_before_the_speech_that_follows_it() {
-    let mut site = Site::new("exotel", "exotel");
-    site.agent_sends(&speech(8000));
-    site.frames(5);
-    // The vendor's socket takes nothing for a moment.
-    while site.bridge.line_mut().unwrap().say(site.now, Say::Mark("filling")) {}
-    assert!(site.agent.leg.say(site.now, Say::Clear));
-    for samples in speech(1600).chunks(site.agent.leg.chunk()) {
-        assert!(site.agent.leg.write_audio(site.now, samples));
-    }
-    site.from_agent.extend(site.agent.take_out());
-    site.daemon_reads_agent();
-    assert_eq!(site.vendor.ears.count("Clear"), 0);
-    let before = site.queue.line.len();
-    site.frames(60);
-    assert_eq!(site.vendor.ears.count("Clear"), 1);
-    assert_eq!(voice(&site.queue.line[before..]).len(), 1600, "what was said after the clear is heard");
-}
-
-#[test]
 fn whoever_listens_hears_both_sides_in_step_with_the_caller() {
     let mut site = Site::new("exotel", "exotel");
     let (mut caller, mut agent) = (Vec::new(), Vec::new());
