@@ -460,6 +460,9 @@ impl Bridge {
         }
         // The new one knows nothing of what the old one asked, nor of what it had not said to its end.
         self.downlink.marks.clear(pool, &mut self.account);
+        if let Some(line) = &mut self.line {
+            line.flush_asked(now, true);
+        }
         self.downlink.ring.rollback(pool, &mut self.account);
         self.downlink.discard = None;
         self.trunk_violated = false;
