@@ -358,11 +358,9 @@ impl Bridge {
     /// Something happened to a leg or was ordered.
     pub fn handle_event(&mut self, now: Now, event: Event, pool: &mut Pool) {
         let is_loss = matches!(event, Event::TrunkEnded(_) | Event::TrunkClosed);
-        if is_loss
-            && self.state == State::Bridged
-            && self.trunk.as_ref().is_some_and(|trunk| trunk.dialect().may_reconnect())
-        {
-            return self.lose_trunk(now);
+        // One that has said that it will end is not mourned: the next connection is being dialled.
+        if is_loss && self.state == State::Bridged && self.trunk.is_some() && self.is_expiring() {
+            return self.lose_trunk(now, pool);
         }
         let had_line = self.state.has_line();
         self.state = self.state.handle_event(now, event);
@@ -370,8 +368,11 @@ impl Bridge {
         if had_line && !self.state.has_line() {
             self.times.ended = Some(now);
             self.downlink.deaf = true;
-            // A vendor that has left needs no word to throw away what it has.
-            let far_side = self.line.as_deref_mut().filter(|_| !matches!(event, Event::LineEnded(_)));
+            self.redial = Redial::No;
+            // A vendor that has left needs no word to throw away what it has, and one that by our reckoning has played
+            // it all would only lose the last syllable, which is still on its way to the caller.
+            let plays = self.downlink.pacer.as_ref().is_some_and(|pacer| !pacer.ahead(now).is_zero());
+            let far_side = self.line.as_deref_mut().filter(|_| plays && !matches!(event, Event::LineEnded(_)));
             self.downlink.flush(now, &mut self.account, pool, far_side);
             if let (Some(line), Some(reason)) = (&mut self.line, self.state.reason()) {
                 line.hang_up = self.downlink.hang_up;
@@ -386,11 +387,18 @@ impl Bridge {
     }
 
     /// The trunk's connection is lost, and its platform takes the call up again on another.
-    fn lose_trunk(&mut self, now: Now) {
-        if let Some(trunk) = self.trunk.take() {
-            self.past = self.past.and(trunk.tally());
-            self.redial = Redial::Lost { give_up_at: now + RECONNECT, asked: false };
-        }
+    fn lose_trunk(&mut self, now: Now, pool: &mut Pool) {
+        let Redial::Expiring { asked, .. } = self.redial else { return };
+        let Some(trunk) = self.trunk.take() else { return };
+        self.past = self.past.and(trunk.tally());
+        // The rest of a message that was cut off will not come.
+        self.downlink.ring.rollback(pool, &mut self.account);
+        // Where it was asked for, the other connection is on its way.
+        self.redial = Redial::Lost { give_up_at: now + RECONNECT, asked };
+    }
+
+    const fn is_expiring(&self) -> bool {
+        matches!(self.redial, Redial::Expiring { .. })
     }
 
     /// Whether another connection to the trunk is wanted now; said once for each.
@@ -409,8 +417,7 @@ impl Bridge {
         match &mut self.redial {
             Redial::Lost { give_up_at, .. } if now >= *give_up_at => {
                 self.redial = Redial::No;
-                self.state = self.state.handle_event(now, Event::TrunkEnded(reason));
-                self.handle_event(now, Event::Tick, pool);
+                self.handle_event(now, Event::TrunkEnded(reason), pool);
             }
             Redial::Lost { asked, .. } | Redial::Expiring { asked, .. } => *asked = false,
             Redial::No => {}
@@ -452,8 +459,14 @@ impl Bridge {
             old.close(1000, "");
             self.past = self.past.and(old.tally());
         }
-        // The new one knows nothing of what the old one asked.
+        // The new one knows nothing of what the old one asked, nor of what it had not said to its end.
         self.downlink.marks.clear(pool, &mut self.account);
+        if let Some(line) = &mut self.line {
+            line.flush_asked(now, true);
+        }
+        self.downlink.ring.rollback(pool, &mut self.account);
+        self.downlink.discard = None;
+        self.trunk_violated = false;
         self.downlink.forget_marks = leg.dialect().marks_on_clear() == MarksOnClear::Forget;
         leg.set_rate(self.uplink.rate);
         leg.open(now);
@@ -554,6 +567,7 @@ impl Bridge {
         let flushed = self.downlink.flush(now, &mut self.account, pool, self.line.as_deref_mut());
         let unheard_ms = ms(flushed, self.downlink.playout.rate());
         trunk.say(now, Say::Cleared { unheard_ms });
+        self.attention.on_agent_flushed(now);
         if !trunk.dialect().skips_flushed_speech() {
             self.downlink.discard = Some(Discard { last: now, until: now + DISCARDED });
         }
@@ -609,6 +623,7 @@ impl Bridge {
         };
         if let Some(unheard_ms) = self.downlink.cleared.take() {
             trunk.say(now, Say::Cleared { unheard_ms });
+            self.attention.on_agent_flushed(now);
             self.downlink.note(|| Happening::Cleared { unheard_ms });
         }
         if let Some(round_trip) = trunk.round_trip() {
@@ -625,6 +640,8 @@ impl Bridge {
             Err(over) => {
                 self.over.get_or_insert(over);
                 let event = match over {
+                    // A session that ran out is closed in order too.
+                    Over::Closed(_) if self.is_expiring() => Event::TrunkEnded(EndReason::TrunkLost),
                     // 1000 normal, 1001 going away, none given: an orderly end (RFC 6455 7.4.1).
                     Over::Closed(None | Some(1000 | 1001)) => Event::AgentDone(EndReason::TrunkHungUp),
                     Over::Closed(Some(_)) => Event::TrunkEnded(EndReason::TrunkLost),
@@ -719,7 +736,7 @@ impl Bridge {
     pub fn handle_frame_written(&mut self, now: Now, heard: usize, pool: &mut Pool) {
         if heard > 0 {
             self.times.first_heard.get_or_insert(now);
-            if let Some(delay) = self.attention.on_agent(now, heard, self.line_rate) {
+            if let Some(delay) = self.attention.on_agent(now, heard, self.downlink.playout.rate()) {
                 self.on_answer(delay);
             }
         }
@@ -737,8 +754,14 @@ impl Bridge {
     /// What the agent said last was heard, or not yet.
     fn note_dryness(&mut self, now: Now, silent: bool, pool: &mut Pool) {
         if let State::Finishing { .. } = self.state {
-            let dry = silent && self.downlink.ring.is_empty() && self.downlink.ring.staged() == 0;
-            self.handle_event(now, if dry { Event::Dry } else { Event::Heard }, pool);
+            let waits = !self.downlink.ring.is_empty() || self.downlink.ring.staged() > 0;
+            match (silent, waits) {
+                (false, _) => self.handle_event(now, Event::Heard, pool),
+                (true, false) => self.handle_event(now, Event::Dry, pool),
+                // A line that takes nothing, or the head of a message whose end will not come: neither is waited for
+                // longer than a moment.
+                (true, true) => {}
+            }
         }
     }
 
@@ -764,9 +787,9 @@ impl Bridge {
         // A start may have named another rate than the request.
         line.leg.set_rate(self.uplink.rate);
         for name in &news.heard {
-            let Some(trunk) = &mut self.trunk else { break };
-            line.on_heard(now, name, |name| self.downlink.tell_heard(now, trunk, name));
+            line.on_heard(now, name);
         }
+        self.downlink.tell_all_heard(now, line, self.trunk.as_mut());
         if news.cleared {
             self.uplink.tally.dropped += self.uplink.ring.clear(pool, &mut self.account) as u64;
         }
@@ -786,7 +809,10 @@ impl Bridge {
             Ok(Flow::Paused) if paused => return self.handle_line(now, pool),
             Ok(flow) => return flow,
             Err(over) => {
-                if let Some(line) = &mut self.line {
+                // What answers our own goodbye is no reason of the vendor's.
+                if let Some(line) = &mut self.line
+                    && !deaf
+                {
                     line.on_over(over);
                 }
                 let reason = match over {
@@ -816,6 +842,7 @@ impl Bridge {
             return;
         }
         let (Some(line), Some(pacer)) = (&mut self.line, &mut self.downlink.pacer) else { return };
+        line.say_owed_clear(now);
         let rides = line.leg.dialect().marks_ride_on_audio();
         let mut answers = None;
         while line.has_room() {
@@ -861,12 +888,7 @@ impl Bridge {
     fn ask_reached(&mut self, now: Now, pool: &mut Pool) {
         let (Some(line), Some(pacer)) = (&mut self.line, &self.downlink.pacer) else { return };
         let (due, busy) = (pacer.busy_until().max(now), !pacer.ahead(now).is_zero());
-        while let Some(trunk) = &mut self.trunk
-            && trunk.has_room()
-            && let Some(name) = line.poll_heard(now)
-        {
-            self.downlink.tell_heard(now, trunk, &name);
-        }
+        self.downlink.tell_all_heard(now, line, self.trunk.as_mut());
         while let Some(trunk) = &mut self.trunk
             && let Some(position) = self.downlink.marks.next()
             && position <= self.downlink.ring.popped()
@@ -939,7 +961,9 @@ impl Bridge {
         }
         // Without room for it the peer does not read; it is asked for again.
         trunk.say_due(now);
-        if let Some(overdue) = trunk.overdue(now) {
+        if self.state.reason().is_none()
+            && let Some(overdue) = trunk.overdue(now)
+        {
             self.overdue.get_or_insert(overdue);
             self.handle_event(now, Event::TrunkEnded(EndReason::Protocol), pool);
         }
@@ -1198,6 +1222,16 @@ impl Downlink {
         trunk.say(now, Say::Heard(name));
         self.marks_heard += 1;
         self.note(|| Happening::Heard(name.clone()));
+    }
+
+    /// The same for all that the line's far side has played, as far as the agent takes it: the rest waits.
+    fn tell_all_heard(&mut self, now: Now, line: &mut WebsocketLine, trunk: Option<&mut Leg>) {
+        let Some(trunk) = trunk else { return };
+        while trunk.has_room()
+            && let Some(name) = line.poll_heard(now)
+        {
+            self.tell_heard(now, trunk, &name);
+        }
     }
 
     /// Something happened.
