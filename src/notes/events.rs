@@ -76,8 +76,9 @@ impl Events {
         // One that somebody moved away or deleted is not written to any more.
         if !self.current.as_ref().is_some_and(|current| fits(current) && current.path.exists()) {
             self.current = None;
-            self.current = Some(self.begin(now_ms)?);
-            self.prune();
+            let begun = self.begin(now_ms)?;
+            self.prune(&begun.path);
+            self.current = Some(begun);
         }
         let Some(current) = &mut self.current else { return Ok(()) };
         if let Err(error) = current.file.write_all(&self.buffer) {
@@ -105,12 +106,13 @@ impl Events {
         Err(io::ErrorKind::AlreadyExists.into())
     }
 
-    /// Removes the oldest files beyond those that are kept.
-    fn prune(&self) {
+    /// Removes the oldest files beyond those that are kept. The one that was just begun is none of them, whatever its
+    /// name says: a machine without a clock of its own starts in the past.
+    fn prune(&self, begun: &Path) {
         let mut names = self.files.names();
-        names.retain(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
+        names.retain(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX) && !begun.ends_with(name));
         names.sort();
-        for name in names.iter().rev().skip(self.keep_files) {
+        for name in names.iter().rev().skip(self.keep_files.saturating_sub(1)) {
             // It is tried again when the next file begins.
             let _ = fs::remove_file(self.files.path().join(name));
         }
@@ -176,6 +178,22 @@ mod tests {
         let mut names = events.files.names();
         names.sort();
         assert_eq!(names, ["stream_events_20250725_072145_02.jsonl", "stream_events_20250725_072145_03.jsonl"]);
+    }
+
+    #[test]
+    fn a_clock_that_starts_in_the_past_does_not_lose_what_is_logged_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut events = open(folder.path(), 1, 2);
+        for n in 0..3 {
+            events.add(AT + n * 1000, "k3vqd2mxa7re", "digit", &json!({ "n": n }));
+            events.flush(AT + n * 1000).unwrap();
+        }
+        let mut events = open(folder.path(), 1, 2);
+        events.add(1000, "k3vqd2mxa7re", "bridged", &json!({}));
+        events.flush(1000).unwrap();
+        let mut names = events.files.names();
+        names.sort();
+        assert_eq!(names, ["stream_events_19700101_000001.jsonl", "stream_events_20250725_072147.jsonl"]);
     }
 
     #[test]

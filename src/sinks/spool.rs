@@ -124,6 +124,14 @@ impl Spool {
         // Its own file may be one that somebody removed.
         let head = Position { segment: spool.segments.front().map_or(last, |head| head.number), offset: 0 };
         spool.cursor = cursor.max(head);
+        // A power cut may spare the cursor and take what it counts: what comes next has to lie after it.
+        if let Some(head) = spool.segments.front()
+            && head.number == spool.cursor.segment
+            && head.bytes < spool.cursor.offset
+        {
+            spool.cursor.offset = head.bytes;
+            spool.write_cursor()?;
+        }
         Ok(spool)
     }
 
@@ -380,6 +388,27 @@ mod tests {
         assert_eq!(texts(&spool.peek(9, 1000).unwrap()), [r#"{"n":0}"#, r#"{"n":1}"#]);
         spool.append(&lines(2..3)).unwrap();
         assert_eq!(spool.waiting(), 3);
+    }
+
+    #[test]
+    fn what_comes_after_a_power_cut_that_spared_only_the_cursor_is_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(folder.path(), ROOM).unwrap();
+        spool.append(&lines(0..5)).unwrap();
+        let all = spool.peek(9, 1000).unwrap();
+        spool.advance(all[4].end, 5).unwrap();
+        drop(spool);
+        // The last three lines were taken by the sink and never by the disk.
+        let file = OpenOptions::new().write(true).open(folder.path().join(name_of(1))).unwrap();
+        file.set_len(16).unwrap();
+        for expected in [5..7, 7..8] {
+            let mut spool = Spool::open(folder.path(), ROOM).unwrap();
+            spool.append(&lines(expected.clone())).unwrap();
+            assert_eq!(spool.waiting(), u64::from(expected.end - expected.start));
+            let some = spool.peek(9, 1000).unwrap();
+            assert_eq!(texts(&some), expected.map(|n| format!("{{\"n\":{n}}}")).collect::<Vec<_>>());
+            spool.advance(some[some.len() - 1].end, some.len() as u64).unwrap();
+        }
     }
 
     #[test]
