@@ -1,355 +1,16 @@
-//! Calls that a cloud connects to us, in virtual time: a vendor's WebSocket bytes in at one end, an agent's at the other,
-//! no sockets and no clock. The vendor plays what it gets as a telephone platform does: at real time, from a queue.
+//! Calls that a cloud connects to us, in virtual time.
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::VecDeque;
+#[path = "site/virtual_call.rs"]
+mod virtual_call;
 
 use trunkline::{
-    call::{
-        Bridge, EndReason, State, bridge::Limits, state::Event as CallEvent, tap::Happening, websocket_line::LineSetup,
-    },
-    dialect::{self, Carrier, Direction, Event, Facts, Options, Role, Say, StopReason},
-    leg::websocket::{
-        leg::{Flow, Leg, Setup, Sink},
-        wire::Side,
-    },
-    media::{
-        Now, Rate,
-        pool::{BLOCK, Link, Pool},
-    },
+    call::{EndReason, State, attention::BargeIn, state::Event as CallEvent, tap::Happening},
+    dialect::{self, Carrier, Direction, OptionValue, Options, Role, Say, StopReason},
+    media::{Now, Rate},
 };
-
-/// What one side heard.
-#[derive(Default)]
-struct Ears {
-    rate: Option<Rate>,
-    staged: Vec<i16>,
-    heard: Vec<i16>,
-    /// Events with the number of samples that came before them.
-    events: Vec<(usize, String)>,
-}
-
-impl Sink for Ears {
-    fn rate(&self) -> Rate {
-        self.rate.unwrap()
-    }
-    fn room(&self) -> usize {
-        usize::MAX / 1024
-    }
-    fn stage(&mut self, samples: &[i16]) {
-        self.staged.extend(samples);
-    }
-    fn publish(&mut self, _: Now) {
-        self.heard.append(&mut self.staged);
-    }
-    fn rollback(&mut self) {
-        self.staged.clear();
-    }
-    fn event(&mut self, _: Now, event: Event<'_>) {
-        let what = match event {
-            Event::Heard(name) => format!("heard {name}"),
-            Event::Mark(name) => format!("mark {name}"),
-            Event::Dtmf(digit) => format!("dtmf {}", char::from(digit)),
-            other => format!("{other:?}").split(['(', ' ']).next().unwrap().to_owned(),
-        };
-        self.events.push((self.heard.len(), what));
-    }
-}
-
-impl Ears {
-    fn count(&self, what: &str) -> usize {
-        self.events.iter().filter(|(_, event)| event == what).count()
-    }
-}
-
-/// A peer: its leg and what it heard.
-struct Peer {
-    leg: Leg,
-    ears: Ears,
-}
-
-impl Peer {
-    fn new(name: &str, role: Role, side: Side, rate: Option<Rate>, options: &Options) -> Self {
-        let dialect = dialect::open(name, role, rate, Rate::Hz8000, options).unwrap();
-        let rate = dialect.rate();
-        let facts = Facts {
-            call_id: "abcdefghijkl".try_into().unwrap(),
-            ucid: "17000000000001234".try_into().unwrap(),
-            stream_sid: "s1".try_into().unwrap(),
-            call_sid: "c1".try_into().unwrap(),
-            account: "office".try_into().unwrap(),
-            from: "5550100011".try_into().unwrap(),
-            to: "5550100022".try_into().unwrap(),
-            ..Facts::default()
-        };
-        let epoch_ms = 1_700_000_000_000;
-        let ping_every = Now::from_secs(20);
-        let leg = Leg::new(Setup { side, dialect, facts, rate, now: Now::ZERO, epoch_ms, ping_every });
-        Self { leg, ears: Ears { rate: Some(rate), ..Ears::default() } }
-    }
-
-    fn take_out(&mut self) -> Vec<u8> {
-        let out = self.leg.out().to_vec();
-        self.leg.written(out.len());
-        out
-    }
-
-    fn read(&mut self, now: Now, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            bytes = &bytes[self.leg.feed(bytes)..];
-            let _ = self.leg.handle(now, &mut self.ears);
-            self.leg.set_rate(self.ears.rate.unwrap());
-        }
-    }
-}
-
-/// The vendor's queue of the agent's audio.
-#[derive(Default)]
-struct VendorQueue {
-    /// Samples of what the vendor heard that were played or thrown away.
-    played: usize,
-    /// Events that were looked at.
-    looked_at: usize,
-    /// Marks that wait, with the position that has to be played.
-    marks: VecDeque<(usize, String)>,
-    /// What the caller heard, silence included.
-    line: Vec<i16>,
-    /// The most that waited (samples).
-    most: usize,
-}
-
-/// A vendor, a daemon's call and an agent, joined by wires without delay.
-struct Site {
-    now: Now,
-    pool: Pool,
-    bridge: Bridge,
-    vendor: Peer,
-    queue: VendorQueue,
-    agent: Peer,
-    /// Bytes for the daemon that it has not read.
-    from_vendor: VecDeque<u8>,
-    from_agent: VecDeque<u8>,
-    spoken: Vec<i16>,
-    echoes: bool,
-}
-
-struct Plan<'p> {
-    vendor: &'p str,
-    vendor_rate: Option<Rate>,
-    vendor_options: Options,
-    agent: &'p str,
-    agent_rate: Option<Rate>,
-    agent_options: Options,
-}
-
-impl<'p> Plan<'p> {
-    fn new(vendor: &'p str, agent: &'p str) -> Self {
-        Self {
-            vendor,
-            vendor_rate: None,
-            vendor_options: Options::default(),
-            agent,
-            agent_rate: None,
-            agent_options: Options::default(),
-        }
-    }
-}
-
-impl Site {
-    fn new(vendor: &str, agent: &str) -> Self {
-        Self::of(Plan::new(vendor, agent))
-    }
-
-    fn of(plan: Plan<'_>) -> Self {
-        let Plan { vendor: vendor_name, vendor_rate, vendor_options, agent, agent_rate, agent_options } = plan;
-        let mut pool = Pool::new(vec![0; 2400 * BLOCK].leak(), vec![Link::FREE; 2400].leak(), 0, 0);
-        let mut vendor = Peer::new(vendor_name, Role::Vendor, Side::Client, vendor_rate, &vendor_options);
-        vendor.leg.open(Now::ZERO);
-        let rate = vendor.ears.rate.unwrap();
-        let limits = Limits { downlink_seconds: 600, uplink_max_ms: 2000, cushion: Now::from_millis(10) };
-        let mut bridge = Bridge::new(Now::ZERO, Now::from_secs(5), rate, limits, &mut pool).unwrap();
-        bridge.listen(true);
-        let line = Peer::new(vendor_name, Role::Agent, Side::Server, vendor_rate, &vendor_options);
-        bridge.set_line(Now::ZERO, line.leg, LineSetup { silent_after: Some(Now::from_secs(60)) });
-        let trunk = Peer::new(agent, Role::Vendor, Side::Client, agent_rate, &agent_options);
-        let mut agent = Peer::new(agent, Role::Agent, Side::Server, agent_rate, &agent_options);
-        agent.leg.open(Now::ZERO);
-        bridge.handle_trunk_answered(Now::ZERO, trunk.leg, &mut pool);
-        let mut site = Self {
-            now: Now::ZERO,
-            pool,
-            bridge,
-            vendor,
-            queue: VendorQueue::default(),
-            agent,
-            from_vendor: VecDeque::new(),
-            from_agent: VecDeque::new(),
-            spoken: Vec::new(),
-            echoes: false,
-        };
-        site.exchange();
-        site
-    }
-
-    fn rate(&self) -> Rate {
-        self.vendor.ears.rate.unwrap()
-    }
-
-    /// Moves bytes both ways until nothing moves any more.
-    fn exchange(&mut self) {
-        loop {
-            self.bridge.pump(self.now, &mut self.pool);
-            self.bridge.pump_line(self.now, &mut self.pool);
-            let mut moved = false;
-            if let Some(trunk) = self.bridge.trunk_mut() {
-                let out = trunk.out().to_vec();
-                trunk.written(out.len());
-                moved |= !out.is_empty();
-                self.agent.read(self.now, &out);
-                if self.echoes {
-                    self.echo();
-                }
-            }
-            if let Some(line) = self.bridge.line_mut() {
-                let out = line.out().to_vec();
-                line.written(out.len());
-                moved |= !out.is_empty();
-                self.vendor.read(self.now, &out);
-                self.vendor_obeys();
-            }
-            self.from_agent.extend(self.agent.take_out());
-            self.from_vendor.extend(self.vendor.take_out());
-            moved |= self.daemon_reads_agent() + self.daemon_reads_vendor() > 0;
-            if !moved {
-                return;
-            }
-        }
-    }
-
-    fn echo(&mut self) {
-        let unit = self.agent.leg.unit();
-        let whole = self.agent.ears.heard.len() / unit * unit;
-        let chunk = (self.agent.leg.chunk() / unit).max(1) * unit;
-        let heard: Vec<_> = self.agent.ears.heard.drain(..whole).collect();
-        for samples in heard.chunks(chunk) {
-            assert!(self.agent.leg.write_audio(self.now, samples));
-        }
-    }
-
-    fn daemon_reads_agent(&mut self) -> usize {
-        let before = self.from_agent.len();
-        loop {
-            if self.bridge.handle_trunk(self.now, &mut self.pool) == Flow::Paused || self.from_agent.is_empty() {
-                return before - self.from_agent.len();
-            }
-            let Some(trunk) = self.bridge.trunk_mut() else { return 0 };
-            let n = trunk.feed(self.from_agent.make_contiguous());
-            self.from_agent.drain(..n);
-        }
-    }
-
-    fn daemon_reads_vendor(&mut self) -> usize {
-        let before = self.from_vendor.len();
-        loop {
-            if self.bridge.handle_line(self.now, &mut self.pool) == Flow::Paused || self.from_vendor.is_empty() {
-                return before - self.from_vendor.len();
-            }
-            let Some(line) = self.bridge.line_mut() else { return 0 };
-            let n = line.feed(self.from_vendor.make_contiguous());
-            self.from_vendor.drain(..n);
-        }
-    }
-
-    /// The vendor does what it was told: clears at once, marks when their place is played.
-    fn vendor_obeys(&mut self) {
-        while let Some((at, event)) = self.vendor.ears.events.get(self.queue.looked_at).cloned() {
-            self.queue.looked_at += 1;
-            if let Some(name) = event.strip_prefix("mark ") {
-                self.queue.marks.push_back((at, name.to_owned()));
-            } else if event == "Clear" {
-                self.queue.played = at;
-                let tell = self.vendor.leg.dialect().marks_on_clear() == dialect::MarksOnClear::Tell;
-                for (_, name) in self.queue.marks.drain(..) {
-                    if tell {
-                        self.vendor.leg.say(self.now, Say::Heard(&name));
-                    }
-                }
-                self.vendor.leg.say(self.now, Say::Cleared { unheard_ms: 0 });
-            } else if event == "HangUp" {
-                self.vendor.leg.say(self.now, Say::Stop(StopReason::Ended));
-                self.vendor.leg.close(1000, "");
-            }
-        }
-        self.queue.most = self.queue.most.max(self.vendor.ears.heard.len() - self.queue.played);
-    }
-
-    /// 20 ms: the vendor plays a frame, the caller says this, the daemon has its tick.
-    fn frame(&mut self, caller: &[i16]) {
-        self.now += Now::from_millis(20);
-        let frame = self.rate().frame();
-        let n = (self.vendor.ears.heard.len() - self.queue.played).min(frame);
-        let played = &self.vendor.ears.heard[self.queue.played..self.queue.played + n];
-        self.queue.line.extend(played);
-        self.queue.line.resize(self.queue.line.len() + frame - n, 0);
-        self.queue.played += n;
-        while self.queue.marks.front().is_some_and(|(at, _)| *at <= self.queue.played) {
-            let (_, name) = self.queue.marks.pop_front().unwrap();
-            self.vendor.leg.say(self.now, Say::Heard(&name));
-        }
-        self.spoken.extend(caller);
-        let chunk = self.vendor.leg.chunk();
-        for samples in caller.chunks(chunk) {
-            self.vendor.leg.write_audio(self.now, samples);
-        }
-        self.exchange();
-        self.bridge.handle_tick(self.now, &mut self.pool);
-        self.exchange();
-    }
-
-    fn frames(&mut self, n: usize) {
-        let silence = vec![0; self.rate().frame()];
-        for _ in 0..n {
-            self.frame(&silence);
-        }
-    }
-
-    fn agent_sends(&mut self, speech: &[i16]) {
-        let chunk = self.agent.leg.chunk();
-        for samples in speech.chunks(chunk) {
-            assert!(self.agent.leg.write_audio(self.now, samples));
-            self.from_agent.extend(self.agent.take_out());
-        }
-        self.exchange();
-    }
-
-    fn agent_says(&mut self, say: Say<'_>) {
-        assert!(self.agent.leg.say(self.now, say), "{say:?}");
-        self.exchange();
-    }
-
-    /// Bytes of the agent's own: the head of a frame of `len` bytes, and as much of it as there is.
-    fn agent_writes(&mut self, op: u8, payload: &[u8], len: u16) {
-        self.from_agent.push_back(op);
-        if len <= 125 {
-            self.from_agent.push_back(len as u8);
-        } else {
-            self.from_agent.push_back(126);
-            self.from_agent.extend(len.to_be_bytes());
-        }
-        self.from_agent.extend(payload);
-        self.exchange();
-    }
-
-    fn notes(&mut self) -> Vec<Happening> {
-        std::iter::from_fn(|| self.bridge.poll_note()).collect()
-    }
-}
-
-/// Samples none of which is zero, so that inserted silence can be told from them.
-fn speech(n: usize) -> Vec<i16> {
-    (0..n).map(|i| ((i * 7919) % 20_000) as i16 - 9_999).map(|s| if s == 0 { 1 } else { s }).collect()
-}
+use virtual_call::{Plan, Site, options, person, speech, voice};
 
 /// Which vendors exist that play an agent: every dialect that carries linear samples both ways at one rate.
 fn linear_vendors() -> Vec<&'static str> {
@@ -364,10 +25,6 @@ fn linear_vendors() -> Vec<&'static str> {
                 && *name != "openai"
         })
         .collect()
-}
-
-fn voice(samples: &[i16]) -> Vec<i16> {
-    samples.iter().copied().filter(|&sample| sample != 0).collect()
 }
 
 #[test]
@@ -733,5 +390,196 @@ fn the_carrier_of_every_dialect_is_one_that_a_line_can_read() {
         let dialect = dialect::open(name, Role::Agent, None, Rate::Hz8000, &Options::default()).unwrap();
         assert!(matches!(dialect.expected().carrier, Carrier::Array | Carrier::Base64 | Carrier::Raw));
         assert!(dialect.chunk().is_multiple_of(dialect.unit()), "{name}");
+    }
+}
+
+/// The agent's response is over by itself after a silence; the caller is silent, too.
+fn let_the_turn_end(site: &mut Site) {
+    site.frames(150);
+}
+
+#[test]
+fn a_session_that_is_55_minutes_old_is_replaced_between_turns_and_no_word_is_lost() {
+    // At one rate, so that samples can be told from one another.
+    let mut site = Site::of(Plan { vendor_rate: Some(Rate::Hz24000), ..Plan::new("exotel", "openai") });
+    site.frames(5);
+    let younger = Now::from_secs(54 * 60);
+    site.now += younger;
+    site.frames(1);
+    site.agent_sends(&speech(24_000));
+    let_the_turn_end(&mut site);
+    assert!(!site.bridge.poll_redial(), "54 minutes are no age");
+
+    site.now += Now::from_secs(60);
+    site.frames(1);
+    site.agent_sends(&speech(24_000));
+    site.frames(10);
+    assert!(!site.bridge.poll_redial(), "the agent speaks");
+    let_the_turn_end(&mut site);
+    assert!(site.bridge.poll_redial() && site.bridge.is_redialing());
+    assert!(!site.bridge.poll_redial(), "it is asked for once");
+
+    // The other connection is there; whoever speaks is not interrupted for it.
+    assert!(site.bridge.is_ready_to_change(site.now));
+    let before = site.agent.ears.heard.len();
+    let (first, second) = (speech(24_000), speech(24_000 * 5));
+    for said in first.chunks(480) {
+        site.frame(said);
+        assert!(!site.bridge.is_ready_to_change(site.now), "the caller speaks");
+    }
+    site.frames(20);
+    assert!(!site.bridge.is_ready_to_change(site.now), "and may go on after a breath");
+    site.frames(20);
+    assert!(site.bridge.is_ready_to_change(site.now));
+    site.is_agent_slow = true;
+    let (old, leg) = site.change_trunk();
+    assert!(voice(&old.ears.heard[before..]) == first);
+    assert!(leg.unwrap().out().starts_with(&[0x88]), "the old session is closed");
+    assert!(site.notes().contains(&Happening::Rebridged));
+    assert!(!site.bridge.poll_redial() && !site.bridge.is_redialing(), "the new one is young");
+
+    // The caller speaks before the new session has our formats: that waits for it.
+    let (early, late) = second.split_at(24_000 * 4);
+    early.chunks(480).for_each(|said| site.frame(said));
+    let greeted = site.agent.ears.heard.len();
+    site.is_agent_slow = false;
+    late.chunks(480).for_each(|said| site.frame(said));
+    assert_eq!(greeted, 0);
+    assert!(voice(&site.agent.ears.heard) == second);
+    let up = site.bridge.uplink();
+    assert_eq!((up.dropped, up.sent, up.samples as usize), (0, up.samples, site.spoken.len()));
+    assert_eq!(site.bridge.state(), State::Bridged);
+}
+
+#[test]
+fn a_listener_that_is_lost_is_dialled_again_and_hears_what_was_said_meanwhile() {
+    let mut site = Site::of(Plan { agent_rate: Some(Rate::Hz8000), ..Plan::new("ozonetel", "rtaa") });
+    let said = speech(8000 * 6);
+    let (before, after) = said.split_at(8000 * 2);
+    before.chunks(160).for_each(|said| site.frame(said));
+    site.bridge.handle_event(site.now, CallEvent::TrunkEnded(EndReason::TrunkLost), &mut site.pool);
+    assert_eq!(site.bridge.state(), State::Bridged, "the caller does not notice");
+    assert!(site.bridge.poll_redial());
+    let (meanwhile, after) = after.split_at(8000 * 3);
+    meanwhile.chunks(160).for_each(|said| site.frame(said));
+    assert!(site.bridge.is_ready_to_change(site.now));
+    let (old, leg) = site.change_trunk();
+    assert!(leg.is_none(), "there was nobody to say goodbye to");
+    after.chunks(160).for_each(|said| site.frame(said));
+    assert_eq!([&old.ears, &site.agent.ears].map(|ears| ears.count("Start")), [1, 1]);
+    assert!([&old.ears, &site.agent.ears].map(|ears| &*ears.heard).concat() == said);
+    let up = site.bridge.uplink();
+    assert_eq!((up.dropped, up.sent), (0, said.len() as u64));
+    // Both connections are one call's.
+    assert_eq!(site.bridge.trunk_tally().messages_out, 2 + 6 * 5);
+}
+
+#[test]
+fn a_listener_that_never_said_that_it_began_ends_the_call_when_it_is_lost() {
+    let mut site = Site::of(Plan { is_agent_slow: true, ..Plan::new("ozonetel", "rtaa") });
+    site.frames(10);
+    site.bridge.handle_event(site.now, CallEvent::TrunkEnded(EndReason::TrunkLost), &mut site.pool);
+    assert!(!site.bridge.poll_redial());
+    assert_eq!(site.bridge.state().reason(), Some(EndReason::TrunkLost));
+}
+
+/// A caller who speaks over an agent who has ten seconds to say, and goes on until it is told to stop. Gives the call, how
+/// much the agent said (ms), and the samples that had been sent to the vendor when it was told to flush them.
+fn interrupted(agent: &str, barge_in: BargeIn) -> (Site, usize, Option<usize>) {
+    let mut site = Site::new("exotel", agent);
+    site.bridge.set_barge_in(barge_in);
+    let rate = site.agent.ears.rate.unwrap();
+    site.frames(20);
+    site.agent_sends(&speech(rate.samples(10_000)));
+    let (mut said_ms, mut flushed_at) = (10_000, None);
+    site.frames(30);
+    for said in person(Rate::Hz8000, 1500).chunks(160) {
+        if site.agent.ears.count("Clear") == 0 {
+            site.agent_sends(&speech(rate.frame()));
+            said_ms += 20;
+        }
+        site.frame(said);
+        if site.vendor.ears.count("Clear") > 0 {
+            flushed_at.get_or_insert(site.vendor.ears.heard.len());
+        }
+    }
+    (site, said_ms, flushed_at)
+}
+
+fn barge_ins(site: &mut Site) -> Vec<Option<u64>> {
+    let flushed = |note| match note {
+        Happening::BargeIn { flushed_ms } => Some(flushed_ms),
+        _ => None,
+    };
+    site.notes().into_iter().filter_map(flushed).collect()
+}
+
+#[test]
+fn a_caller_who_speaks_silences_the_agent_where_our_own_ears_may() {
+    let (mut site, said_ms, flushed_at) = interrupted("exotel", BargeIn::Flush);
+    assert_eq!(Some(site.vendor.ears.heard.len()), flushed_at, "nothing of the old speech was sent after the clear");
+    assert_eq!(site.vendor.ears.count("Clear"), 1);
+    let weather = site.bridge.weather();
+    assert_eq!(weather.heard + weather.flushed, said_ms as u64 * 8);
+    let [Some(flushed_ms)] = barge_ins(&mut site)[..] else { panic!("one barge-in, and it flushed") };
+    assert!(flushed_ms > 8000 && flushed_ms <= weather.flushed / 8, "{flushed_ms} of {weather:?}");
+    // What still comes of it is not heard; after a pause it is new.
+    site.frames(20);
+    let before = site.vendor.ears.heard.len();
+    site.agent_sends(&speech(8000));
+    site.frames(80);
+    assert_eq!(Some(before), flushed_at);
+    assert!(voice(&site.vendor.ears.heard[before..]) == speech(8000));
+}
+
+#[test]
+fn an_openai_agent_that_the_caller_interrupts_is_cut_short_and_its_next_response_is_heard() {
+    let (mut site, _, flushed_at) = interrupted("openai", BargeIn::Flush);
+    assert_eq!(Some(site.vendor.ears.heard.len()), flushed_at);
+    assert_eq!(site.agent.ears.count("Clear"), 1, "its response is cancelled");
+    let before = site.vendor.ears.heard.len();
+    site.agent_sends(&speech(24_000));
+    site.frames(80);
+    assert!(site.vendor.ears.heard.len() - before >= 8000 - 160, "without a pause");
+}
+
+#[test]
+fn an_agent_that_is_only_told_of_the_caller_is_heard_on() {
+    for agent in ["exotel", "openai"] {
+        let (mut site, said_ms, flushed_at) = interrupted(agent, BargeIn::Notify);
+        assert_eq!((flushed_at, site.vendor.ears.count("Clear")), (None, 0), "{agent}");
+        assert_eq!(barge_ins(&mut site), [None], "{agent}");
+        // Where the dialect has a word for it, it is said, and it is the agent who stops.
+        assert_eq!(site.agent.ears.count("Clear"), usize::from(agent == "openai"), "{agent}");
+        site.frames(600);
+        let heard = voice(&site.queue.line).len();
+        assert!(heard >= said_ms * 8 - 320, "{agent}: {heard} samples of {said_ms} ms");
+        assert_eq!(site.bridge.weather().flushed, 0, "{agent}");
+    }
+}
+
+#[test]
+fn on_a_line_that_only_listens_an_agent_is_counted_and_never_sent() {
+    let uplink = options("exotel", &[("direction", OptionValue::Str("uplink"))]);
+    let listening = [
+        // The Stream applet; and the same vendor on a path that says so, which it cannot know.
+        Plan { vendor_options: uplink.clone(), ..Plan::new("exotel", "exotel") },
+        Plan { line_options: Some(uplink), ..Plan::new("exotel", "exotel") },
+    ];
+    for plan in listening {
+        let mut site = Site::of(plan);
+        assert_eq!(site.bridge.direction(), Direction::Uplink);
+        site.agent_sends(&speech(16_000));
+        site.agent_says(Say::Mark("m"));
+        let said = speech(16_000);
+        said.chunks(160).for_each(|said| site.frame(said));
+        assert!(voice(&site.agent.ears.heard) == said);
+        let weather = site.bridge.weather();
+        assert_eq!((weather.heard, weather.flushed), (0, 16_000));
+        assert_eq!(site.bridge.trunk_tally().samples_in, 16_000);
+        assert!(site.vendor.ears.heard.is_empty(), "nobody hears it");
+        let of_the_agent = |(_, event): &&(usize, String)| event != "None";
+        assert_eq!(site.vendor.ears.events.iter().find(of_the_agent), None);
+        assert_eq!(site.bridge.backlog_ms(), 0);
     }
 }

@@ -149,6 +149,8 @@ pub(super) struct Uplink {
     loud_at: Now,
     /// When the oldest message became whole that was not handed to the trunk's socket yet.
     waits_since: Option<Now>,
+    /// What is left of the speech that waited for a trunk: more than a slow trunk may cost (samples).
+    kept: usize,
     /// Whoever listens to the call.
     overheard: Option<Box<Overheard>>,
 }
@@ -235,6 +237,7 @@ impl Bridge {
                 loudest: SILENCE_DBOV,
                 loud_at: Now::ZERO,
                 waits_since: None,
+                kept: 0,
                 overheard: None,
             },
             downlink: Downlink {
@@ -468,6 +471,7 @@ impl Bridge {
         self.downlink.discard = None;
         self.trunk_violated = false;
         self.downlink.forget_marks = leg.dialect().marks_on_clear() == MarksOnClear::Forget;
+        self.uplink.kept = self.uplink.ring.len();
         leg.set_rate(self.uplink.rate);
         leg.open(now);
         (self.trunk, self.over, self.trunk_gone, self.overdue) = (Some(leg), None, false, None);
@@ -491,6 +495,7 @@ impl Bridge {
             self.set_uplink_only();
         }
         self.downlink.note(|| Happening::Bridged);
+        self.uplink.kept = self.uplink.ring.len();
         leg.set_rate(self.uplink.rate);
         leg.open(now);
         self.times.bridged = Some(now);
@@ -664,6 +669,9 @@ impl Bridge {
             up.tally.sent += up.ring.clear(pool, &mut self.account) as u64;
         }
         let Some(trunk) = &mut self.trunk else { return };
+        if !trunk.dialect().takes_audio() {
+            up.kept = up.ring.len();
+        }
         if !trunk.out().is_empty() {
             up.shed(&self.limits, pool, &mut self.account);
             return self.say_goodbye(now, pool);
@@ -684,6 +692,7 @@ impl Bridge {
                 up.tally.dropped += samples.len() as u64;
             }
         }
+        up.kept = up.kept.min(up.ring.len());
         self.say_goodbye(now, pool);
     }
 
@@ -1149,7 +1158,9 @@ impl Uplink {
 
     /// The trunk does not take what we have: beyond the limit the oldest is skipped.
     fn shed(&mut self, limits: &Limits, pool: &mut Pool, account: &mut Account) {
-        let excess = self.ring.len().saturating_sub(self.rate.samples(limits.uplink_max_ms));
+        // What was said before it took any is none of its slowness.
+        let most = self.rate.samples(limits.uplink_max_ms).max(self.kept);
+        let excess = self.ring.len().saturating_sub(most);
         self.tally.dropped += self.ring.skip(pool, account, excess) as u64;
     }
 }

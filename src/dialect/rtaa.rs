@@ -330,6 +330,11 @@ impl Dialect for Rtaa {
         })
     }
 
+    /// The guide has clients dial again. Who never began a call would not begin the next.
+    fn may_reconnect(&self) -> bool {
+        self.role == Role::Vendor && self.stage == Stage::Started
+    }
+
     fn marks_on_clear(&self) -> MarksOnClear {
         MarksOnClear::Forget
     }
@@ -579,6 +584,16 @@ pub(super) mod tests {
             binary(&mut vendor, &[0; 10], 10_000 + n);
         }
         assert_eq!(vendor.overdue(at(15_030)), Some("no `ack` came for three times its interval"));
+    }
+
+    #[test]
+    fn a_listener_that_had_begun_is_dialled_again_when_it_is_lost() {
+        let mut vendor = vendor();
+        opening(&mut vendor, 0);
+        assert!(!vendor.may_reconnect(), "it may never have been one");
+        assert_eq!(event(&mut vendor, r#"{"event":"started","interaction_id":"i"}"#), Event::None);
+        assert!(vendor.may_reconnect());
+        assert!(!started().may_reconnect(), "an agent waits for its vendor");
     }
 
     #[test]

@@ -255,39 +255,53 @@ impl Daemon {
     }
 
     fn try_start(routes: &[Route<'_>], media: &str, control: &str, trunk: &str) -> Option<Self> {
+        let names: Vec<_> = routes.iter().map(|route| route.name).collect();
+        Self::try_start_of(&names, media, control, |ports| {
+            let mut config = String::new();
+            for (Route { name, url, dialect, ca }, port) in routes.iter().zip(ports) {
+                let ca = ca.map(|ca| format!("ca-file = {:?}", ca.join("ca.pem"))).unwrap_or_default();
+                write!(
+                    config,
+                    "[line.{name}]\nkind = \"audiosocket\"\nlisten = \"127.0.0.1:{port}\"\n\
+                     [trunk.{name}]\nurl = \"{url}\"\ndialect = \"{dialect}\"\n{ca}\n{trunk}\n\
+                     [[route]]\nline = \"{name}\"\ntrunks = [\"{name}\"]\n"
+                )
+                .unwrap();
+            }
+            config
+        })
+    }
+
+    /// With lines of these names, and the rest of the config as it is made of the port of each.
+    pub fn start_of(lines: &[&str], media: &str, control: &str, config: impl Fn(&[u16]) -> String) -> Self {
+        (0..5).find_map(|_| Self::try_start_of(lines, media, control, &config)).expect("free ports")
+    }
+
+    fn try_start_of(lines: &[&str], media: &str, control: &str, more: impl Fn(&[u16]) -> String) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let mut ports = free_ports(routes.len() + 1);
+        let mut ports = free_ports(lines.len() + 1);
         let http = ports.pop().unwrap();
         let grace = if control.contains("drain-seconds") { "" } else { "drain-seconds = 0" };
         let mut config = format!("[media]\n{media}\n[control]\nhttp = \"127.0.0.1:{http}\"\n{grace}\n{control}\n");
-        for (Route { name, url, dialect, ca }, port) in routes.iter().zip(&ports) {
-            let ca = ca.map(|ca| format!("ca-file = {:?}", ca.join("ca.pem"))).unwrap_or_default();
-            write!(
-                config,
-                "[line.{name}]\nkind = \"audiosocket\"\nlisten = \"127.0.0.1:{port}\"\n\
-                 [trunk.{name}]\nurl = \"{url}\"\ndialect = \"{dialect}\"\n{ca}\n{trunk}\n\
-                 [[route]]\nline = \"{name}\"\ntrunks = [\"{name}\"]\n"
-            )
-            .unwrap();
-        }
+        config.push_str(&more(&ports));
         let file = dir.path().join("trunkline.toml");
         fs::write(&file, config).unwrap();
         let process = Process::start(Command::new(TRUNKLINE).arg("run").arg("--config").arg(&file));
         let until = Instant::now() + SOON;
-        let mut lines = process.lines.0.lock().unwrap();
+        let mut said = process.lines.0.lock().unwrap();
         loop {
-            if lines.iter().any(|line| line.contains("ready for calls")) {
+            if said.iter().any(|line| line.contains("ready for calls")) {
                 break;
             }
-            if lines.iter().any(|line| line.contains("in use")) {
+            if said.iter().any(|line| line.contains("in use")) {
                 return None;
             }
             let left = until.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "the daemon is not ready:\n{}", lines.join("\n"));
-            lines = process.lines.1.wait_timeout(lines, left).unwrap().0;
+            assert!(!left.is_zero(), "the daemon is not ready:\n{}", said.join("\n"));
+            said = process.lines.1.wait_timeout(said, left).unwrap().0;
         }
-        drop(lines);
-        let names = routes.iter().map(|route| route.name.to_owned());
+        drop(said);
+        let names = lines.iter().map(|&name| name.to_owned());
         Some(Self { process, ports: names.zip(ports).collect(), http, _dir: dir })
     }
 
