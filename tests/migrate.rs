@@ -212,12 +212,13 @@ fn a_pbx_reaches_each_agent_that_a_file_is_there_for() {
 }
 
 #[test]
-fn ozonetels_cloud_calls_and_openai_answers() {
+fn a_vendor_calls_what_was_a_voice_agent_and_openai_answers() {
     let (_agent, url) = agent("openai", &[]);
-    let service = Service::start("ozonetel-line.toml", |port, _, dir| {
+    let service = Service::start("voice-agent.toml", |port, _, dir| {
         let key = secret(dir, "openai-key", "sk-test");
         vec![
             line(port),
+            ("/var/lib/trunkline", dir.display().to_string()),
             (r#"# url = "wss://api.openai.com/v1/realtime""#, format!("url = \"{url}/v1/realtime\"")),
             (r#"# bearer = { credential = "openai-key" }"#, format!("bearer = {{ file = {key:?} }}")),
         ]
@@ -226,17 +227,26 @@ fn ozonetels_cloud_calls_and_openai_answers() {
     assert!(!ok && said.contains("404"), "the path is exactly /ws: {said}");
     let (ok, told, said) = call(service.dir.path(), &["--websocket", &service.url("/ws"), "--dialect", "ozonetel"]);
     assert!(ok && told["ended_by"] == "caller" && told["rate"] == 8000, "{said}");
+    let files = service.dir.path().join("call-files/calls");
+    service.process.line(&["call ended"]);
+    site::wait_for("the file of the call", || fs::read_dir(&files).is_ok_and(|files| files.count() == 1));
     assert_record(&service.record(), Some("ozonetel"), Some("openai"), "line-hung-up");
 }
 
 #[test]
-fn a_vendor_calls_what_was_a_voice_agent_and_the_agent_behind_hangs_up() {
+fn ozonetels_cloud_calls_and_goes_on_with_its_flow_when_the_agent_closes() {
     let (_agent, url) = agent("binary", &["--sample-rate", "16000", "--hangup-after", "1000"]);
-    let service = Service::start("voice-agent.toml", |port, _, _| {
-        vec![line(port), (r#"url = "wss://agent.example.com/voice""#, format!("url = \"{url}/voice\""))]
+    let service = Service::start("ozonetel-line.toml", |port, _, dir| {
+        vec![
+            line(port),
+            ("/var/lib/trunkline", dir.display().to_string()),
+            (r#"url = "wss://agent.example.com/voice""#, format!("url = \"{url}/voice\"")),
+        ]
     });
     let (ok, told, said) = call(service.dir.path(), &["--websocket", &service.url("/ws"), "--dialect", "ozonetel"]);
     assert!(ok && told["ended_by"] == "server", "{said}");
+    let events = fs::read_dir(service.dir.path().join("events")).unwrap().count();
+    assert_eq!(events, 1, "stream_events_*.jsonl");
     // A close without a word gives the caller back to Ozonetel's flow.
     assert_record(&service.record(), Some("ozonetel"), Some("binary"), "handed-back");
 }
@@ -414,19 +424,16 @@ fn redis(dir: &Path) -> Option<(Process, redis::Connection, u16)> {
 /// The entries of a stream, once there are so many: each the JSON of its one field.
 fn entries(redis: &mut redis::Connection, stream: &str, at_least: usize) -> Vec<Value> {
     type Entries = Vec<(String, Vec<(String, String)>)>;
-    let until = std::time::Instant::now() + SOON;
-    loop {
-        let found: Entries = redis::cmd("XRANGE").arg(stream).arg("-").arg("+").query(redis).unwrap();
-        if found.len() >= at_least {
-            let data = |(_, fields): (String, Vec<(String, String)>)| {
-                assert_eq!((fields.len(), fields[0].0.as_str()), (1, "data"));
-                serde_json::from_str(&fields[0].1).unwrap()
-            };
-            return found.into_iter().map(data).collect();
-        }
-        assert!(std::time::Instant::now() < until, "{stream}: {} of {at_least}", found.len());
-        thread::yield_now();
-    }
+    let mut found = Entries::new();
+    site::wait_for(stream, || {
+        found = redis::cmd("XRANGE").arg(stream).arg("-").arg("+").query(redis).unwrap();
+        found.len() >= at_least
+    });
+    let data = |(_, fields): (String, Vec<(String, String)>)| {
+        assert_eq!((fields.len(), fields[0].0.as_str()), (1, "data"));
+        serde_json::from_str(&fields[0].1).unwrap()
+    };
+    found.into_iter().map(data).collect()
 }
 
 #[test]
@@ -609,7 +616,7 @@ fn every_file_of_a_system_is_driven_here() {
     let ours = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/migrate.rs")).unwrap();
     for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs")).unwrap() {
         let name = file.unwrap().file_name().into_string().unwrap();
-        // A pipe is no system; tests/real_sockets.rs has pipes.
+        // A pipe is no system.
         assert!(name == "pipe.toml" || ours.contains(&format!("\"{name}\"")), "{name}");
     }
 }

@@ -229,6 +229,16 @@ impl Drop for Process {
     }
 }
 
+/// Waits until it is so.
+#[track_caller]
+pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + SOON;
+    while !is_so() {
+        assert!(Instant::now() < until, "{what}: not in {SOON:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Ports that nobody has now.
 pub fn free_ports(n: usize) -> Vec<u16> {
     let listeners: Vec<_> = (0..n).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
