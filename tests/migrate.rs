@@ -597,6 +597,21 @@ fn a_call_at_telnyx_is_answered_streamed_here_and_hung_up_there() {
 }
 
 #[test]
+fn where_the_agent_is_dead_the_log_names_it_and_the_record_does_not_blame_the_vendor() {
+    let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let service = Service::start("exotel-voicebot.toml", |port, _, _| {
+        vec![line(port), (r#"url = "wss://agent.example.com/ws""#, format!("url = \"ws://{nobody}/ws\""))]
+    });
+    let (ok, _, said) = call(service.dir.path(), &["--websocket", &service.url("/voicebot"), "--dialect", "exotel"]);
+    assert!(!ok && said.contains("1011"), "{said}");
+    let warned = service.process.line(&["trunk did not take the call", "trunk=agent"]);
+    assert!(warned.contains(&nobody.to_string()) && warned.contains("check the port"), "{warned}");
+    let record = service.record();
+    assert_record(&record, Some("exotel"), None, "trunk-refused");
+    assert_eq!(record["words"], Value::Null);
+}
+
+#[test]
 fn two_vendors_find_their_own_paths_on_one_line() {
     let (_agent, url) = agent("ozonetel", &[]);
     let service = Service::start("websocket-line.toml", |port, _, _| {

@@ -114,6 +114,11 @@ impl WebsocketLine {
 
     /// It was over in this way.
     pub(super) fn on_over(&mut self, over: Over) {
+        // Whoever is told goodbye gives our own code back (RFC 6455 5.5.1), which is no word of its own.
+        let over = match (&self.goodbye, over) {
+            (Some(goodbye), Over::Closed(Some(code))) if code == goodbye.code => Over::Closed(None),
+            _ => over,
+        };
         self.over.get_or_insert(over);
     }
 
