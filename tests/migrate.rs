@@ -375,7 +375,7 @@ fn exotels_voicebot_applet_asks_where_to_connect_and_goes_on_with_its_flow_when_
     assert!(!ok && said.contains("401") && !said.contains("hush"), "{said}");
     service.process.line(&["a connection did not become a call", "its user or password is wrong"]);
     let (ok, told, said) = to(&good);
-    assert!(ok && told["ended_by"] == "server" && told["rate"] == 16000, "{said}");
+    assert!(ok && told["ended_by"] == "server", "{said}");
     let record = service.record();
     assert_eq!((&record["rate_hz"], &record["from"]), (&json!(16000), &json!("***01")));
     assert_record(&record, Some("exotel"), Some("exotel"), "handed-back");

@@ -141,6 +141,8 @@ struct Plan<'p> {
     agent: &'p str,
     agent_rate: Option<Rate>,
     agent_options: Options,
+    /// What the line's path says.
+    direction: Direction,
 }
 
 impl<'p> Plan<'p> {
@@ -152,6 +154,7 @@ impl<'p> Plan<'p> {
             agent,
             agent_rate: None,
             agent_options: Options::default(),
+            direction: Direction::Both,
         }
     }
 }
@@ -162,7 +165,8 @@ impl Site {
     }
 
     fn of(plan: Plan<'_>) -> Self {
-        let Plan { vendor: vendor_name, vendor_rate, vendor_options, agent, agent_rate, agent_options } = plan;
+        let Plan { vendor: vendor_name, vendor_rate, vendor_options, agent, agent_rate, agent_options, direction } =
+            plan;
         let mut pool = Pool::new(vec![0; 2400 * BLOCK].leak(), vec![Link::FREE; 2400].leak(), 0, 0);
         let mut vendor = Peer::new(vendor_name, Role::Vendor, Side::Client, vendor_rate, &vendor_options);
         vendor.leg.open(Now::ZERO);
@@ -171,7 +175,7 @@ impl Site {
         let mut bridge = Bridge::new(Now::ZERO, Now::from_secs(5), rate, limits, &mut pool).unwrap();
         bridge.listen(true);
         let line = Peer::new(vendor_name, Role::Agent, Side::Server, vendor_rate, &vendor_options);
-        bridge.set_line(Now::ZERO, line.leg, LineSetup { silent_after: Some(Now::from_secs(60)) });
+        bridge.set_line(Now::ZERO, line.leg, LineSetup { silent_after: Some(Now::from_secs(60)), direction });
         let trunk = Peer::new(agent, Role::Vendor, Side::Client, agent_rate, &agent_options);
         let mut agent = Peer::new(agent, Role::Agent, Side::Server, agent_rate, &agent_options);
         agent.leg.open(Now::ZERO);
@@ -378,6 +382,22 @@ fn what_the_caller_says_comes_back_sample_for_sample_from_an_echo() {
         let (up, weather) = (site.bridge.uplink(), site.bridge.weather());
         assert_eq!((up.dropped, weather.flushed, weather.underruns), (0, 0, 0), "{vendor}");
         assert_eq!(up.samples as usize, site.spoken.len(), "{vendor}");
+    }
+}
+
+#[test]
+fn on_a_path_that_only_listens_nobody_hears_the_agent_who_hears_the_caller() {
+    for vendor in linear_vendors() {
+        let mut site = Site::of(Plan { direction: Direction::Uplink, ..Plan::new(vendor, "exotel") });
+        site.echoes = true;
+        let frame = site.rate().frame();
+        for caller in speech(frame * 50).chunks(frame) {
+            site.frame(caller);
+        }
+        site.frames(60);
+        assert!(voice(&site.queue.line).is_empty(), "{vendor}");
+        assert_eq!((site.bridge.direction(), site.bridge.uplink().dropped), (Direction::Uplink, 0), "{vendor}");
+        assert!(site.bridge.uplink().samples > 0, "{vendor}");
     }
 }
 

@@ -281,7 +281,7 @@ impl Bridge {
     pub fn set_line(&mut self, now: Now, mut leg: Leg, setup: LineSetup) {
         leg.set_rate(self.uplink.rate);
         leg.open(now);
-        if leg.dialect().direction() == Direction::Uplink {
+        if setup.direction == Direction::Uplink || leg.dialect().direction() == Direction::Uplink {
             self.set_uplink_only();
         }
         self.downlink.pacer = Some(Pacer::new(self.line_rate, Now::from_millis(leg.dialect().lead_ms())));

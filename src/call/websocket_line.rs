@@ -13,7 +13,7 @@ use crate::{
         bridge::Uplink,
         tap::MarkName,
     },
-    dialect::{Event, MarksOnClear, Say},
+    dialect::{Direction, Event, MarksOnClear, Say},
     leg::websocket::leg::{Leg, Over, Sink},
     media::{
         Now, Rate,
@@ -26,6 +26,8 @@ use crate::{
 pub struct LineSetup {
     /// A line that sends no audio for so long is over; `None`: it may be silent.
     pub silent_after: Option<Now>,
+    /// [`Direction::Uplink`]: nobody hears an agent on it, though its dialect would have it.
+    pub direction: Direction,
 }
 
 /// The line leg.

@@ -311,7 +311,7 @@ impl Shared {
             LineKind::Websocket(websocket) => websocket.media_timeout,
             LineKind::Audiosocket { .. } | LineKind::Pipe { .. } => None,
         };
-        let setup = LineSetup { silent_after };
+        let setup = LineSetup { silent_after, direction };
         NewLine::Websocket(Box::new(NewWebsocket { stream, link, dialect, side, rate, setup }))
     }
 
