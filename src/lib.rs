@@ -1,13 +1,14 @@
-//! Trunkline puts a PBX, a phone line or a sound card on a cloud voice agent.
+//! Trunkline puts a PBX, a cloud's phone line or a sound card on a cloud voice agent.
 //!
 //! ```text
-//!   PBX or pipe            trunkline                                    cloud
+//!   PBX, vendor, pipe      trunkline                                    cloud
 //!   +-----------+    +------------------------------------+    +---------------------+
 //!   | Asterisk  |    |  line leg           trunk leg      |    |  wss voice agent    |
-//!   | a WAV     |<-->|   |  uplink ring  ->  |            |<-->|  Ozonetel, Exotel,  |
-//!   +-----------+    |   |  <- downlink ring |            |    |  bare PCM           |
-//!                    |            call                    |    +---------------------+
-//!                    +------------------------------------+
+//!   | a cloud   |<-->|   |  uplink ring  ->  |            |<-->|  in any dialect of  |
+//!   | a WAV     |    |   |  <- downlink ring |            |    |  dialect::NAMES     |
+//!   +-----------+    |            call                    |    +---------------------+
+//!                    +----+-------------------------------+
+//!                         +--> records, notes, sinks
 //! ```
 //!
 //! A call is two legs, two rings, one state machine. The map:
@@ -15,7 +16,7 @@
 //! - [`media`]: samples and time. Frames, rings and their pool, playout, delay given back, resampling, G.711. Pure: no
 //!   heap, no clock, no log.
 //! - [`dialect`]: what is said over a WebSocket, one file a grammar, both roles. Pure.
-//! - [`leg`]: one side of a call: AudioSocket, pipe, WebSocket.
+//! - [`leg`]: one side of a call: AudioSocket, pipe, WebSocket; and the door at which clouds bring calls.
 //! - [`call`]: the only place that knows both legs. [`call::bridge`] is pure and runs in tests in virtual time;
 //!   [`call::shard`] is the media thread around it.
 //! - [`telnyx`]: call control at Telnyx, whose webhooks tell of calls and whose streams a line takes.

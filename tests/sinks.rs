@@ -431,11 +431,13 @@ fn callers_voices_reach_redis_while_they_speak_and_a_dead_one_costs_nothing_else
     let seqs: Vec<_> = entries.iter().map(|entry| entry["seq"].as_u64().unwrap()).collect();
     assert_eq!(seqs, (1..=10).collect::<Vec<_>>());
     assert_eq!((&entries[1]["timestamp_ms"], &entries[1]["encoding"]), (&100.into(), &"pcm16".into()));
+    assert_eq!(site.metrics.sinks_failing(), 0);
     redis.kill();
     for n in 50..100_u64 {
         tap.sound(Sound::new(1, n * 20, Rate::Hz8000, &[0; 160], &[]));
     }
     wait_for("audio dropped", || site.metrics.get(Counter::SinkAudioDropped) > 0);
+    wait_for("the sink told to fail", || site.metrics.sinks_failing() == 1);
     // Of audio nothing is on disk, and what has to be there waits for Redis.
     notes.ended(1, &Record::cut(started, 0));
     notes.close(SOON);

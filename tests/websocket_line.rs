@@ -52,6 +52,22 @@ fn what_the_caller_says_comes_back_sample_for_sample_from_an_echo() {
 }
 
 #[test]
+fn on_a_path_that_only_listens_nobody_hears_the_agent_who_hears_the_caller() {
+    for vendor in linear_vendors() {
+        let mut site = Site::of(Plan { direction: Direction::Uplink, ..Plan::new(vendor, "exotel") });
+        site.echoes = true;
+        let frame = site.rate().frame();
+        for caller in speech(frame * 50).chunks(frame) {
+            site.frame(caller);
+        }
+        site.frames(60);
+        assert!(voice(&site.queue.line).is_empty(), "{vendor}");
+        assert_eq!((site.bridge.direction(), site.bridge.uplink().dropped), (Direction::Uplink, 0), "{vendor}");
+        assert!(site.bridge.uplink().samples > 0, "{vendor}");
+    }
+}
+
+#[test]
 fn a_burst_is_paced_and_the_vendors_queue_never_holds_more_than_the_lead() {
     for vendor in linear_vendors() {
         let mut site = Site::new(vendor, "binary");

@@ -284,7 +284,7 @@ impl Bridge {
     pub fn set_line(&mut self, now: Now, mut leg: Leg, setup: LineSetup) {
         leg.set_rate(self.uplink.rate);
         leg.open(now);
-        if leg.dialect().direction() == Direction::Uplink {
+        if setup.direction == Direction::Uplink || leg.dialect().direction() == Direction::Uplink {
             self.set_uplink_only();
         }
         let lead = Now::from_millis(leg.dialect().lead_ms());

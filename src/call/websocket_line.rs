@@ -13,7 +13,7 @@ use crate::{
         bridge::Uplink,
         tap::MarkName,
     },
-    dialect::{Event, MarksOnClear, Say},
+    dialect::{Direction, Event, MarksOnClear, Say},
     leg::websocket::leg::{Leg, Over, Sink},
     media::{
         Now, Rate,
@@ -26,6 +26,8 @@ use crate::{
 pub struct LineSetup {
     /// A line that sends no audio for so long is over; `None`: it may be silent.
     pub silent_after: Option<Now>,
+    /// [`Direction::Uplink`]: nobody hears an agent on it, though its dialect would have it.
+    pub direction: Direction,
 }
 
 /// The line leg.
@@ -114,6 +116,11 @@ impl WebsocketLine {
 
     /// It was over in this way.
     pub(super) fn on_over(&mut self, over: Over) {
+        // Whoever is told goodbye gives our own code back (RFC 6455 5.5.1), which is no word of its own.
+        let over = match (&self.goodbye, over) {
+            (Some(goodbye), Over::Closed(Some(code))) if code == goodbye.code => Over::Closed(None),
+            _ => over,
+        };
         self.over.get_or_insert(over);
     }
 

@@ -387,6 +387,16 @@ transcripts = false
         let sink = "[sink.crm]\nkind = \"webhook\"\nurl = \"http://127.0.0.1:1/\"";
         let config = read(sink, "trunks = []\nsinks = [\"crm\"]").unwrap();
         assert!(config.routes[0].trunks.is_empty());
+        let text = format!(
+            "[sinks]\ndirectory = \"sinks\"\n[line.pbx]\nkind = \"audiosocket\"\n{sink}\n[[route]]\nline = \"pbx\"\n"
+        );
+        let alone = |route: &str| {
+            let path = Path::new("/etc/t.toml");
+            resolve(path, &format!("{text}{route}"), &Given)
+        };
+        assert!(alone("trunks = []\nsinks = [\"crm\"]").unwrap().trunks.is_empty());
+        let said = alone("trunks = [\"agent\"]\nsinks = [\"crm\"]").unwrap_err().to_string();
+        assert!(said.contains("trunks = \"agent\": no such trunk; there is none"), "{said}");
         let said = read(sink, "trunks = []").unwrap_err().to_string();
         assert!(said.contains("[[route]] trunks = [...]: wanted at least one name of a trunk"), "{said}");
     }

@@ -56,8 +56,9 @@ impl Resolver<'_> {
         let mut recordings_section = root.table("recordings");
         let mut sinks_section = root.table("sinks");
         let mut lines = root.tables("line");
-        let mut trunks = root.tables("trunk");
         let mut sinks = root.tables_if_any("sink");
+        // Calls can be for sinks alone.
+        let mut trunks = if sinks.is_empty() { root.tables("trunk") } else { root.tables_if_any("trunk") };
         let mut routes = root.array_of_tables("route");
         root.finish();
 

@@ -118,6 +118,7 @@ pub struct Metrics {
     pool_bytes: AtomicU64,
     records_waiting: AtomicU64,
     sink_items_waiting: AtomicU64,
+    sinks_failing: AtomicU64,
     histograms: [SharedHistogram; HISTOGRAMS.len()],
 }
 
@@ -268,6 +269,21 @@ impl Metrics {
         self.sink_items_waiting.load(Relaxed)
     }
 
+    /// A sink does not take what it is given, or does so again: its items, or its audio, each for itself.
+    pub fn sink_fails(&self, is_failing: bool) {
+        if is_failing {
+            self.sinks_failing.fetch_add(1, Relaxed);
+        } else {
+            self.sinks_failing.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// How many do not.
+    #[must_use]
+    pub fn sinks_failing(&self) -> u64 {
+        self.sinks_failing.load(Relaxed)
+    }
+
     /// The most of the pool that was ever in use (bytes).
     #[must_use]
     pub fn pool_bytes(&self) -> u64 {
@@ -301,6 +317,8 @@ impl Metrics {
         row("trunkline_records_waiting", "gauge", help, &mut gauge(&self.records_waiting));
         let help = "Items that wait for sinks, on disk or on their way there";
         row("trunkline_sink_items_waiting", "gauge", help, &mut gauge(&self.sink_items_waiting));
+        let help = "Sinks that do not take what they are given; one that takes neither items nor audio counts twice";
+        row("trunkline_sinks_failing", "gauge", help, &mut gauge(&self.sinks_failing));
         for ((name, help), histogram) in HISTOGRAMS.iter().zip(&self.histograms) {
             // Writing to a String does not fail.
             let _ = histogram.write(name, help, &mut text);

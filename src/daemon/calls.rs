@@ -311,7 +311,7 @@ impl Shared {
             LineKind::Websocket(websocket) => websocket.media_timeout,
             LineKind::Audiosocket { .. } | LineKind::Pipe { .. } => None,
         };
-        let setup = LineSetup { silent_after };
+        let setup = LineSetup { silent_after, direction };
         NewLine::Websocket(Box::new(NewWebsocket { stream, link, dialect, side, rate, setup }))
     }
 
@@ -501,7 +501,7 @@ impl Shared {
             accepting: self.why_full().is_none(),
             draining: self.calls.borrow().draining,
             healthy: self.problems().is_empty(),
-            pubsub: false,
+            pubsub: !self.config.sinks.is_empty() && self.metrics.sinks_failing() == 0,
         };
         self.house.send_if_modified(|told| core::mem::replace(told, house) != house);
     }

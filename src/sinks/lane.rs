@@ -283,6 +283,7 @@ impl Work {
             None => {
                 self.backoff.on_taken();
                 if self.failing.take().is_some() {
+                    self.metrics.sink_fails(false);
                     info!(
                         message_id = messages::SINK_TAKES, sink = self.name;
                         "a sink takes again what is meant for it"
@@ -301,7 +302,9 @@ impl Work {
                         message_id = messages::SINK_FAILING, sink = self.name, error = words, waiting;
                         "a sink does not take what is meant for it"
                     );
-                    self.failing = Some(words);
+                    if self.failing.replace(words).is_none() {
+                        self.metrics.sink_fails(true);
+                    }
                 }
             }
         }

@@ -22,6 +22,7 @@ pub(super) async fn send(sink: String, mut redis: Redis, queue: Arc<Queue>, metr
                 metrics.add(Counter::SinkAudioSent, entries.len() as u64);
                 backoff.on_taken();
                 if core::mem::take(&mut is_failing) {
+                    metrics.sink_fails(false);
                     info!(
                         message_id = messages::SINK_TAKES, sink, what = "audio";
                         "a sink takes again what is meant for it"
@@ -33,6 +34,7 @@ pub(super) async fn send(sink: String, mut redis: Redis, queue: Arc<Queue>, metr
         };
         metrics.add(Counter::SinkAudioDropped, entries.len() as u64);
         if !core::mem::replace(&mut is_failing, true) {
+            metrics.sink_fails(true);
             warn!(
                 message_id = messages::SINK_FAILING, sink, what = "audio", error = words;
                 "a sink does not take what is meant for it"

@@ -149,6 +149,20 @@ impl Process {
         self.nth_line(0, words)
     }
 
+    /// Waits for a line that has one of these.
+    pub fn any_line(&self, any: &[&str]) -> String {
+        let until = Instant::now() + SOON;
+        let mut lines = self.lines.0.lock().unwrap();
+        loop {
+            if let Some(line) = lines.iter().find(|line| any.iter().any(|words| line.contains(words))) {
+                return line.clone();
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{} did not say any of {any:?} but:\n{}", self.name, lines.join("\n"));
+            lines = self.lines.1.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+
     /// How many lines so far have all of these words.
     pub fn count(&self, words: &[&str]) -> usize {
         let lines = self.lines.0.lock().unwrap();
@@ -212,6 +226,16 @@ impl Drop for Process {
         if thread::panicking() {
             println!("--- {}:\n{}", self.name, self.said());
         }
+    }
+}
+
+/// Waits until it is so.
+#[track_caller]
+pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + SOON;
+    while !is_so() {
+        assert!(Instant::now() < until, "{what}: not in {SOON:?}");
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -37,7 +37,7 @@ use crate::{
     dialect,
     leg::{
         audiosocket::{Uuid, is_digit},
-        websocket::dial::DialError,
+        websocket::dial::{DialError, Failure},
     },
     media::Rate,
 };
@@ -347,6 +347,10 @@ impl fmt::Display for CallError {
             Self::Secret(path, why) => write!(f, "{} holds no secret to send: {why}", path.display()),
             Self::Fact(flag, why) => write!(f, "{flag}: {why}"),
             Self::Tls(why) => write!(f, "{why}"),
+            Self::Dial(error) if matches!(&error.failure, Failure::Refused(refusal) if matches!(refusal.status, Some(401 | 403))) =>
+            {
+                write!(f, "no call: {error}; of a call these are --bearer-file, --basic-file and --header")
+            }
             Self::Dial(error) => write!(
                 f,
                 "no call: {error}. (A stand-in to call is `trunkline agent --listen 127.0.0.1:8765 --plain`; with TLS \

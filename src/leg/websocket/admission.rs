@@ -109,7 +109,7 @@ pub fn decide(listen: &Listen, sources: &Sources, asked: &Asked, source: IpAddr,
         return if matches!(method.as_str(), "GET" | "POST") { Decision::Endpoint } else { wrong_method() };
     }
     let Some(index) = listen.paths.iter().position(|path| path.path == request.path) else {
-        return refuse(404, "no such path", "there is no such path".to_owned());
+        return refuse(404, "no such path", NO_PATH.to_owned());
     };
     if let Err((status, words)) = *upgrade {
         return refuse(status, words, words.to_owned());
@@ -226,6 +226,9 @@ fn plain(text: &str) -> String {
     text
 }
 
+/// The path itself is not told: it may be the only secret that a vendor can keep.
+const NO_PATH: &str = "there is no such path; wanted exactly the `path` of one of the line's [[line.NAME.path]]";
+
 /// Clients that offer one hang up when none is chosen: OpenAI's, and mod_audio_fork's. Beside theirs they may offer a
 /// key, which is no protocol.
 const SUBPROTOCOLS: &[&str] = &["realtime", "audio.drachtio.org"];
@@ -319,7 +322,7 @@ mod tests {
         assert_eq!(admitted("203.0.113.9", "/open?call_id=7", &[]).path, 0);
         assert_eq!(admitted("198.51.100.9", "/ws", &[]).path, 1);
         for target in ["/", "/open/", "/ope", "/Open", "/%6fpen", "/open;x", "/v1/ingest"] {
-            assert_eq!(refused("203.0.113.9", target, &[]), (404, "there is no such path".to_owned()), "{target}");
+            assert_eq!(refused("203.0.113.9", target, &[]), (404, NO_PATH.to_owned()), "{target}");
         }
     }
 

@@ -745,13 +745,13 @@ mod tests {
                 "HTTP/1.1 401 Unauthorized\r\nContent-Length: 13\r\n\r\ntoken expired",
                 Some(401),
                 format!(
-                    "{shaken} was answered with 401 Unauthorized: token expired; check `bearer`, `basic` and `headers`"
+                    "{shaken} was answered with 401 Unauthorized: token expired; check `bearer`, `basic`, `jwt` and `headers`"
                 ),
             ),
             (
                 "HTTP/1.1 403 Forbidden\r\n\r\n",
                 Some(403),
-                format!("{shaken} was answered with 403 Forbidden; check `bearer`, `basic` and `headers`"),
+                format!("{shaken} was answered with 403 Forbidden; check `bearer`, `basic`, `jwt` and `headers`"),
             ),
             (
                 "HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n",

@@ -114,7 +114,7 @@ impl Refusal {
     #[must_use]
     pub fn advice(&self) -> &'static str {
         match self.status {
-            Some(401 | 403) => "check `bearer`, `basic` and `headers`",
+            Some(401 | 403) => "check `bearer`, `basic`, `jwt` and `headers`",
             Some(407) => "a proxy stands in between; Trunkline needs a direct way",
             Some(404 | 405 | 410) => "check the path in the url",
             Some(300..=399) => "put the address that it names into the url",
@@ -580,12 +580,12 @@ mod tests {
             (
                 text("401 Unauthorized", "token expired\n"),
                 "401 Unauthorized: token expired",
-                "check `bearer`, `basic` and `headers`",
+                "check `bearer`, `basic`, `jwt` and `headers`",
             ),
             (
                 text("403 Forbidden", r#"{"error": "no such tenant"}"#),
                 r#"403 Forbidden: {"error": "no such tenant"}"#,
-                "check `bearer`, `basic` and `headers`",
+                "check `bearer`, `basic`, `jwt` and `headers`",
             ),
             (text("404 Not Found", ""), "404 Not Found", "check the path in the url"),
             (
@@ -616,7 +616,7 @@ mod tests {
             (
                 refused(&["HTTP/1.1 401 ", "Content-Encoding: gzip"], "\x1f rubbish"),
                 "401",
-                "check `bearer`, `basic` and `headers`",
+                "check `bearer`, `basic`, `jwt` and `headers`",
             ),
         ];
         for (refusal, words, advice) in &table {
