@@ -14,7 +14,7 @@ use trunkline::{
     },
     media::{Now, Rate},
 };
-use trunkline_fuzz::{Ears, Steer, facts};
+use trunkline_fuzz::{Ears, Steer, facts, frame};
 
 fuzz_target!(|data: &[u8]| {
     let Some((mut steer, rest)) = Steer::split(data) else { return };
@@ -171,26 +171,6 @@ fn fragments(steer: &mut Steer, opcode: u8, masked: bool, text: &[u8]) -> Vec<u8
     }
 }
 
-/// RFC 6455 5.2.
-fn frame(opcode: u8, last: bool, masked: bool, payload: &[u8], out: &mut Vec<u8>) {
-    out.push(u8::from(last) << 7 | opcode);
-    let mask = u8::from(masked) << 7;
-    match payload.len() {
-        len @ ..=125 => out.push(mask | len as u8),
-        len @ ..=65_535 => {
-            out.push(mask | 126);
-            out.extend((len as u16).to_be_bytes());
-        }
-        len => {
-            out.push(mask | 127);
-            out.extend((len as u64).to_be_bytes());
-        }
-    }
-    let key: &[u8] = if masked { &[0x37, 0xfa, 0x21, 0x3d] } else { &[0] };
-    out.extend(key.iter().filter(|_| masked));
-    out.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
-}
-
 const fn side(role: Role) -> Side {
     match role {
         Role::Vendor => Side::Client,
@@ -203,7 +183,6 @@ const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 const PING: u8 = 9;
 
-const MAX_MESSAGE: u64 = 1 << 20;
 /// The most room that a sink begins with (samples).
 const ROOM: usize = 3_000;
 /// Room for all that a full buffer can hold at the highest rate: at most a sample for every two bytes, times six.

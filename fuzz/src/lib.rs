@@ -167,3 +167,23 @@ pub fn facts() -> Facts {
         custom: Default::default(),
     }
 }
+
+/// Appends one frame (RFC 6455 5.2).
+pub fn frame(opcode: u8, last: bool, masked: bool, payload: &[u8], out: &mut Vec<u8>) {
+    out.push(u8::from(last) << 7 | opcode);
+    let mask = u8::from(masked) << 7;
+    match payload.len() {
+        len @ ..=125 => out.push(mask | len as u8),
+        len @ ..=65_535 => {
+            out.push(mask | 126);
+            out.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            out.push(mask | 127);
+            out.extend((len as u64).to_be_bytes());
+        }
+    }
+    let key: &[u8] = if masked { &[0x37, 0xfa, 0x21, 0x3d] } else { &[0] };
+    out.extend(key.iter().filter(|_| masked));
+    out.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+}
