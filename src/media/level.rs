@@ -12,7 +12,17 @@ pub const SILENCE_DBOV: i8 = -127;
 /// [`SILENCE_DBOV`] for silence and for no samples. RFC 6464 section 3, RFC 6465 appendix A.
 #[must_use]
 pub fn level_dbov(samples: &[i16]) -> i8 {
-    level_of(samples.iter().map(|sample| u64::from(i32::from(*sample).unsigned_abs().pow(2))).sum(), samples.len())
+    level_of(energy_of(samples), samples.len())
+}
+
+/// The sum of the squares of these samples.
+#[must_use]
+pub fn energy_of(samples: &[i16]) -> u64 {
+    let square = |sample: i16| i32::from(sample).pow(2) as u32; // at most 2^30
+    // Two at a time, because every x86-64 has an instruction that multiplies and adds pairs: a third of the work.
+    let (pairs, last) = samples.as_chunks::<2>();
+    let pairs: u64 = pairs.iter().map(|&[one, other]| u64::from(square(one) + square(other))).sum();
+    pairs + last.iter().map(|&sample| u64::from(square(sample))).sum::<u64>()
 }
 
 /// The same of samples whose squares sum up to `energy`.
@@ -143,6 +153,18 @@ mod tests {
         assert_eq!(level_dbov(&sine(32_767.0)), -3);
         assert_eq!(level_dbov(&[0; 160]), SILENCE_DBOV);
         assert_eq!(level_dbov(&[]), SILENCE_DBOV);
+    }
+
+    #[test]
+    fn energy_is_the_sum_of_squares_of_any_number_of_samples() {
+        let samples: Vec<i16> =
+            [i16::MIN, i16::MIN, i16::MAX, -1, 0, 300].into_iter().cycle().take(1000).chain([i16::MIN; 9]).collect();
+        for from in 0..9 {
+            for until in from..samples.len() {
+                let squares = samples[from..until].iter().map(|&sample| i64::from(sample).pow(2) as u64);
+                assert_eq!(energy_of(&samples[from..until]), squares.sum());
+            }
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::media::{
     Now,
     clock::PTIME_MS,
     frame::Rate,
-    level::{SILENCE_DBOV, level_of},
+    level::{SILENCE_DBOV, energy_of, level_of},
     vad::{Change, Gate},
 };
 
@@ -21,6 +21,8 @@ pub struct Talk {
     /// The levels of the last frames, oldest at `next` (dBov).
     levels: [i8; WINDOW],
     next: usize,
+    /// The quietest of them.
+    quietest: i8,
     gate: Gate,
 }
 
@@ -34,6 +36,7 @@ impl Talk {
             len: 0,
             levels: [0; WINDOW],
             next: 0,
+            quietest: 0,
             gate: Gate::new(rate, PTIME_MS, hang_over),
         }
     }
@@ -44,7 +47,7 @@ impl Talk {
         let mut rest = samples;
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(rest.len().min(self.frame - self.len));
-            self.energy += piece.iter().map(|sample| u64::from(sample.unsigned_abs()).pow(2)).sum::<u64>();
+            self.energy += energy_of(piece);
             self.len += piece.len();
             rest = after;
             if self.len == self.frame {
@@ -76,10 +79,15 @@ impl Talk {
     }
 
     fn is_talk(&mut self, level: i8) -> bool {
-        self.levels[self.next] = level;
+        let gone = core::mem::replace(&mut self.levels[self.next], level);
         self.next = (self.next + 1) % WINDOW;
-        let quietest = self.levels.iter().copied().fold(0, i8::min);
-        level > SILENCE_DBOV && level >= quietest.max(LEAST_FLOOR_DBOV) + OVER_FLOOR_DB
+        if level <= self.quietest {
+            self.quietest = level;
+        } else if gone == self.quietest {
+            // It may have been the only one.
+            self.quietest = self.levels.iter().copied().fold(0, i8::min);
+        }
+        level > SILENCE_DBOV && level >= self.quietest.max(LEAST_FLOOR_DBOV) + OVER_FLOOR_DB
     }
 }
 
@@ -109,6 +117,22 @@ mod tests {
             assert_eq!(told, [Change::Started, Change::Stopped], "{piece}");
             assert_eq!((talk.spoken_from(), talk.spoken_until()), (8000, 14_400), "{piece}");
             assert!(!talk.is_speech());
+        }
+    }
+
+    #[test]
+    fn the_floor_is_the_quietest_of_the_last_second_and_a_half() {
+        let mut talk = Talk::new(Rate::Hz8000, Now::from_millis(500));
+        let mut last = std::collections::VecDeque::from([0_i8; WINDOW]);
+        let mut noise = 7_u32;
+        for round in 0..5000 {
+            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // It swells and sinks, so that the floor leaves the window, alone and in company.
+            let level = -((noise >> 27) as i8) - if round / 300 % 2 == 0 { 0 } else { 40 };
+            last.pop_front();
+            last.push_back(level);
+            let floor = last.iter().copied().fold(0, i8::min);
+            assert_eq!(talk.is_talk(level), level >= floor.max(LEAST_FLOOR_DBOV) + OVER_FLOOR_DB, "{round}");
         }
     }
 
