@@ -8,9 +8,10 @@ mod virtual_call;
 use trunkline::{
     call::{EndReason, State, attention::BargeIn, state::Event as CallEvent, tap::Happening},
     dialect::{self, Carrier, Direction, OptionValue, Options, Role, Say, StopReason},
+    leg::websocket::wire::Side,
     media::{Now, Rate},
 };
-use virtual_call::{Plan, Site, options, person, speech, voice};
+use virtual_call::{Peer, Plan, Site, options, person, speech, voice};
 
 /// Which vendors exist that play an agent: every dialect that carries linear samples both ways at one rate.
 fn linear_vendors() -> Vec<&'static str> {
@@ -272,7 +273,8 @@ fn half_a_message_of_a_lost_trunk_is_not_heard_before_what_the_next_one_says() {
     let mut site = Site::new("exotel", "openai");
     site.frames(10);
     site.agent_writes(0x81, SESSION_EXPIRED, SESSION_EXPIRED.len() as u16);
-    let mut half = br#"{"type":"response.output_audio.delta","response_id":"resp_1","item_id":"item_1","delta":""#.to_vec();
+    let mut half =
+        br#"{"type":"response.output_audio.delta","response_id":"resp_1","item_id":"item_1","delta":""#.to_vec();
     half.resize(30_000, b'I');
     site.agent_writes(0x81, &half, 60_000);
     site.bridge.handle_event(site.now, CallEvent::TrunkClosed, &mut site.pool);

@@ -362,7 +362,10 @@ impl Bridge {
     pub fn handle_event(&mut self, now: Now, event: Event, pool: &mut Pool) {
         let is_loss = matches!(event, Event::TrunkEnded(_) | Event::TrunkClosed);
         // One that has said that it will end is not mourned: the next connection is being dialled.
-        if is_loss && self.state == State::Bridged && self.trunk.is_some() && self.is_expiring() {
+        if is_loss
+            && self.state == State::Bridged
+            && self.trunk.as_ref().is_some_and(|trunk| self.is_expiring() || trunk.dialect().may_reconnect())
+        {
             return self.lose_trunk(now, pool);
         }
         let had_line = self.state.has_line();
@@ -391,7 +394,7 @@ impl Bridge {
 
     /// The trunk's connection is lost, and its platform takes the call up again on another.
     fn lose_trunk(&mut self, now: Now, pool: &mut Pool) {
-        let Redial::Expiring { asked, .. } = self.redial else { return };
+        let asked = matches!(self.redial, Redial::Expiring { asked: true, .. });
         let Some(trunk) = self.trunk.take() else { return };
         self.past = self.past.and(trunk.tally());
         // The rest of a message that was cut off will not come.

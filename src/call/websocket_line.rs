@@ -377,7 +377,7 @@ mod tests {
         let dialect = dialect::open("exotel", Role::Agent, None, rate, &Options::default()).unwrap();
         let (facts, ping_every) = (Facts::default(), Now::from_secs(20));
         let leg = Leg::new(Setup { side: Side::Server, dialect, facts, rate, now, epoch_ms: 0, ping_every });
-        WebsocketLine::new(now, leg, LineSetup { silent_after: None })
+        WebsocketLine::new(now, leg, LineSetup { silent_after: None, direction: Direction::Both })
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use trunkline::{
     call::{Bridge, bridge::Limits, tap::Happening, websocket_line::LineSetup},
-    dialect::{self, Event, Facts, OptionValue, Options, Role, Say, StopReason},
+    dialect::{self, Direction, Event, Facts, OptionValue, Options, Role, Say, StopReason},
     leg::websocket::{
         leg::{Flow, Leg, Setup, Sink},
         wire::Side,
@@ -147,6 +147,8 @@ pub struct Plan<'p> {
     pub vendor_options: Options,
     /// What the line's path says, where that is not what the vendor does.
     pub line_options: Option<Options>,
+    /// Which way the line's path says that audio flows.
+    pub direction: Direction,
     pub agent: &'p str,
     pub agent_rate: Option<Rate>,
     pub agent_options: Options,
@@ -161,6 +163,7 @@ impl<'p> Plan<'p> {
             vendor_rate: None,
             vendor_options: Options::default(),
             line_options: None,
+            direction: Direction::Both,
             agent,
             agent_rate: None,
             agent_options: Options::default(),
@@ -175,7 +178,7 @@ impl Site {
     }
 
     pub fn of(plan: Plan<'_>) -> Self {
-        let Plan { vendor: vendor_name, vendor_rate, vendor_options, line_options, .. } = plan;
+        let Plan { vendor: vendor_name, vendor_rate, vendor_options, line_options, direction, .. } = plan;
         let Plan { agent: agent_name, agent_rate, agent_options, is_agent_slow, .. } = plan;
         let mut pool = Pool::new(vec![0; 2400 * BLOCK].leak(), vec![Link::FREE; 2400].leak(), 0, 0);
         let mut vendor = Peer::new(vendor_name, Role::Vendor, Side::Client, vendor_rate, &vendor_options);
@@ -187,7 +190,7 @@ impl Site {
         // The door has read the start, and with it the rate.
         let line_options = line_options.as_ref().unwrap_or(&vendor_options);
         let line = Peer::new(vendor_name, Role::Agent, Side::Server, Some(rate), line_options);
-        bridge.set_line(Now::ZERO, line.leg, LineSetup { silent_after: Some(Now::from_secs(60)) });
+        bridge.set_line(Now::ZERO, line.leg, LineSetup { silent_after: Some(Now::from_secs(60)), direction });
         let (trunk, agent) = trunk_and_agent(Now::ZERO, agent_name, agent_rate, &agent_options);
         bridge.handle_trunk_answered(Now::ZERO, trunk.leg, &mut pool);
         let mut site = Self {
@@ -207,6 +210,19 @@ impl Site {
         };
         site.exchange();
         site
+    }
+
+    /// Bytes of the agent's own: the head of a frame of `len` bytes, and as much of it as there is.
+    pub fn agent_writes(&mut self, op: u8, payload: &[u8], len: u16) {
+        self.from_agent.push_back(op);
+        if len <= 125 {
+            self.from_agent.push_back(len as u8);
+        } else {
+            self.from_agent.push_back(126);
+            self.from_agent.extend(len.to_be_bytes());
+        }
+        self.from_agent.extend(payload);
+        self.exchange();
     }
 
     pub fn rate(&self) -> Rate {
