@@ -47,12 +47,24 @@ fn onset(samples: &[i16]) -> usize {
     samples.iter().position(|sample| sample.unsigned_abs() > 300).unwrap_or_else(|| panic!("nothing was heard"))
 }
 
+/// The same sound at 48 kHz.
+fn finely(samples: &[i16], rate: Rate) -> Vec<i16> {
+    let mut resampler = Resampler::new(rate, Rate::Hz48000);
+    let mut fine = vec![0; resampler.max_output(samples.len())];
+    let n = resampler.process(samples, &mut fine).produced;
+    fine.truncate(n);
+    fine
+}
+
 /// How much what was heard is like what was said once it is laid upon it, 1 at most. Both are looked at 8000 times a
 /// second, at whichever rate they are: they are the same sound at the same moments.
 fn likeness(said: &[i16], spoken_at: Rate, heard: &[i16], heard_at: Rate) -> f64 {
-    let [spoken_step, heard_step] = [spoken_at, heard_at].map(|rate| rate.hz() as usize / 8000);
+    let spoken_step = spoken_at.hz() as usize / 8000;
     let start = onset(said) / spoken_step;
     let said: Vec<_> = said.iter().step_by(spoken_step).skip(start).map(|&sample| f64::from(sample)).collect();
+    // A way through several filters is no whole number of samples long.
+    let heard = &finely(heard, heard_at);
+    let heard_step = Rate::Hz48000.hz() as usize / 8000;
     let about = onset(heard);
     let at = |lag: usize, n: usize| {
         let piece = heard[lag..].iter().step_by(heard_step).map(|&sample| f64::from(sample));
@@ -126,7 +138,8 @@ fn check(name: &str, plan: Plan<'_>, tone_db: f64) {
         assert!(at_agent >= 0.99 && at_line >= 0.99, "{name}, {who}: {at_agent}, {at_line}");
     }
     let (up, weather, times) = (site.bridge.uplink(), site.bridge.weather(), site.bridge.times());
-    assert_eq!((up.dropped, weather.underruns), (0, 0), "{name}");
+    // Resampling may leave one of Exotel's long messages a sample short of its moment, once: then the cushion has grown.
+    assert!(up.dropped == 0 && weather.underruns <= 1, "{name}: {up:?} {weather:?}");
     let after = |then: Option<Now>| then.map(|then| (then - times.bridged.unwrap()).as_millis());
     println!(
         "{name}: from answer to the first of the caller at the agent {:?} ms, of the agent here {:?} ms, at the line {:?} ms",

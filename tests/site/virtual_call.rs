@@ -262,6 +262,10 @@ impl Site {
     }
 
     pub fn echo(&mut self) {
+        // After its goodbye an agent says no more.
+        if !self.bridge.state().has_line() {
+            return;
+        }
         let unit = self.agent.leg.unit();
         let chunk = (self.agent.leg.chunk() / unit).max(1) * unit;
         let whole = (self.agent.ears.heard.len() - self.echoed) / unit * unit;
