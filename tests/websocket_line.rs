@@ -328,6 +328,19 @@ impl Site {
         self.exchange();
     }
 
+    /// Bytes of the agent's own: the head of a frame of `len` bytes, and as much of it as there is.
+    fn agent_writes(&mut self, op: u8, payload: &[u8], len: u16) {
+        self.from_agent.push_back(op);
+        if len <= 125 {
+            self.from_agent.push_back(len as u8);
+        } else {
+            self.from_agent.push_back(126);
+            self.from_agent.extend(len.to_be_bytes());
+        }
+        self.from_agent.extend(payload);
+        self.exchange();
+    }
+
     fn notes(&mut self) -> Vec<Happening> {
         std::iter::from_fn(|| self.bridge.poll_note()).collect()
     }
@@ -558,6 +571,76 @@ fn a_drained_call_says_goodbye_to_both_sides() {
     site.frames(150);
     assert_eq!(site.agent.ears.count("Stop"), 1);
     assert!(site.bridge.is_line_done(site.now));
+}
+
+/// What OpenAI says when a session has lasted for an hour.
+const SESSION_EXPIRED: &[u8] = br#"{"type":"error","event_id":"event_1","error":{"type":"invalid_request_error","code":"session_expired","message":"Your session hit the maximum duration of 60 minutes.","param":null,"event_id":null}}"#;
+
+#[test]
+fn a_session_that_ran_out_goes_on_over_another_connection_however_its_server_closes() {
+    for close in [Some(1000_u16), Some(1001), Some(1011), None] {
+        let mut site = Site::new("exotel", "openai");
+        site.frames(10);
+        site.agent_writes(0x81, SESSION_EXPIRED, SESSION_EXPIRED.len() as u16);
+        assert!(site.bridge.poll_redial());
+        match close {
+            Some(code) => site.agent_writes(0x88, &code.to_be_bytes(), 2),
+            None => site.bridge.handle_event(site.now, CallEvent::TrunkClosed, &mut site.pool),
+        }
+        assert_eq!(site.bridge.state(), State::Bridged, "{close:?}");
+        assert!(!site.bridge.poll_redial(), "{close:?}: it is being dialled already");
+        assert!(site.bridge.is_ready_to_change(site.now), "{close:?}");
+    }
+}
+
+#[test]
+fn half_a_message_of_a_lost_trunk_is_not_heard_before_what_the_next_one_says() {
+    let mut site = Site::new("exotel", "openai");
+    site.frames(10);
+    site.agent_writes(0x81, SESSION_EXPIRED, SESSION_EXPIRED.len() as u16);
+    let mut half =
+        br#"{"type":"response.output_audio.delta","response_id":"resp_1","item_id":"item_1","delta":""#.to_vec();
+    half.resize(30_000, b'I');
+    site.agent_writes(0x81, &half, 60_000);
+    site.bridge.handle_event(site.now, CallEvent::TrunkClosed, &mut site.pool);
+    site.from_agent.clear();
+    site.agent = Peer::new("openai", Role::Agent, Side::Server, None, &Options::default());
+    site.agent.leg.open(site.now);
+    let trunk = Peer::new("openai", Role::Vendor, Side::Client, None, &Options::default());
+    assert!(site.bridge.handle_trunk_changed(site.now, trunk.leg, &mut site.pool).is_none());
+    site.exchange();
+    site.agent_sends(&speech(2400));
+    site.frames(50);
+    let heard = voice(&site.queue.line).len();
+    assert!((700..900).contains(&heard), "100 ms were said, {heard} samples were heard");
+}
+
+#[test]
+fn a_trunk_that_cannot_be_had_again_gives_the_vendor_its_line_back() {
+    let mut site = Site::new("exotel", "openai");
+    site.frames(10);
+    site.agent_writes(0x81, SESSION_EXPIRED, SESSION_EXPIRED.len() as u16);
+    assert!(site.bridge.poll_redial());
+    site.bridge.handle_event(site.now, CallEvent::TrunkClosed, &mut site.pool);
+    site.frames(1501);
+    assert_eq!(site.bridge.state(), State::Bridged, "it is dialled again");
+    site.bridge.handle_redial_failed(site.now, EndReason::TrunkRefused, &mut site.pool);
+    assert_eq!(site.bridge.state(), State::Ended(EndReason::TrunkRefused));
+    assert_eq!(site.bridge.times().ended, Some(site.now));
+    site.exchange();
+    assert!(site.bridge.is_line_done(site.now), "both have said goodbye");
+    assert!(site.vendor.leg.is_closed());
+}
+
+#[test]
+fn a_caller_who_hangs_up_while_the_trunk_is_dialled_again_wants_none_any_more() {
+    let mut site = Site::new("exotel", "openai");
+    site.frames(10);
+    site.agent_writes(0x81, SESSION_EXPIRED, SESSION_EXPIRED.len() as u16);
+    assert!(site.bridge.poll_redial());
+    assert!(site.vendor.leg.say(site.now, Say::Stop(StopReason::CallerHungUp)));
+    site.exchange();
+    assert!(!site.bridge.is_redialing() && !site.bridge.is_ready_to_change(site.now + Now::from_secs(200)));
 }
 
 #[test]

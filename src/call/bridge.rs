@@ -357,11 +357,9 @@ impl Bridge {
     /// Something happened to a leg or was ordered.
     pub fn handle_event(&mut self, now: Now, event: Event, pool: &mut Pool) {
         let is_loss = matches!(event, Event::TrunkEnded(_) | Event::TrunkClosed);
-        if is_loss
-            && self.state == State::Bridged
-            && self.trunk.as_ref().is_some_and(|trunk| trunk.dialect().may_reconnect())
-        {
-            return self.lose_trunk(now);
+        // One that has said that it will end is not mourned: the next connection is being dialled.
+        if is_loss && self.state == State::Bridged && self.trunk.is_some() && self.is_expiring() {
+            return self.lose_trunk(now, pool);
         }
         let had_line = self.state.has_line();
         self.state = self.state.handle_event(now, event);
@@ -369,6 +367,7 @@ impl Bridge {
         if had_line && !self.state.has_line() {
             self.times.ended = Some(now);
             self.downlink.deaf = true;
+            self.redial = Redial::No;
             // A vendor that has left needs no word to throw away what it has.
             let far_side = self.line.as_deref_mut().filter(|_| !matches!(event, Event::LineEnded(_)));
             self.downlink.flush(now, &mut self.account, pool, far_side);
@@ -385,11 +384,18 @@ impl Bridge {
     }
 
     /// The trunk's connection is lost, and its platform takes the call up again on another.
-    fn lose_trunk(&mut self, now: Now) {
-        if let Some(trunk) = self.trunk.take() {
-            self.past = self.past.and(trunk.tally());
-            self.redial = Redial::Lost { give_up_at: now + RECONNECT, asked: false };
-        }
+    fn lose_trunk(&mut self, now: Now, pool: &mut Pool) {
+        let Redial::Expiring { asked, .. } = self.redial else { return };
+        let Some(trunk) = self.trunk.take() else { return };
+        self.past = self.past.and(trunk.tally());
+        // The rest of a message that was cut off will not come.
+        self.downlink.ring.rollback(pool, &mut self.account);
+        // Where it was asked for, the other connection is on its way.
+        self.redial = Redial::Lost { give_up_at: now + RECONNECT, asked };
+    }
+
+    const fn is_expiring(&self) -> bool {
+        matches!(self.redial, Redial::Expiring { .. })
     }
 
     /// Whether another connection to the trunk is wanted now; said once for each.
@@ -408,8 +414,7 @@ impl Bridge {
         match &mut self.redial {
             Redial::Lost { give_up_at, .. } if now >= *give_up_at => {
                 self.redial = Redial::No;
-                self.state = self.state.handle_event(now, Event::TrunkEnded(reason));
-                self.handle_event(now, Event::Tick, pool);
+                self.handle_event(now, Event::TrunkEnded(reason), pool);
             }
             Redial::Lost { asked, .. } | Redial::Expiring { asked, .. } => *asked = false,
             Redial::No => {}
@@ -451,8 +456,14 @@ impl Bridge {
             old.close(1000, "");
             self.past = self.past.and(old.tally());
         }
-        // The new one knows nothing of what the old one asked.
+        // The new one knows nothing of what the old one asked, nor of what it had not said to its end.
         self.downlink.marks.clear(pool, &mut self.account);
+        if let Some(line) = &mut self.line {
+            line.flush_asked(now, true);
+        }
+        self.downlink.ring.rollback(pool, &mut self.account);
+        self.downlink.discard = None;
+        self.trunk_violated = false;
         self.downlink.forget_marks = leg.dialect().marks_on_clear() == MarksOnClear::Forget;
         leg.set_rate(self.uplink.rate);
         leg.open(now);
@@ -624,6 +635,8 @@ impl Bridge {
             Err(over) => {
                 self.over.get_or_insert(over);
                 let event = match over {
+                    // A session that ran out is closed in order too.
+                    Over::Closed(_) if self.is_expiring() => Event::TrunkEnded(EndReason::TrunkLost),
                     // 1000 normal, 1001 going away, none given: an orderly end (RFC 6455 7.4.1).
                     Over::Closed(None | Some(1000 | 1001)) => Event::AgentDone(EndReason::TrunkHungUp),
                     Over::Closed(Some(_)) => Event::TrunkEnded(EndReason::TrunkLost),

@@ -542,9 +542,11 @@ fn handle_order(shard: &Rc<RefCell<Shard>>, order: Order) {
                     shard.with_slot(slot, |call, pool, _| {
                         if call.bridge.is_redialing() {
                             call.bridge.handle_redial_failed(now, reason, pool);
-                        } else {
+                        } else if call.trunks == 0 {
                             call.bridge.handle_event(now, Event::TrunkEnded(reason), pool);
                         }
+                        // Else it is late: the trunk that the call has is another one.
+                        call.flush(now, pool);
                     });
                     return shard.settle(slot, now);
                 }

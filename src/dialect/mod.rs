@@ -408,11 +408,6 @@ pub trait Dialect: Send {
         false
     }
 
-    /// Vendor role: whether a call goes on over another connection when this one is lost, as its platform's guide has it.
-    fn may_reconnect(&self) -> bool {
-        false
-    }
-
     /// Agent role: whether the vendor goes on with a flow of its own when we close without a word, so that its caller is
     /// handed back rather than hung up on.
     fn close_hands_back(&self) -> bool {
