@@ -644,6 +644,25 @@ fn a_caller_who_hangs_up_while_the_trunk_is_dialled_again_wants_none_any_more() 
 }
 
 #[test]
+fn a_vendor_that_reads_nothing_does_not_keep_a_call_whose_agent_has_left() {
+    let mut site = Site::new("exotel", "exotel");
+    site.agent_sends(&speech(80_000));
+    site.agent.leg.close(1000, "");
+    site.from_agent.extend(site.agent.take_out());
+    site.daemon_reads_agent();
+    assert!(matches!(site.bridge.state(), State::Finishing { .. }));
+    for _ in 0..400 {
+        // Its socket takes no byte, and it goes on sending.
+        site.now += Now::from_millis(20);
+        site.vendor.leg.write_audio(site.now, &[0; 160]);
+        site.from_vendor.extend(site.vendor.take_out());
+        site.daemon_reads_vendor();
+        site.bridge.handle_tick(site.now, &mut site.pool);
+    }
+    assert!(!site.bridge.state().has_line(), "{:?}", site.bridge.state());
+}
+
+#[test]
 fn whoever_listens_hears_both_sides_in_step_with_the_caller() {
     let mut site = Site::new("exotel", "exotel");
     let (mut caller, mut agent) = (Vec::new(), Vec::new());

@@ -749,8 +749,14 @@ impl Bridge {
     /// What the agent said last was heard, or not yet.
     fn note_dryness(&mut self, now: Now, silent: bool, pool: &mut Pool) {
         if let State::Finishing { .. } = self.state {
-            let dry = silent && self.downlink.ring.is_empty() && self.downlink.ring.staged() == 0;
-            self.handle_event(now, if dry { Event::Dry } else { Event::Heard }, pool);
+            let waits = !self.downlink.ring.is_empty() || self.downlink.ring.staged() > 0;
+            match (silent, waits) {
+                (false, _) => self.handle_event(now, Event::Heard, pool),
+                (true, false) => self.handle_event(now, Event::Dry, pool),
+                // A line that takes nothing, or the head of a message whose end will not come: neither is waited for
+                // longer than a moment.
+                (true, true) => {}
+            }
         }
     }
 
