@@ -533,6 +533,7 @@ fn an_agents_close_hands_the_caller_back_and_its_word_hangs_up() {
     assert!(site.bridge.state().has_line(), "what was said is heard first");
     site.frames(400);
     assert_eq!(voice(&site.queue.line).len(), 8000);
+    assert_eq!(site.vendor.ears.count("Clear"), 0, "its last syllable may still be on its way to the caller");
     let State::Ended(reason) = site.bridge.state() else { panic!("{:?}", site.bridge.state()) };
     assert_eq!(site.bridge.reason_of(reason), EndReason::HandedBack);
     assert!(site.bridge.is_line_done(site.now));

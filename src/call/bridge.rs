@@ -368,8 +368,10 @@ impl Bridge {
             self.times.ended = Some(now);
             self.downlink.deaf = true;
             self.redial = Redial::No;
-            // A vendor that has left needs no word to throw away what it has.
-            let far_side = self.line.as_deref_mut().filter(|_| !matches!(event, Event::LineEnded(_)));
+            // A vendor that has left needs no word to throw away what it has, and one that by our reckoning has played
+            // it all would only lose the last syllable, which is still on its way to the caller.
+            let plays = self.downlink.pacer.as_ref().is_some_and(|pacer| !pacer.ahead(now).is_zero());
+            let far_side = self.line.as_deref_mut().filter(|_| plays && !matches!(event, Event::LineEnded(_)));
             self.downlink.flush(now, &mut self.account, pool, far_side);
             if let (Some(line), Some(reason)) = (&mut self.line, self.state.reason()) {
                 line.hang_up = self.downlink.hang_up;
