@@ -664,6 +664,23 @@ fn a_vendor_that_reads_nothing_does_not_keep_a_call_whose_agent_has_left() {
 }
 
 #[test]
+fn a_mark_that_was_heard_waits_for_an_agent_that_does_not_read() {
+    let mut site = Site::new("exotel", "exotel");
+    site.agent_sends(&speech(1600));
+    site.agent_says(Say::Mark("end"));
+    site.frames(1);
+    site.queue.marks.clear();
+    // The agent's socket takes nothing any more.
+    while site.bridge.trunk_mut().unwrap().say(site.now, Say::Dtmf(b'1')) {}
+    assert!(site.vendor.leg.say(site.now, Say::Heard("end")));
+    site.from_vendor.extend(site.vendor.take_out());
+    site.daemon_reads_vendor();
+    assert_eq!(site.bridge.clears_and_marks().1, 0);
+    site.frames(2);
+    assert_eq!((site.agent.ears.count("heard end"), site.bridge.clears_and_marks().1), (1, 1));
+}
+
+#[test]
 fn whoever_listens_hears_both_sides_in_step_with_the_caller() {
     let mut site = Site::new("exotel", "exotel");
     let (mut caller, mut agent) = (Vec::new(), Vec::new());

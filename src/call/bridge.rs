@@ -784,9 +784,9 @@ impl Bridge {
         // A start may have named another rate than the request.
         line.leg.set_rate(self.uplink.rate);
         for name in &news.heard {
-            let Some(trunk) = &mut self.trunk else { break };
-            line.on_heard(now, name, |name| self.downlink.tell_heard(now, trunk, name));
+            line.on_heard(now, name);
         }
+        self.downlink.tell_all_heard(now, line, self.trunk.as_mut());
         if news.cleared {
             self.uplink.tally.dropped += self.uplink.ring.clear(pool, &mut self.account) as u64;
         }
@@ -881,12 +881,7 @@ impl Bridge {
     fn ask_reached(&mut self, now: Now, pool: &mut Pool) {
         let (Some(line), Some(pacer)) = (&mut self.line, &self.downlink.pacer) else { return };
         let (due, busy) = (pacer.busy_until().max(now), !pacer.ahead(now).is_zero());
-        while let Some(trunk) = &mut self.trunk
-            && trunk.has_room()
-            && let Some(name) = line.poll_heard(now)
-        {
-            self.downlink.tell_heard(now, trunk, &name);
-        }
+        self.downlink.tell_all_heard(now, line, self.trunk.as_mut());
         while let Some(trunk) = &mut self.trunk
             && let Some(position) = self.downlink.marks.next()
             && position <= self.downlink.ring.popped()
@@ -1218,6 +1213,16 @@ impl Downlink {
         trunk.say(now, Say::Heard(name));
         self.marks_heard += 1;
         self.note(|| Happening::Heard(name.clone()));
+    }
+
+    /// The same for all that the line's far side has played, as far as the agent takes it: the rest waits.
+    fn tell_all_heard(&mut self, now: Now, line: &mut WebsocketLine, trunk: Option<&mut Leg>) {
+        let Some(trunk) = trunk else { return };
+        while trunk.has_room()
+            && let Some(name) = line.poll_heard(now)
+        {
+            self.tell_heard(now, trunk, &name);
+        }
     }
 
     /// Something happened.

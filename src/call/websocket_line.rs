@@ -182,8 +182,8 @@ impl WebsocketLine {
         !self.asked.is_empty()
     }
 
-    /// The vendor says that this was heard. Gives the marks that were, in order.
-    pub(super) fn on_heard(&mut self, now: Now, name: &str, mut told: impl FnMut(&MarkName)) {
+    /// The vendor says that this was heard, and so was all before it: [`poll_heard`](Self::poll_heard) gives them.
+    pub(super) fn on_heard(&mut self, now: Now, name: &str) {
         while self.stale.front().is_some_and(|(_, until)| now >= *until) {
             self.stale.pop_front();
         }
@@ -192,18 +192,15 @@ impl WebsocketLine {
             while self.stale.pop_front().is_some_and(|(stale, _)| stale != name) {}
             return;
         }
-        if !self.asked.iter().any(|asked| asked.name == name) {
-            return;
-        }
-        while let Some(asked) = self.asked.pop_front() {
-            told(&asked.name);
-            if asked.name == name {
-                return;
-            }
+        // A name may be given twice: what was told already waits for the agent, not for the vendor.
+        let Some(last) = self.asked.iter().position(|asked| asked.will_tell && asked.name == name) else { return };
+        for asked in self.asked.iter_mut().take(last + 1) {
+            (asked.due, asked.will_tell) = (now, false);
         }
     }
 
-    /// The next mark that was heard by our own reckoning: one that the vendor has no word for, or has forgotten.
+    /// The next mark that was heard: the vendor has said so, or it must have been by our own reckoning, where the vendor
+    /// has no word for it or has forgotten it.
     pub(super) fn poll_heard(&mut self, now: Now) -> Option<MarkName> {
         let first = self.asked.front()?;
         let patience = if first.will_tell { FORGOTTEN } else { Now::ZERO };
