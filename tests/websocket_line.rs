@@ -681,6 +681,34 @@ fn a_mark_that_was_heard_waits_for_an_agent_that_does_not_read() {
 }
 
 #[test]
+fn a_vendor_that_answers_our_goodbye_is_not_on_record_as_the_one_who_closed() {
+    let mut site = Site::new("exotel", "exotel");
+    site.frames(10);
+    site.bridge.handle_event(site.now, CallEvent::TrunkEnded(EndReason::TrunkLost), &mut site.pool);
+    site.frames(5);
+    assert!(site.vendor.leg.is_closed() && site.bridge.is_line_done(site.now));
+    assert_eq!(site.bridge.line_over(), (None, None), "it only gave our 1011 back");
+}
+
+#[test]
+fn what_an_agent_owes_after_the_call_is_over_is_not_on_record() {
+    let mut site = Site::new("exotel", "openai");
+    // A server that has not said `session.created`, and says nothing.
+    let silent = Peer::new("openai", Role::Vendor, Side::Client, None, &Options::default());
+    site.bridge.handle_trunk_changed(site.now, silent.leg, &mut site.pool);
+    site.agent = Peer::new("openai", Role::Agent, Side::Server, None, &Options::default());
+    site.frames(350);
+    assert!(site.vendor.leg.say(site.now, Say::Stop(StopReason::CallerHungUp)));
+    for _ in 0..240 {
+        site.now += Now::from_millis(20);
+        site.bridge.handle_tick(site.now, &mut site.pool);
+        site.from_vendor.extend(site.vendor.take_out());
+        site.daemon_reads_vendor();
+    }
+    assert_eq!((site.bridge.overdue(), site.bridge.state().reason()), (None, Some(EndReason::LineHungUp)));
+}
+
+#[test]
 fn whoever_listens_hears_both_sides_in_step_with_the_caller() {
     let mut site = Site::new("exotel", "exotel");
     let (mut caller, mut agent) = (Vec::new(), Vec::new());

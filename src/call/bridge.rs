@@ -806,7 +806,10 @@ impl Bridge {
             Ok(Flow::Paused) if paused => return self.handle_line(now, pool),
             Ok(flow) => return flow,
             Err(over) => {
-                if let Some(line) = &mut self.line {
+                // What answers our own goodbye is no reason of the vendor's.
+                if let Some(line) = &mut self.line
+                    && !deaf
+                {
                     line.on_over(over);
                 }
                 let reason = match over {
@@ -954,7 +957,9 @@ impl Bridge {
         }
         // Without room for it the peer does not read; it is asked for again.
         trunk.say_due(now);
-        if let Some(overdue) = trunk.overdue(now) {
+        if self.state.reason().is_none()
+            && let Some(overdue) = trunk.overdue(now)
+        {
             self.overdue.get_or_insert(overdue);
             self.handle_event(now, Event::TrunkEnded(EndReason::Protocol), pool);
         }

@@ -221,7 +221,10 @@ impl WebsocketLine {
             return Some(EndReason::LineLost);
         }
         self.leg.say_due(now);
-        if let Some(overdue) = self.leg.overdue(now) {
+        // After our goodbye it owes nothing.
+        if self.goodbye.is_none()
+            && let Some(overdue) = self.leg.overdue(now)
+        {
             self.overdue.get_or_insert(overdue);
             return Some(EndReason::Protocol);
         }
