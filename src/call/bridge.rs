@@ -839,6 +839,7 @@ impl Bridge {
             return;
         }
         let (Some(line), Some(pacer)) = (&mut self.line, &mut self.downlink.pacer) else { return };
+        line.say_owed_clear(now);
         let rides = line.leg.dialect().marks_ride_on_audio();
         let mut answers = None;
         while line.has_room() {

@@ -129,7 +129,7 @@ impl WebsocketLine {
 
     /// Whether one more message of audio and its marks can be sent.
     pub(super) fn has_room(&self) -> bool {
-        self.leg.out().is_empty() && self.leg.has_room() && !self.asked.is_full()
+        !self.clear_owed && self.leg.out().is_empty() && self.leg.has_room() && !self.asked.is_full()
     }
 
     /// Flushes the vendor's queue. Whether it has a word for that.
@@ -140,6 +140,14 @@ impl WebsocketLine {
         // No word, or no room: then it is said as soon as there is some.
         self.clear_owed = !self.leg.has_room();
         self.clear_owed
+    }
+
+    /// Says the clear that found no room, before any audio that is not to be cleared.
+    pub(super) fn say_owed_clear(&mut self, now: Now) {
+        if self.clear_owed && self.leg.has_room() {
+            self.clear_owed = false;
+            self.leg.say(now, Say::Clear);
+        }
     }
 
     /// The audio before the marks that were asked is flushed: they are heard now, or never where they are to be
@@ -209,10 +217,6 @@ impl WebsocketLine {
 
     /// Time passes. Why the line is over, if it is.
     pub(super) fn tick(&mut self, now: Now) -> Option<EndReason> {
-        if self.clear_owed && self.leg.has_room() {
-            self.clear_owed = false;
-            self.leg.say(now, Say::Clear);
-        }
         if self.gone {
             return None;
         }
@@ -351,3 +355,33 @@ const FORGOTTEN: Now = Now::from_secs(5);
 const VENDOR_CLOSES: Now = Now::from_secs(2);
 /// How long we wait for the vendor's close after ours.
 const GOODBYE: Now = Now::from_secs(2);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{
+        dialect::{self, Facts, Options, Role},
+        leg::websocket::{leg::Setup, wire::Side},
+    };
+
+    fn exotel() -> WebsocketLine {
+        let (now, rate) = (Now::ZERO, Rate::Hz8000);
+        let dialect = dialect::open("exotel", Role::Agent, None, rate, &Options::default()).unwrap();
+        let (facts, ping_every) = (Facts::default(), Now::from_secs(20));
+        let leg = Leg::new(Setup { side: Side::Server, dialect, facts, rate, now, epoch_ms: 0, ping_every });
+        WebsocketLine::new(now, leg, LineSetup { silent_after: None })
+    }
+
+    #[test]
+    fn a_clear_that_found_no_room_goes_before_the_speech_that_follows_it() {
+        let mut line = exotel();
+        line.clear_owed = true;
+        assert!(!line.has_room(), "what is said now is not to be cleared");
+        line.say_owed_clear(Now::ZERO);
+        let said = String::from_utf8_lossy(line.leg.out()).into_owned();
+        assert!(said.contains(r#""event":"clear""#), "{said}");
+        line.leg.written(line.leg.out().len());
+        assert!(line.has_room());
+    }
+}
