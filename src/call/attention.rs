@@ -101,6 +101,11 @@ impl Attention {
         }
     }
 
+    /// What the agent said and was not heard will not be.
+    pub(super) fn on_agent_flushed(&mut self, now: Now) {
+        self.turns.on_agent_flushed(now);
+    }
+
     /// So much of the agent's speech is heard from `at` on. Gives the response delay where it is an answer.
     pub(super) fn on_agent(&mut self, at: Now, samples: usize, rate: Rate) -> Option<Now> {
         self.turns.on_agent_heard(at, at + rate.duration(samples))

@@ -566,6 +566,7 @@ impl Bridge {
         let flushed = self.downlink.flush(now, &mut self.account, pool, self.line.as_deref_mut());
         let unheard_ms = ms(flushed, self.downlink.playout.rate());
         trunk.say(now, Say::Cleared { unheard_ms });
+        self.attention.on_agent_flushed(now);
         if !trunk.dialect().skips_flushed_speech() {
             self.downlink.discard = Some(Discard { last: now, until: now + DISCARDED });
         }
@@ -621,6 +622,7 @@ impl Bridge {
         };
         if let Some(unheard_ms) = self.downlink.cleared.take() {
             trunk.say(now, Say::Cleared { unheard_ms });
+            self.attention.on_agent_flushed(now);
             self.downlink.note(|| Happening::Cleared { unheard_ms });
         }
         if let Some(round_trip) = trunk.round_trip() {
@@ -733,7 +735,7 @@ impl Bridge {
     pub fn handle_frame_written(&mut self, now: Now, heard: usize, pool: &mut Pool) {
         if heard > 0 {
             self.times.first_heard.get_or_insert(now);
-            if let Some(delay) = self.attention.on_agent(now, heard, self.line_rate) {
+            if let Some(delay) = self.attention.on_agent(now, heard, self.downlink.playout.rate()) {
                 self.on_answer(delay);
             }
         }

@@ -89,6 +89,11 @@ impl Turns {
         }
     }
 
+    /// What the agent said and was not heard by `now` will not be.
+    pub fn on_agent_flushed(&mut self, now: Now) {
+        self.agent_until = self.agent_until.map(|until| until.min(now));
+    }
+
     /// Whether the agent is being heard, or was a moment ago.
     #[must_use]
     pub fn is_agent_heard(&self, now: Now) -> bool {
@@ -148,6 +153,20 @@ mod tests {
         turns.on_caller_started(at(from));
         turns.on_caller_heard(at(until));
         turns.on_caller_stopped(at(until))
+    }
+
+    #[test]
+    fn an_agent_that_was_flushed_is_not_heard_and_answers_anew() {
+        let at = Now::from_millis;
+        let mut turns = Turns::default();
+        // 400 ms lie in the vendor's queue.
+        turns.on_agent_heard(at(1000), at(1400));
+        turns.on_agent_flushed(at(1050));
+        assert!(!turns.is_agent_heard(at(1100)));
+        turns.on_caller_started(at(1040));
+        assert_eq!(turns.on_caller_stopped(at(1200)), None);
+        let later = at(1050) + PAUSE;
+        assert_eq!(turns.on_agent_heard(later, later + at(20)), Some(later - at(1200)));
     }
 
     #[test]
