@@ -446,7 +446,7 @@ impl Shard {
         }
         let state = call.bridge.state();
         if !state.has_line() {
-            call.give_line_back();
+            call.give_line_back(now);
         }
         let State::Ended(reason) = state else { return };
         if reason != EndReason::Bug && !call.bridge.is_line_done(now) {
@@ -605,7 +605,10 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
             }
             match open_line(line, &mut bridge, &facts, now) {
                 Ok((io, input)) => Ok((bridge, io, input)),
-                Err(_) => Err((EndReason::LineLost, None)),
+                Err(_) => {
+                    bridge.release(&mut this.pool);
+                    Err((EndReason::LineLost, None))
+                }
             }
         }
     };
@@ -850,6 +853,10 @@ async fn read_websocket(shard: Rc<RefCell<Shard>>, reader: Reader, mut socket: O
             let mut flow = Flow::Hungry;
             shard.with_slot(slot, |call, pool, _| flow = call.on_plaintext(side, now, pool));
             shard.settle(slot, now);
+            if !shard.is_reader(reader) {
+                // That was its goodbye. Its close comes behind it, and is waited for.
+                return Poll::Ready(false);
+            }
             if flow == Flow::Paused {
                 if let Some(Some(call)) = shard.calls.get_mut(slot)
                     && let Some((io, _)) = call.websocket(side)
@@ -889,7 +896,9 @@ fn read(socket: &mut OwnedReadHalf, context: &mut Context<'_>, space: &mut [u8])
 impl Shard {
     fn is_reader(&self, reader: Reader) -> bool {
         let Reader { slot, seq, side, trunks } = reader;
-        matches!(self.calls.get(slot), Some(Some(call)) if call.seq == seq && (side == LINE || call.trunks == trunks))
+        let Some(Some(call)) = self.calls.get(slot) else { return false };
+        let has_it = if side == LINE { matches!(call.line, LineIo::Websocket(_)) } else { call.trunks == trunks };
+        call.seq == seq && has_it
     }
 
     fn is_here(&self, slot: usize, seq: u64) -> bool {
@@ -1224,11 +1233,18 @@ impl Call {
     }
 
     /// The caller goes on in the dialplan.
-    fn give_line_back(&mut self) {
+    fn give_line_back(&mut self, now: Now) {
         self.dialing = None;
-        if matches!(self.line, LineIo::Websocket(_)) {
-            // It takes its leave in its own time, see `Bridge::is_line_done`.
-            return;
+        if let LineIo::Websocket(line) = &mut self.line {
+            // It takes its leave in its own time. Once it has, the vendor waits for our side of the connection to close
+            // (RFC 6455 7.1.1), and the trunk's goodbye is no business of its.
+            if !self.bridge.is_line_done(now) {
+                return;
+            }
+            line.close();
+            if let Some(reader) = self.readers[LINE].take() {
+                reader.wake();
+            }
         }
         if let LineIo::Audiosocket { socket, line, pending } = &self.line {
             let mut message = [0; line::MAX_MESSAGE];
