@@ -56,9 +56,10 @@ impl Resolver<'_> {
         let mut recordings_section = root.table("recordings");
         let mut sinks_section = root.table("sinks");
         let mut lines = root.tables("line");
-        let mut sinks = root.tables_if_any("sink");
         // Calls can be for sinks alone.
-        let mut trunks = if sinks.is_empty() { root.tables("trunk") } else { root.tables_if_any("trunk") };
+        let has_sinks = root.entries().any(|(name, _)| name == "sink");
+        let mut trunks = if has_sinks { root.tables_if_any("trunk") } else { root.tables("trunk") };
+        let mut sinks = root.tables_if_any("sink");
         let mut routes = root.array_of_tables("route");
         root.finish();
 
