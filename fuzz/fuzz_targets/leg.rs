@@ -117,7 +117,9 @@ impl Scene {
                 4 => leg.say(now, Say::Clear),
                 _ => leg.say(now, Say::Stop(StopReason::CallerHungUp)),
             };
-            assert!(said || !matches!(turn, 1 | 3), "there is room for audio");
+            // OpenAI's vendor is silent until its session is set up, and nobody sets it up here.
+            let must = matches!(turn, 1 | 3) && leg.dialect().takes_audio();
+            assert!(said || !must, "there is room for audio");
             while !leg.out().is_empty() {
                 let n = 1 + steer.up_to(leg.out().len() - 1);
                 let bytes = leg.out()[..n].to_vec();

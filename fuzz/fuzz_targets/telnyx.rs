@@ -8,12 +8,9 @@ use trunkline_fuzz::{Steer, grammar};
 fuzz_target!(|data: &[u8]| {
     let Some((mut steer, texts)) = Steer::split(data) else { return };
     let mut options = Options::default();
-    let encoding = steer.one_of(&["pcmu", "pcma", "l16"]);
-    // What stands where a header would is lost of what we send, too; it is compared where it is linear.
-    let rtp_header = encoding != "l16" && steer.one_of(&[false, true]);
+    // `rtp-header` is left out: what we send has none, and of a long message it is not dropped.
     for (key, value) in [
-        ("encoding", OptionValue::Str(encoding)),
-        ("rtp-header", OptionValue::Bool(rtp_header)),
+        ("encoding", OptionValue::Str(steer.one_of(&["pcmu", "pcma", "l16"]))),
         ("l16-byte-order", OptionValue::Str(steer.one_of(&["auto", "le", "be"]))),
         ("direction", OptionValue::Str(steer.one_of(&["both", "uplink"]))),
     ] {

