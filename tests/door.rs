@@ -493,7 +493,7 @@ fn without_a_seat_it_is_503_before_the_upgrade_and_1013_after_it() {
         let mut vendor = door.connect("/ws", &[]).await;
         vendor.write_all(&text(OZONETEL)).await.unwrap();
         let arrival = door.arrival().await;
-        let leaving = spawn_local(door::turn_away(arrival, "no seat"));
+        let leaving = spawn_local(door::turn_away(arrival, door::TRY_LATER, "no seat"));
         assert_eq!(closed(&mut vendor).await, (1013, "no seat".to_owned()));
         drop(vendor);
         leaving.await.unwrap().unwrap();

@@ -97,6 +97,7 @@ pub(super) struct Calls {
     next: u64,
     refused: Told,
     outsiders: Told,
+    strangers: Told,
     pub(super) draining: bool,
     pub(super) pipe_failed: bool,
 }
@@ -189,6 +190,7 @@ impl Shared {
             Arrival::Pipe(..) => None,
         };
         let mut direction = Direction::Both;
+        let is_telnyx = matches!(&arrival, Arrival::Websocket(arrival) if arrival.dialect.name() == "telnyx");
         let (line, writer) = match arrival {
             Arrival::Audiosocket { stream, line, uuid, peer } => {
                 // 36 characters fit.
@@ -222,7 +224,8 @@ impl Shared {
             Some(_) if self.notes.borrow().is_some() => Listen::Notes,
             Some(_) | None => Listen::No,
         };
-        let telnyx_call = self.telnyx_call(line_index, &facts);
+        // The line may have other clouds on other paths, whose ids mean nothing to Telnyx.
+        let telnyx_call = if is_telnyx { self.telnyx_call(line_index, &facts) } else { None };
         let (dialing, cancelled) = oneshot::channel();
         let gauges = Arc::new(Gauges::default());
         let call_id = facts.call_id.to_string();
@@ -512,6 +515,19 @@ impl Shared {
             warn!(
                 message_id = messages::OUTSIDER, line = self.config.lines[line].name, peer:%, connections;
                 "a connection from outside `allow` was closed"
+            );
+        }
+    }
+
+    /// A socket came on Telnyx's path with a call that nobody asked for.
+    pub(super) fn on_stranger(&self, arrival: &door::Arrival) {
+        let door::Arrival { line, peer, facts, .. } = arrival;
+        if let Some(connections) = self.calls.borrow_mut().strangers.count(clock::now()) {
+            warn!(
+                message_id = messages::VENDOR_REFUSED, line = self.config.lines[*line].name, peer:%,
+                call_control_id = facts.call_sid.as_str(), connections;
+                "a connection did not become a call: no webhook of Telnyx told of that call; a stream that somebody \
+                 else asks for needs another path than stream-path"
             );
         }
     }

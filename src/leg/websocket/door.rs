@@ -526,16 +526,16 @@ pub(super) fn arrival(
 /// Gives it to the control thread, or says goodbye to it.
 pub(super) async fn hand_over(arrivals: &mpsc::Sender<Arrival>, made: io::Result<Arrival>) -> io::Result<()> {
     let Err(refused) = arrivals.try_send(made?) else { return Ok(()) };
-    turn_away(refused.into_inner(), NO_SEAT).await
+    turn_away(refused.into_inner(), TRY_LATER, NO_SEAT).await
 }
 
-/// Closes a call that cannot be taken, so that its vendor may try elsewhere or later (RFC 6455 11.7: 1013).
+/// Closes a call that is not taken. With [`TRY_LATER`] its vendor may try elsewhere or later, with [`POLICY`] it need not.
 ///
 /// # Errors
 /// Those of the socket.
-pub async fn turn_away(arrival: Arrival, reason: &str) -> io::Result<()> {
+pub async fn turn_away(arrival: Arrival, code: u16, reason: &str) -> io::Result<()> {
     let Arrival { stream, link, side, .. } = arrival;
-    farewell(TcpStream::from_std(stream)?, link, &close_frame(side, TRY_LATER, reason)).await;
+    farewell(TcpStream::from_std(stream)?, link, &close_frame(side, code, reason)).await;
     Ok(())
 }
 
@@ -671,10 +671,12 @@ const MOST_UNREAD: usize = 1 << 20;
 /// Characters of a path that the log repeats.
 const MAX_SHOWN: usize = 100;
 
-/// RFC 6455 7.4.1: it broke the protocol; it may not have this.
+/// RFC 6455 7.4.1: it broke the protocol.
 const PROTOCOL: u16 = 1002;
-const POLICY: u16 = 1008;
-const TRY_LATER: u16 = 1013;
+/// The same: it may not have this.
+pub const POLICY: u16 = 1008;
+/// RFC 6455 11.7: not now, not here.
+pub const TRY_LATER: u16 = 1013;
 
 const NO_SEAT: &str = "no seat for one more call";
 const CLOSED: &str = "it closed before its call began";
