@@ -42,7 +42,7 @@ use trunkline::{
 };
 
 const SOON: Duration = Duration::from_secs(20);
-const WELL: House = House { accepting: true, draining: false, healthy: true, pubsub: false };
+const WELL: House = House { accepting: true, draining: false, healthy: true, pubsub: None };
 const KEY: &str = "thirty-two bytes of shared secret";
 
 /// Exotel, "Working with the Stream applet".
@@ -454,9 +454,12 @@ fn health_is_told_to_anyone_and_says_how_it_is() {
         assert_eq!((told["pubsub"].as_bool(), told["exotelBridge"].as_str()), (Some(false), Some("enabled")));
         let at = told["timestamp"].as_str().unwrap();
         assert!(at.len() == 24 && at.ends_with('Z') && at.as_bytes()[10] == b'T', "{at}");
-        door.house.send_replace(House { accepting: false, pubsub: true, ..WELL });
+        door.house.send_replace(House { accepting: false, pubsub: Some(true), ..WELL });
         let told = body(&door.answer(request).await);
         assert_eq!((told["status"].as_str(), told["pubsub"].as_bool()), (Some("degraded"), Some(true)));
+        door.house.send_replace(House { pubsub: Some(false), ..WELL });
+        let told = body(&door.answer(request).await);
+        assert_eq!((told["status"].as_str(), told["pubsub"].as_bool()), (Some("degraded"), Some(false)));
     });
 }
 

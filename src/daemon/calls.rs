@@ -48,6 +48,7 @@ use crate::{
     media::{Now, Rate},
     notes::{Kept, Notes},
     records::Records,
+    sinks::Sinks,
     telnyx::{self, Telnyx},
 };
 
@@ -66,6 +67,8 @@ pub(super) struct Shared {
     pub(super) trunks: RefCell<Vec<TrunkNews>>,
     /// Call control at Telnyx, where the config has it.
     pub(super) telnyx: Option<Telnyx>,
+    /// Who is told of calls, for how they are; what tells them is in `records` and `notes`.
+    pub(super) sinks: Option<Sinks>,
     /// What is kept of calls; `None`: nothing is, or the daemon is at its end.
     pub(super) records: RefCell<Option<Records>>,
     /// What is kept of what calls tell, and the sinks; `None`: nothing is, or the daemon is at its end.
@@ -504,7 +507,7 @@ impl Shared {
             accepting: self.why_full().is_none(),
             draining: self.calls.borrow().draining,
             healthy: self.problems().is_empty(),
-            pubsub: false,
+            pubsub: self.sinks.as_ref().and_then(Sinks::redis_works),
         };
         self.house.send_if_modified(|told| core::mem::replace(told, house) != house);
     }

@@ -100,8 +100,8 @@ pub struct House {
     pub draining: bool,
     /// Nothing is wrong.
     pub healthy: bool,
-    /// Sinks take what they are given.
-    pub pubsub: bool,
+    /// Whether Redis takes what it is given; `None`: there is no such sink.
+    pub pubsub: Option<bool>,
 }
 
 /// What a door is made of.
@@ -448,9 +448,9 @@ fn health(house: House, listen: &Listen, epoch_ms: u64) -> String {
     let takes_exotel = listen.paths.iter().any(|path| path.dialect.is_none_or(|name| name == "exotel"));
     let at = i64::try_from(epoch_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or_default();
     let health = Health {
-        status: if house.healthy && house.accepting { "healthy" } else { "degraded" },
+        status: if house.healthy && house.accepting && house.pubsub != Some(false) { "healthy" } else { "degraded" },
         service: "ingest",
-        pubsub: house.pubsub,
+        pubsub: house.pubsub == Some(true),
         timestamp: format!("{at:.3}"),
         exotel_bridge: if takes_exotel { "enabled" } else { "disabled" },
     };
