@@ -198,7 +198,14 @@ impl Resolver<'_> {
             }
             let table = format!("line.{name}");
             let speaker = Speaker { table: &table, noun: "websocket line", role: Role::Agent };
-            self.dialled(name, section, "dial", Some(value), &speaker).map(|trunk| Origin::Dial(Box::new(trunk)))
+            let trunk = self.dialled(name, section, "dial", Some(value), &speaker);
+            if let Some(dialect) = trunk.as_ref().map(|trunk| trunk.dialect).filter(|name| !dialect::has_start(name)) {
+                section.problem(
+                    "dialect",
+                    format!("`{dialect}` has no start, so every connection would be a call at once; wanted another"),
+                );
+            }
+            trunk.map(|trunk| Origin::Dial(Box::new(trunk)))
         } else {
             self.listen(name, section).map(|listen| Origin::Listen(Box::new(listen)))
         };
@@ -660,6 +667,10 @@ bearer = {{ env = "SECRET" }}
             (path("direction = \"downlink\""), "wanted \"both\" or \"uplink\""),
             (path("bearer = \"hush\""), "a secret is never written down here"),
             (path("headers = {}"), "headers: no such key"),
+            (
+                "dial = \"wss://vendor.example.com/\"\ndialect = \"binary\"".to_owned(),
+                "`binary` has no start, so every connection would be a call at once",
+            ),
             (path("jwt = { algorithm = \"RS512\", key = \"k\" }"), "no such algorithm; there are: RS256, ES256, HS256"),
             (path("jwt = { algorithm = \"none\", key = \"k\" }"), "no such algorithm"),
             (path("jwt = { algorithm = \"RS256\", key = \"none.pem\" }"), "cannot be read"),
