@@ -468,11 +468,11 @@ fn checked(mut start: Start, custom: dialect::Parameters, claims: Option<&Claims
     if !tenant_id.is_empty() && !claim(&mut facts.account, tenant_id) {
         return Err("the token is for another tenant");
     }
-    // RTAA names a call without a call_sid by its stream.
-    let id = if facts.call_sid.is_empty() && !facts.stream_sid.is_empty() {
-        &mut facts.stream_sid
-    } else {
-        &mut facts.call_sid
+    // RTAA names a call without a call_sid by its stream, Ozonetel by its ucid.
+    let id = match (facts.call_sid.is_empty(), facts.stream_sid.is_empty(), facts.ucid.is_empty()) {
+        (true, false, _) => &mut facts.stream_sid,
+        (true, true, false) => &mut facts.ucid,
+        (false, ..) | (true, true, true) => &mut facts.call_sid,
     };
     if !interaction_id.is_empty() && !claim(id, interaction_id) {
         return Err("the token is for another call");
@@ -680,3 +680,50 @@ pub const TRY_LATER: u16 = 1013;
 
 const NO_SEAT: &str = "no seat for one more call";
 const CLOSED: &str = "it closed before its call began";
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{
+        dialect::Options,
+        leg::websocket::wire::{Op, Wire},
+    };
+
+    /// What the door makes of this first message.
+    fn started(dialect: &'static str, message: &[u8]) -> Start {
+        let options = Options::default();
+        let (side, rate, dialect) = (Side::Server, None, Some(dialect));
+        let mut welcome =
+            Welcome::new(&Expected { side, dialect, tie_break: "exotel", rate, options: &options, needs_start: true });
+        let mut vendor = Wire::new(Side::Client, 1 << 16, |mask| mask.fill(1));
+        vendor.push(Op::Text, message).unwrap();
+        let n = vendor.out().len();
+        welcome.spare()[..n].copy_from_slice(vendor.out());
+        welcome.filled(n);
+        let Step::Begun(start) = welcome.handle() else { panic!("it did not begin") };
+        *start
+    }
+
+    // Exotel, "Working with the Stream applet".
+    const EXOTEL: &[u8] = br#"{"event":"start","sequence_number":"1","stream_sid":"s1","start":{"stream_sid":"s1","call_sid":"c1","account_sid":"a1","from":"0990","to":"0800","custom_parameters":{"lane":"sales","desk":"7"},"media_format":{"encoding":"base64","sample_rate":"8000","bit_rate":"128kbps"}}}"#;
+    const OZONETEL: &[u8] = br#"{"event":"start","type":"text","ucid":"1767225600","did":"08040001234"}"#;
+
+    #[test]
+    fn parameters_of_the_query_and_of_the_start_are_facts_together_and_no_more_than_three() {
+        let mut custom = dialect::Parameters::default();
+        assert!(custom.add("lane", "night") && custom.add("shift", "2") && custom.add("fourth", "x"));
+        let start = checked(started("exotel", EXOTEL), custom, None).unwrap();
+        assert!(start.facts.custom.iter().eq([("lane", "sales"), ("desk", "7"), ("shift", "2")]));
+    }
+
+    #[test]
+    fn a_token_is_compared_with_whatever_id_the_dialect_has() {
+        let claims = |id: &str| Claims { tenant_id: String::new(), interaction_id: id.to_owned() };
+        for (dialect, message, id) in [("exotel", EXOTEL, "c1"), ("ozonetel", OZONETEL, "1767225600")] {
+            let check = |id| checked(started(dialect, message), dialect::Parameters::default(), Some(&claims(id)));
+            assert!(check(id).is_ok(), "{dialect}");
+            assert_eq!(check("another").err(), Some("the token is for another call"), "{dialect}");
+        }
+    }
+}
