@@ -19,7 +19,7 @@ use std::{
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{mpsc, oneshot, watch},
     task::{LocalSet, spawn_local},
     time::timeout,
@@ -415,6 +415,29 @@ basic = { user = "exotel", password = { env = "PASSWORD" } }
         }
         assert_eq!(door.status("/v1/ingest", &[&from("198.51.100.7"), BASIC]).await, 429);
         assert_eq!(door.status("/v1/ingest", &[&from("198.51.100.8")]).await, 401, "another client of the same proxy");
+    });
+}
+
+#[test]
+fn one_source_that_says_nothing_leaves_room_for_others() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let door = Open::plain(dir.path(), "[media]\nmax-calls = 1");
+        let mut silent = Vec::new();
+        for _ in 0..32 {
+            silent.push(TcpStream::connect(door.address).await.unwrap());
+        }
+        let mut one_more = TcpStream::connect(door.address).await.unwrap();
+        assert_eq!(
+            timeout(SOON, one_more.read(&mut [0])).await.unwrap().unwrap_or(0),
+            0,
+            "half of 65 places are taken"
+        );
+        assert_eq!(door.metrics.get(Counter::CallsRefused), 1);
+        let other = TcpSocket::new_v4().unwrap();
+        other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut other = other.connect(door.address).await.unwrap();
+        ask(&mut other, "/ws", &[]).await;
     });
 }
 

@@ -16,6 +16,7 @@ use core::{
     time::Duration,
 };
 use std::{
+    collections::HashMap,
     io::{self, Write},
     net::{SocketAddr, TcpListener as StdTcpListener, TcpStream as StdTcpStream},
     rc::Rc,
@@ -50,7 +51,7 @@ use crate::{
         dialer::send_buffer,
         jwt::Claims,
         link::{Link, LinkError, MAX_WIRE},
-        sources::{Sources, Standing},
+        sources::{Sources, Standing, network},
         tls,
         upgrade::{self, MAX_HEAD},
         welcome::{Expected, Start, Step, Welcome, close_frame},
@@ -161,24 +162,32 @@ pub async fn serve(setup: DoorSetup) {
     let (arriving, full) = Default::default();
     let door =
         Rc::new(Door { config, line, name, certificate, sources, arriving, full, arrivals, house, metrics, patience });
+    let mut told: Option<Now> = None;
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(line = door.name, error:%; "a connection could not be accepted");
+                // Out of file descriptors one is that for a while.
+                let now = clock::now();
+                if told.is_none_or(|told| now.saturating_sub(told) >= TELL_EVERY) {
+                    told = Some(now);
+                    warn!(line = door.name, error:%; "a connection could not be accepted; see LimitNOFILE of the unit");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let is_shunned = door.sources.borrow().standing(peer.ip(), clock::now()) == Standing::Shunned;
-        if is_shunned || door.arriving.get() >= door.config.media.max_calls + MOST_ARRIVING {
+        if door.sources.borrow().standing(peer.ip(), clock::now()) == Standing::Shunned {
             continue;
         }
-        door.arriving.set(door.arriving.get() + 1);
+        let Some(arriving) = door.make_room(peer.ip()) else {
+            door.tell_full(TOO_MANY_ARRIVE);
+            continue;
+        };
         let door = Rc::clone(&door);
         spawn_local(async move {
             door.attend(stream, peer).await;
-            door.arriving.set(door.arriving.get() - 1);
+            drop(arriving);
         });
     }
 }
@@ -189,14 +198,32 @@ struct Door {
     name: String,
     certificate: Option<Rc<Certificate>>,
     sources: RefCell<Sources>,
-    /// Connections whose call has not begun.
-    arriving: Cell<usize>,
+    /// Connections whose call has not begun, by where they come from.
+    arriving: Rc<RefCell<HashMap<IpAddr, usize>>>,
     /// Calls that found no seat since that was last told, and when it was.
     full: Cell<(u64, Option<Now>)>,
     arrivals: mpsc::Sender<Arrival>,
     house: watch::Receiver<House>,
     metrics: Arc<Metrics>,
     patience: Duration,
+}
+
+/// The place of one connection among those whose call has not begun.
+struct Arriving {
+    of: Rc<RefCell<HashMap<IpAddr, usize>>>,
+    source: IpAddr,
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let mut all = self.of.borrow_mut();
+        if let Some(own) = all.get_mut(&self.source) {
+            *own -= 1;
+            if *own == 0 {
+                all.remove(&self.source);
+            }
+        }
+    }
 }
 
 /// A connection that was upgraded.
@@ -222,6 +249,22 @@ enum Lost {
 impl Door {
     fn listen(&self) -> &Listen {
         listen(&self.config, self.line).expect("a door is opened for lines that listen only")
+    }
+
+    /// A place for one more connection. Half of them at most are for one source, so that somebody who connects and says
+    /// nothing keeps nobody else out; a proxy speaks for many.
+    fn make_room(&self, peer: IpAddr) -> Option<Arriving> {
+        let places = self.config.media.max_calls + MOST_ARRIVING;
+        let is_proxy = self.listen().trusted_proxies.iter().any(|range| range.contains(peer));
+        let source = network(peer);
+        let mut all = self.arriving.borrow_mut();
+        let taken: usize = all.values().sum();
+        let own = all.get(&source).copied().unwrap_or(0);
+        if taken >= places || (own >= places / 2 && !is_proxy) {
+            return None;
+        }
+        all.insert(source, own + 1);
+        Some(Arriving { of: Rc::clone(&self.arriving), source })
     }
 
     /// One connection, from TLS to its call.
@@ -293,7 +336,7 @@ impl Door {
             Decision::Upgrade(admitted) => {
                 if !self.house.borrow().accepting {
                     // Its own fault it is not: nothing is counted against its source.
-                    self.tell_full();
+                    self.tell_full(NO_SEAT);
                     say(stream, &upgrade::refuse(503, NO_SEAT)).await;
                     return Err(Lost::Answered);
                 }
@@ -378,7 +421,7 @@ impl Door {
         }
     }
 
-    fn tell_full(&self) {
+    fn tell_full(&self, why: &str) {
         self.metrics.add(Counter::CallsRefused, 1);
         let (mut refused, told) = self.full.get();
         let now = clock::now();
@@ -388,7 +431,7 @@ impl Door {
         }
         self.full.set((0, Some(now)));
         let (max_calls, line) = (self.config.media.max_calls, &self.name);
-        warn!(message_id = messages::CALLS_REFUSED, line, refused, max_calls, why = NO_SEAT; "calls are refused");
+        warn!(message_id = messages::CALLS_REFUSED, line, refused, max_calls, why; "calls are refused");
     }
 
     /// Counts a refusal and tells it, if it is worth that. `status` is 0 where there was no answer, and 101 where the
@@ -679,6 +722,7 @@ pub const POLICY: u16 = 1008;
 pub const TRY_LATER: u16 = 1013;
 
 const NO_SEAT: &str = "no seat for one more call";
+const TOO_MANY_ARRIVE: &str = "too many connections have not said which call they are";
 const CLOSED: &str = "it closed before its call began";
 
 #[cfg(test)]
