@@ -19,7 +19,7 @@ use std::{
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{mpsc, oneshot, watch},
     task::{LocalSet, spawn_local},
     time::timeout,
@@ -42,7 +42,7 @@ use trunkline::{
 };
 
 const SOON: Duration = Duration::from_secs(20);
-const WELL: House = House { accepting: true, draining: false, healthy: true, pubsub: false };
+const WELL: House = House { accepting: true, draining: false, healthy: true, pubsub: None };
 const KEY: &str = "thirty-two bytes of shared secret";
 
 /// Exotel, "Working with the Stream applet".
@@ -419,6 +419,29 @@ basic = { user = "exotel", password = { env = "PASSWORD" } }
 }
 
 #[test]
+fn one_source_that_says_nothing_leaves_room_for_others() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let door = Open::plain(dir.path(), "[media]\nmax-calls = 1");
+        let mut silent = Vec::new();
+        for _ in 0..32 {
+            silent.push(TcpStream::connect(door.address).await.unwrap());
+        }
+        let mut one_more = TcpStream::connect(door.address).await.unwrap();
+        assert_eq!(
+            timeout(SOON, one_more.read(&mut [0])).await.unwrap().unwrap_or(0),
+            0,
+            "half of 65 places are taken"
+        );
+        assert_eq!(door.metrics.get(Counter::CallsRefused), 1);
+        let other = TcpSocket::new_v4().unwrap();
+        other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut other = other.connect(door.address).await.unwrap();
+        ask(&mut other, "/ws", &[]).await;
+    });
+}
+
+#[test]
 fn an_allow_list_counts_whom_a_trusted_proxy_names() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
@@ -454,9 +477,12 @@ fn health_is_told_to_anyone_and_says_how_it_is() {
         assert_eq!((told["pubsub"].as_bool(), told["exotelBridge"].as_str()), (Some(false), Some("enabled")));
         let at = told["timestamp"].as_str().unwrap();
         assert!(at.len() == 24 && at.ends_with('Z') && at.as_bytes()[10] == b'T', "{at}");
-        door.house.send_replace(House { accepting: false, pubsub: true, ..WELL });
+        door.house.send_replace(House { accepting: false, pubsub: Some(true), ..WELL });
         let told = body(&door.answer(request).await);
         assert_eq!((told["status"].as_str(), told["pubsub"].as_bool()), (Some("degraded"), Some(true)));
+        door.house.send_replace(House { pubsub: Some(false), ..WELL });
+        let told = body(&door.answer(request).await);
+        assert_eq!((told["status"].as_str(), told["pubsub"].as_bool()), (Some("degraded"), Some(false)));
     });
 }
 
@@ -493,7 +519,7 @@ fn without_a_seat_it_is_503_before_the_upgrade_and_1013_after_it() {
         let mut vendor = door.connect("/ws", &[]).await;
         vendor.write_all(&text(OZONETEL)).await.unwrap();
         let arrival = door.arrival().await;
-        let leaving = spawn_local(door::turn_away(arrival, "no seat"));
+        let leaving = spawn_local(door::turn_away(arrival, door::TRY_LATER, "no seat"));
         assert_eq!(closed(&mut vendor).await, (1013, "no seat".to_owned()));
         drop(vendor);
         leaving.await.unwrap().unwrap();

@@ -10,6 +10,7 @@
 mod small_disk;
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     fs,
@@ -230,6 +231,7 @@ struct Site {
     folder: tempfile::TempDir,
     config: Config,
     metrics: Arc<Metrics>,
+    sinks: RefCell<Option<Sinks>>,
 }
 
 impl Site {
@@ -248,14 +250,19 @@ impl Site {
         let path = folder.path().join("trunkline.toml");
         fs::write(&path, text).unwrap();
         let config = config::load(&path, &Given).unwrap_or_else(|problems| panic!("{problems}"));
-        Self { folder, config, metrics: Arc::default() }
+        Self { folder, config, metrics: Arc::default(), sinks: RefCell::default() }
     }
 
     fn open(&self) -> (Notes, Tap) {
         let sinks = Sinks::open(&self.config, &self.metrics).unwrap();
         assert!(sinks.is_some());
+        self.sinks.borrow_mut().clone_from(&sinks);
         let (tap, taps) = tap::tap(4096, 4096);
         (Notes::open(&self.config, vec![taps], sinks, Arc::clone(&self.metrics)).unwrap(), tap)
+    }
+
+    fn redis_works(&self) -> Option<bool> {
+        self.sinks.borrow().as_ref().unwrap().redis_works()
     }
 
     fn call(&self, notes: &Notes, tap: &mut Tap, n: u64) {
@@ -302,12 +309,14 @@ fn sinks_that_are_killed_and_started_again_get_every_record_and_every_word() {
     let (notes, mut tap) = site.open();
     (0..60).for_each(|n| site.call(&notes, &mut tap, n));
     wait_for("some items taken", || site.metrics.get(Counter::SinkItemsSent) > 40);
+    assert_eq!(site.redis_works(), Some(true));
     // Both go in the middle of it.
     redis.kill();
     receiver.kill();
     (60..120).for_each(|n| site.call(&notes, &mut tap, n));
     wait_for("both sinks missed", || site.metrics.get(Counter::SinkFailures) >= 2);
     assert!(site.metrics.sink_items_waiting() > 0);
+    wait_for("Redis is missed", || site.redis_works() == Some(false));
     // And now the daemon goes, too.
     notes.close(SOON);
     let (notes, mut tap) = site.open();
@@ -323,6 +332,7 @@ fn sinks_that_are_killed_and_started_again_get_every_record_and_every_word() {
     wait_for("all items taken", || {
         site.metrics.sink_items_waiting() == 0 && got.ids.lock().unwrap().len() as u64 == 2 * CALLS
     });
+    assert_eq!(site.redis_works(), Some(true));
     notes.close(SOON);
 
     let wanted: BTreeSet<String> = ids("call_end").union(&ids("transcript")).cloned().collect();

@@ -133,7 +133,11 @@ public-url = "https://voice.example.com"
 line = "telnyx"
 {more}
 [line.telnyx]
-kind = "audiosocket"
+kind = "websocket"
+plain = true
+[[line.telnyx.path]]
+path = "/media-stream-ws"
+dialect = "telnyx"
 [trunk.agent]
 url = "wss://agent.example.com/ws"
 dialect = "ozonetel"
@@ -291,7 +295,9 @@ fn a_call_is_answered_streamed_and_hung_up_and_the_log_has_its_steps_in_order() 
                 "stream_bidirectional_target_legs": "opposite",
             })
         );
-        assert!(world.telnyx.expects(world.call) && !world.telnyx.expects("v3:strange"));
+        let is_stranger = |path, call| world.telnyx.is_stranger(0, path, call);
+        assert!(!is_stranger(0, world.call) && is_stranger(0, "v3:strange") && is_stranger(0, ""));
+        assert!(!is_stranger(1, "v3:strange"), "another path of the line is for whoever asked elsewhere");
 
         world
             .tell(&world.event("3", "streaming.started", r#","stream_id":"1edb94f9-7ef0-4150-b502-e0ebadfd9491""#))

@@ -86,8 +86,9 @@ impl Resolver<'_> {
         let routes = routed(&mut routes, &lines, &names, keep.recordings.is_some());
         let listening = clashes(&control, &lines, &lines_read);
         // `None`: it is not there. `Some(None)`: it is wrong.
-        let telnyx = telnyx_value
-            .map(|value| config::telnyx::read(&value, self.environment, self.folder, &line_names, &listening));
+        let known = (line_names.as_slice(), lines_read.as_slice());
+        let telnyx =
+            telnyx_value.map(|value| config::telnyx::read(&value, self.environment, self.folder, known, &listening));
         let rate = highest_rate(lines_read.iter().flatten().map(|line| &line.kind));
         let media = media(&mut media_section, rate);
 

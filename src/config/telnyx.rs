@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::{
     config::{
-        Environment, Secret, Url,
+        Environment, Line, LineKind, Secret, Url,
         file::{Section, Value, no_such},
         is_loopback,
         resolve::{address, is_same_place, shown_url},
@@ -39,6 +39,8 @@ pub struct Telnyx {
     pub line: usize,
     /// Its name.
     pub line_name: String,
+    /// The path of it, by its place there.
+    pub path: usize,
     /// What is streamed.
     pub stream: Stream,
     /// Calls that ring are answered.
@@ -58,12 +60,12 @@ impl Telnyx {
     }
 }
 
-/// Reads the table. `taken` is where else the daemon listens.
+/// Reads the table. `lines` are as they were read, with their names; `taken` is where else the daemon listens.
 pub(super) fn read(
     value: &Value<'_>,
     environment: &dyn Environment,
     folder: &Path,
-    lines: &[&str],
+    lines: (&[&str], &[Option<Line>]),
     taken: &[(String, SocketAddr)],
 ) -> Option<Telnyx> {
     let Some(mut section) = value.section("[telnyx] ".to_owned()) else {
@@ -111,17 +113,18 @@ pub(super) fn read(
     };
     let line = section.require("line", "wanted the name of the line that takes the streams").and_then(|value| {
         let name = value.str()?;
-        let index = lines.iter().position(|line| *line == name);
+        let index = lines.0.iter().position(|line| *line == name);
         if index.is_none() {
-            value.problem(no_such("line", name, lines));
+            value.problem(no_such("line", name, lines.0));
         }
-        Some((index?, name.to_owned()))
+        let path = path_of(&value, &section, lines.1.get(index?)?.as_ref()?, stream_path?);
+        Some((index?, name.to_owned(), path?))
     });
     let stream = stream(&mut section);
     let answer = switch(&mut section, "answer");
     let hangup = switch(&mut section, "hangup");
     section.finish();
-    let (line, line_name) = line?;
+    let (line, line_name, path) = line?;
     Some(Telnyx {
         webhook_listen: webhook_listen?,
         public_key: public_key?,
@@ -131,10 +134,37 @@ pub(super) fn read(
         stream_path: stream_path?.to_owned(),
         line,
         line_name,
+        path,
         stream,
         answer,
         hangup,
     })
+}
+
+/// Which of the line's paths takes the streams. Telnyx would be answered 404 on any other, and the caller hear nothing.
+fn path_of(named: &Value<'_>, section: &Section<'_>, line: &Line, stream_path: &str) -> Option<usize> {
+    let listen = match &line.kind {
+        LineKind::Websocket(line) => line.listen(),
+        LineKind::Audiosocket { .. } | LineKind::Pipe { .. } => None,
+    };
+    let Some(listen) = listen else {
+        named.problem("Telnyx streams over WebSockets; wanted a line of the kind \"websocket\" that listens");
+        return None;
+    };
+    let path = stream_path.split('?').next().unwrap_or_default();
+    let Some(index) = listen.paths.iter().position(|own| own.path == path) else {
+        let table = &line.name;
+        section.problem(
+            "stream-path",
+            format!("[line.{table}] has no path {path:?}; wanted the `path` of one of its [[line.{table}.path]]"),
+        );
+        return None;
+    };
+    if listen.paths[index].dialect.is_some_and(|dialect| dialect != "telnyx") {
+        section.problem("stream-path", "another dialect is spoken there; wanted dialect = \"telnyx\" on that path");
+        return None;
+    }
+    Some(index)
 }
 
 fn webhook_listen(section: &mut Section<'_>, taken: &[(String, SocketAddr)]) -> Option<SocketAddr> {
@@ -264,7 +294,17 @@ public-key = "IbKMHXVpJbj1bLUMczT5OZlMiKjwB0fGm/VtEOSrsLA="
 public-url = "https://voice.example.com"
 line = "telnyx"
 [line.telnyx]
-kind = "audiosocket"
+kind = "websocket"
+listen = "127.0.0.1:9092"
+plain = true
+[[line.telnyx.path]]
+path = "/media-stream-ws"
+dialect = "telnyx"
+[[line.telnyx.path]]
+path = "/ws"
+[[line.telnyx.path]]
+path = "/exotel"
+dialect = "exotel"
 [trunk.agent]
 url = "wss://agent.example.com/ws"
 dialect = "ozonetel"
@@ -307,7 +347,7 @@ trunks = ["agent"]
     fn what_is_not_said_is_as_telnyx_always_works() {
         let telnyx = read("");
         assert_eq!(telnyx.webhook_listen.to_string(), "127.0.0.1:9465");
-        assert_eq!((telnyx.line, telnyx.line_name.as_str()), (0, "telnyx"));
+        assert_eq!((telnyx.line, telnyx.line_name.as_str(), telnyx.path), (0, "telnyx", 0));
         assert_eq!(telnyx.stream, PROFILES[0].1);
         assert!(telnyx.answer && telnyx.hangup && telnyx.api_key.is_none());
         assert_eq!((telnyx.api_url.secure, telnyx.api_url.authority.as_str()), (true, "api.telnyx.com"));
@@ -412,6 +452,15 @@ stream-codec = "default""#,
                 "stream-bidirectional-sampling-rate: PCMU at 16000 Hz: G.711 has 8000 only",
             ),
             ("answer = 1", "answer = 1: wanted true or false"),
+            (
+                "stream-path = \"/elsewhere?site=depot\"",
+                "stream-path = \"/elsewhere?site=depot\": [line.telnyx] has no path \"/elsewhere\"; wanted the `path` \
+                 of one of its [[line.telnyx.path]]",
+            ),
+            (
+                "stream-path = \"/exotel\"",
+                "stream-path = \"/exotel\": another dialect is spoken there; wanted dialect = \"telnyx\" on that path",
+            ),
         ] {
             assert_eq!(problems(more), [wanted], "{more}");
         }
@@ -449,6 +498,24 @@ stream-codec = "default""#,
             assert!(GOOD.contains(from), "{from}");
             let said = resolve(Path::new("t.toml"), &GOOD.replacen(from, to, 1), &Given::default()).unwrap_err();
             assert_eq!(said.to_string(), wanted);
+        }
+    }
+
+    #[test]
+    fn a_line_that_telnyx_cannot_stream_to_is_told_by_the_check() {
+        let (before, after) = GOOD.split_once("kind = ").unwrap();
+        let (_, after) = after.split_once("[trunk.agent]").unwrap();
+        for kind in [
+            "kind = \"audiosocket\"",
+            "kind = \"websocket\"\ndial = \"wss://vendor.example.com/ws\"\ndialect = \"ozonetel\"",
+        ] {
+            let text = format!("{before}{kind}\n[trunk.agent]{after}");
+            let said = resolve(Path::new("t.toml"), &text, &Given::default()).unwrap_err();
+            assert_eq!(
+                said.to_string(),
+                "t.toml:4: [telnyx] line = \"telnyx\": Telnyx streams over WebSockets; wanted a line of the kind \
+                 \"websocket\" that listens"
+            );
         }
     }
 

@@ -98,6 +98,8 @@ pub struct Access {
     pub allow: Vec<Cidr>,
     /// With this `USER:PASSWORD` (RFC 7617).
     pub basic: Option<Secret>,
+    /// With this token (RFC 6750), the same for every call.
+    pub bearer: Option<Secret>,
     /// With a token (RFC 6750, RFC 7519).
     pub jwt: Option<Jwt>,
 }
@@ -115,7 +117,7 @@ impl Access {
     /// Whether nobody is asked anything.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.allow.is_empty() && self.basic.is_none() && self.jwt.is_none()
+        self.allow.is_empty() && self.basic.is_none() && self.bearer.is_none() && self.jwt.is_none()
     }
 }
 
@@ -196,7 +198,14 @@ impl Resolver<'_> {
             }
             let table = format!("line.{name}");
             let speaker = Speaker { table: &table, noun: "websocket line", role: Role::Agent };
-            self.dialled(name, section, "dial", Some(value), &speaker).map(|trunk| Origin::Dial(Box::new(trunk)))
+            let trunk = self.dialled(name, section, "dial", Some(value), &speaker);
+            if let Some(dialect) = trunk.as_ref().map(|trunk| trunk.dialect).filter(|name| !dialect::has_start(name)) {
+                section.problem(
+                    "dialect",
+                    format!("`{dialect}` has no start, so every connection would be a call at once; wanted another"),
+                );
+            }
+            trunk.map(|trunk| Origin::Dial(Box::new(trunk)))
         } else {
             self.listen(name, section).map(|listen| Origin::Listen(Box::new(listen)))
         };
@@ -337,19 +346,32 @@ impl Resolver<'_> {
 
         let allow = section.get("allow").map(|value| ranges(&value)).unwrap_or_default();
         let basic = section.get("basic").map(|value| self.user_and_password(&value));
+        let bearer = section.get("bearer").map(|value| self.bearer_of_path(&value));
         let jwt = section.get("jwt").map(|value| self.jwt_of_path(&value));
         let anyone = section.flag("anyone");
-        let is_asked = !allow.is_empty() || basic.is_some() || jwt.is_some();
+        let is_asked = !allow.is_empty() || basic.is_some() || bearer.is_some() || jwt.is_some();
         if anyone && is_asked {
-            section.problem("anyone", "beside `allow`, `basic` or `jwt`, which would let in nobody more; leave it out");
+            section.problem(
+                "anyone",
+                "beside `allow`, `basic`, `bearer` or `jwt`, which would let in nobody more; leave it out",
+            );
         } else if !anyone && !is_asked && section.is_known() && is_reachable {
             section.problem(
                 "",
-                "anyone could place calls here; wanted one of `allow`, `basic` and `jwt`, or anyone = true",
+                "anyone could place calls here; wanted one of `allow`, `basic`, `bearer` and `jwt`, or anyone = true",
             );
         }
-        let access = Access { allow, basic: basic.flatten(), jwt: jwt.flatten() };
+        let access = Access { allow, basic: basic.flatten(), bearer: bearer.flatten(), jwt: jwt.flatten() };
         Some(WebsocketPath { path: String::new(), dialect: dialect?, sample_rate, direction, options, access })
+    }
+
+    fn bearer_of_path(&self, value: &Value<'_>) -> Option<Secret> {
+        let token = secret::read(value, self.environment, self.folder)?;
+        if !token.reveal().bytes().all(|byte| byte.is_ascii_graphic()) {
+            value.problem_hidden("a bearer token is visible ASCII without blanks");
+            return None;
+        }
+        Some(token)
     }
 
     fn jwt_of_path(&self, value: &Value<'_>) -> Option<Jwt> {
@@ -571,6 +593,10 @@ numbers = "numbers"
 path = "/secret-8f3a"
 dialect = "ozonetel"
 anyone = true
+[[line.c.path]]
+path = "/v1/realtime"
+dialect = "openai"
+bearer = {{ env = "SECRET" }}
 "#
             ),
         )
@@ -580,6 +606,7 @@ anyone = true
         assert_eq!(listen.endpoint.as_ref().unwrap().reveal(), "wss://voice.example.com/v1/ingest?sample-rate=16000");
         let ingest = &listen.paths[0];
         assert_eq!((ingest.sample_rate, ingest.direction), (Some(Rate::Hz24000), Direction::Uplink));
+        assert_eq!(listen.paths[2].access.bearer.as_ref().unwrap().reveal(), "thirty-two bytes of shared secret");
         let access = &ingest.access;
         assert_eq!(access.basic.as_ref().unwrap().reveal(), "exotel:thirty-two bytes of shared secret");
         assert!(access.jwt.as_ref().unwrap().claims_required);
@@ -623,9 +650,9 @@ anyone = true
             (format!("certificate = \"server.pem\"\nkey = \"other/server-key.pem\"\n{WS}"), "the pair cannot be used"),
             (format!("certificate = {{ file = 5 }}\nkey = {{ x = 1 }}\n{WS}"), "wanted a path, or { credential"),
             ("plain = true".to_owned(), "missing; wanted at least one [[line.c.path]]"),
-            (remote(""), "anyone could place calls here; wanted one of `allow`, `basic` and `jwt`, or anyone = true"),
+            (remote(""), "anyone could place calls here; wanted one of `allow`, `basic`, `bearer` and `jwt`, or"),
             (format!("plain = true\ntrusted-proxies = [\"127.0.0.1\"]\n{WS}"), "anyone could place calls here"),
-            (remote("anyone = true\nallow = [\"192.0.2.0/24\"]"), "beside `allow`, `basic` or `jwt`"),
+            (remote("anyone = true\nallow = [\"192.0.2.0/24\"]"), "beside `allow`, `basic`, `bearer` or `jwt`"),
             (remote("allow = []"), "wanted at least one range"),
             (remote("basic = { user = \"a\", password = \"b\" }"), "a secret is never written down here"),
             (format!("plain = true\n{WS}\n{WS}"), "this path is taken; wanted another"),
@@ -638,7 +665,12 @@ anyone = true
             (path("dialect = \"ozonetel\"\nexotel = {}"), "options of another dialect; this websocket line speaks"),
             (path("ozonetel = { first-packet-16k = true }"), "a websocket line plays the agent; leave it out"),
             (path("direction = \"downlink\""), "wanted \"both\" or \"uplink\""),
-            (path("bearer = 1"), "bearer: no such key"),
+            (path("bearer = \"hush\""), "a secret is never written down here"),
+            (path("headers = {}"), "headers: no such key"),
+            (
+                "dial = \"wss://vendor.example.com/\"\ndialect = \"binary\"".to_owned(),
+                "`binary` has no start, so every connection would be a call at once",
+            ),
             (path("jwt = { algorithm = \"RS512\", key = \"k\" }"), "no such algorithm; there are: RS256, ES256, HS256"),
             (path("jwt = { algorithm = \"none\", key = \"k\" }"), "no such algorithm"),
             (path("jwt = { algorithm = \"RS256\", key = \"none.pem\" }"), "cannot be read"),

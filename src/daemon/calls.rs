@@ -48,6 +48,7 @@ use crate::{
     media::{Now, Rate},
     notes::{Kept, Notes},
     records::Records,
+    sinks::Sinks,
     telnyx::{self, Telnyx},
 };
 
@@ -66,6 +67,8 @@ pub(super) struct Shared {
     pub(super) trunks: RefCell<Vec<TrunkNews>>,
     /// Call control at Telnyx, where the config has it.
     pub(super) telnyx: Option<Telnyx>,
+    /// Who is told of calls, for how they are; what tells them is in `records` and `notes`.
+    pub(super) sinks: Option<Sinks>,
     /// What is kept of calls; `None`: nothing is, or the daemon is at its end.
     pub(super) records: RefCell<Option<Records>>,
     /// What is kept of what calls tell, and the sinks; `None`: nothing is, or the daemon is at its end.
@@ -97,6 +100,7 @@ pub(super) struct Calls {
     next: u64,
     refused: Told,
     outsiders: Told,
+    strangers: Told,
     pub(super) draining: bool,
     pub(super) pipe_failed: bool,
 }
@@ -189,6 +193,7 @@ impl Shared {
             Arrival::Pipe(..) => None,
         };
         let mut direction = Direction::Both;
+        let is_telnyx = matches!(&arrival, Arrival::Websocket(arrival) if arrival.dialect.name() == "telnyx");
         let (line, writer) = match arrival {
             Arrival::Audiosocket { stream, line, uuid, peer } => {
                 // 36 characters fit.
@@ -222,7 +227,8 @@ impl Shared {
             Some(_) if self.notes.borrow().is_some() => Listen::Notes,
             Some(_) | None => Listen::No,
         };
-        let telnyx_call = self.telnyx_call(line_index, &facts);
+        // The line may have other clouds on other paths, whose ids mean nothing to Telnyx.
+        let telnyx_call = if is_telnyx { self.telnyx_call(line_index, &facts) } else { None };
         let (dialing, cancelled) = oneshot::channel();
         let gauges = Arc::new(Gauges::default());
         let call_id = facts.call_id.to_string();
@@ -501,7 +507,7 @@ impl Shared {
             accepting: self.why_full().is_none(),
             draining: self.calls.borrow().draining,
             healthy: self.problems().is_empty(),
-            pubsub: !self.config.sinks.is_empty() && self.metrics.sinks_failing() == 0,
+            pubsub: self.sinks.as_ref().and_then(Sinks::redis_works),
         };
         self.house.send_if_modified(|told| core::mem::replace(told, house) != house);
     }
@@ -512,6 +518,19 @@ impl Shared {
             warn!(
                 message_id = messages::OUTSIDER, line = self.config.lines[line].name, peer:%, connections;
                 "a connection from outside `allow` was closed"
+            );
+        }
+    }
+
+    /// A socket came on Telnyx's path with a call that nobody asked for.
+    pub(super) fn on_stranger(&self, arrival: &door::Arrival) {
+        let door::Arrival { line, peer, facts, .. } = arrival;
+        if let Some(connections) = self.calls.borrow_mut().strangers.count(clock::now()) {
+            warn!(
+                message_id = messages::VENDOR_REFUSED, line = self.config.lines[*line].name, peer:%,
+                call_control_id = facts.call_sid.as_str(), connections;
+                "a connection did not become a call: no webhook of Telnyx told of that call; a stream that somebody \
+                 else asks for needs another path than stream-path"
             );
         }
     }

@@ -208,6 +208,7 @@ impl Daemon {
             calls: RefCell::default(),
             lines: RefCell::new(config.lines.iter().map(|_| calls::LineNews::default()).collect()),
             telnyx,
+            sinks: sinks.clone(),
             records: RefCell::new(open_records(&config, sinks.clone(), &metrics)?),
             notes: RefCell::new(open_notes(&config, taps, sinks, &metrics)?),
             records_stuck: Cell::default(),
@@ -216,7 +217,7 @@ impl Daemon {
             trunks: RefCell::new(config.trunks.iter().map(|_| calls::TrunkNews::default()).collect()),
             draining: Notify::new(),
             drain: Notify::new(),
-            house: tokio_watch::Sender::new(House { accepting: true, draining: false, healthy: true, pubsub: false }),
+            house: tokio_watch::Sender::new(House { accepting: true, draining: false, healthy: true, pubsub: None }),
             writers,
         });
         if let Some(address) = config.control.http {

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    Fault,
+    Fault, Trouble,
     backoff::Backoff,
     item::Item,
     redis::Redis,
@@ -44,6 +44,7 @@ pub(super) struct Lane {
     pub(super) carrier: Carrier,
     pub(super) metrics: Arc<Metrics>,
     pub(super) closing: watch::Receiver<bool>,
+    pub(super) trouble: Arc<Trouble>,
 }
 
 /// What carries items to a sink.
@@ -93,6 +94,8 @@ struct Work {
     is_disk_failing: bool,
     /// Why the sink took nothing when it was last asked.
     failing: Option<String>,
+    /// Whether one of the two is so, for others to see.
+    trouble: Arc<Trouble>,
     backoff: Backoff,
     /// When the sink is asked again.
     retry_at: Option<Instant>,
@@ -101,7 +104,7 @@ struct Work {
 impl Lane {
     /// Carries items until it is told to close, and then puts what is left on disk.
     pub(super) async fn serve(self) {
-        let Self { name, folder, most_bytes, mut intake, backlog, carrier, metrics, mut closing } = self;
+        let Self { name, folder, most_bytes, mut intake, backlog, carrier, metrics, mut closing, trouble } = self;
         let mut is_told = false;
         let spool = loop {
             let path = folder.clone();
@@ -110,6 +113,7 @@ impl Lane {
                 Ok(Err(error)) => error,
                 Err(_) => io::Error::other("its thread panicked"),
             };
+            trouble.items.store(true, Relaxed);
             if !core::mem::replace(&mut is_told, true) {
                 let path = folder.display();
                 warn!(
@@ -142,10 +146,12 @@ impl Lane {
             sync_at: None,
             is_disk_failing: false,
             failing: None,
+            trouble,
             backoff: Backoff::default(),
             retry_at: None,
         };
         work.tell_waiting();
+        work.tell_trouble();
         work.run(&mut intake, carrier, &mut closing).await;
     }
 }
@@ -236,6 +242,7 @@ impl Work {
             Some(Err(error)) => self.on_disk_failed(&error),
             None => self.disk_retry = Some(Instant::now() + DISK_RETRY),
         }
+        self.tell_trouble();
         self.tell_waiting();
     }
 
@@ -248,6 +255,7 @@ impl Work {
                 "a sink does not take what is meant for it: its spool cannot be written"
             );
         }
+        self.tell_trouble();
     }
 
     /// What is to be carried next.
@@ -308,6 +316,7 @@ impl Work {
                 }
             }
         }
+        self.tell_trouble();
         self.tell_waiting();
         carrier
     }
@@ -332,6 +341,10 @@ impl Work {
         if !matches!(kept.await, Ok(Ok(()))) {
             self.metrics.add(Counter::SinkItemsLost, count);
         }
+    }
+
+    fn tell_trouble(&self) {
+        self.trouble.items.store(self.is_disk_failing || self.failing.is_some(), Relaxed);
     }
 
     fn tell_waiting(&mut self) {

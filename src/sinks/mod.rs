@@ -14,7 +14,7 @@ use core::{fmt, time::Duration};
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
         mpsc,
     },
     thread,
@@ -52,6 +52,7 @@ use self::{
     audio::Queue,
     connect::Connector,
     lane::{Carrier, Lane},
+    live::Voices,
     redis::Redis,
     webhook::Webhook,
 };
@@ -78,6 +79,17 @@ struct Entrance {
     /// Bytes that the disk has not taken.
     backlog: Arc<AtomicUsize>,
     audio: Option<Arc<Queue>>,
+    is_redis: bool,
+    trouble: Arc<Trouble>,
+}
+
+/// What of a sink fails, as the log was told.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// Its spool, or the sink when it was last given something out of it.
+    items: AtomicBool,
+    /// The sink when it was last sent a voice.
+    audio: AtomicBool,
 }
 
 /// Why an item was not taken.
@@ -128,9 +140,16 @@ impl Sinks {
             let failed = |error| OpenError::Tls(sink.name.clone(), error);
             let (items, intake) = async_mpsc::unbounded_channel();
             let backlog = Arc::<AtomicUsize>::default();
+            let trouble = Arc::<Trouble>::default();
             let audio = matches!(sink.kind, SinkKind::Redis { audio: true, .. }).then(Arc::<Queue>::default);
             if let Some(queue) = &audio {
-                voices.push((name.clone(), open_redis(sink).map_err(failed)?, Arc::clone(queue)));
+                let redis = open_redis(sink).map_err(failed)?;
+                voices.push(Voices {
+                    name: name.clone(),
+                    redis,
+                    queue: Arc::clone(queue),
+                    trouble: Arc::clone(&trouble),
+                });
             }
             lanes.push(Lane {
                 name: name.clone(),
@@ -141,8 +160,10 @@ impl Sinks {
                 carrier: carrier(sink).map_err(failed)?,
                 metrics: Arc::clone(metrics),
                 closing: is_closing.clone(),
+                trouble: Arc::clone(&trouble),
             });
-            sinks.push(Entrance { name, transcripts: sink.transcripts, items, backlog, audio });
+            let is_redis = matches!(sink.kind, SinkKind::Redis { .. });
+            sinks.push(Entrance { name, transcripts: sink.transcripts, items, backlog, audio, is_redis, trouble });
         }
         let (until_end, at_end) = mpsc::channel();
         let counted = Arc::clone(metrics);
@@ -185,6 +206,16 @@ impl Sinks {
         for queue in sinks.iter().filter_map(|&sink| self.0.sinks.get(sink)?.audio.as_ref()) {
             self.0.metrics.add(Counter::SinkAudioDropped, queue.push(entry.to_owned()));
         }
+    }
+
+    /// Whether all that Redis was last given it took; `None`: there is no such sink. One that was given nothing yet is
+    /// taken to work.
+    #[must_use]
+    pub fn redis_works(&self) -> Option<bool> {
+        let fails = |trouble: &Trouble| trouble.items.load(Relaxed) || trouble.audio.load(Relaxed);
+        let mut redis = self.0.sinks.iter().filter(|sink| sink.is_redis).peekable();
+        redis.peek()?;
+        Some(redis.all(|sink| !fails(&sink.trouble)))
     }
 
     /// Has what was told put on disk, and ends the thread; returns `at_most` so much later, for the disk may hang. What
@@ -244,7 +275,7 @@ fn open_redis(sink: &Sink) -> Result<Redis, TlsError> {
 }
 
 /// The thread, until it is told to close.
-fn run(lanes: Vec<Lane>, voices: Vec<(String, Redis, Arc<Queue>)>, metrics: Arc<Metrics>) {
+fn run(lanes: Vec<Lane>, voices: Vec<Voices>, metrics: Arc<Metrics>) {
     // A disk that hangs holds a thread of this pool for each sink, and nothing else.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(64).build();
     let runtime = match runtime {
@@ -252,8 +283,8 @@ fn run(lanes: Vec<Lane>, voices: Vec<(String, Redis, Arc<Queue>)>, metrics: Arc<
         Err(error) => return error!(error:%; "sinks have no event loop"),
     };
     LocalSet::new().block_on(&runtime, async move {
-        for (name, redis, queue) in voices {
-            spawn_local(live::send(name, redis, queue, Arc::clone(&metrics)));
+        for voices in voices {
+            spawn_local(voices.send(Arc::clone(&metrics)));
         }
         let lanes: Vec<_> = lanes.into_iter().map(|lane| spawn_local(lane.serve())).collect();
         for lane in lanes {

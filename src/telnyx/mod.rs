@@ -158,11 +158,13 @@ impl Telnyx {
         self.perform();
     }
 
-    /// Whether a stream of this call was asked for and is not over: a socket that names another call is a stranger's, or
-    /// was asked for by somebody else.
+    /// Whether a socket is a stranger's: it came where our streams do, `stream-path`, and names no call of which a stream
+    /// was asked for and is not over. Telnyx has no password to show there, so the id, which nobody guesses, is one.
+    /// Streams that somebody else asked for have a path of their own.
     #[must_use]
-    pub fn expects(&self, call_control_id: &str) -> bool {
-        self.0.calls.borrow().expects(call_control_id)
+    pub fn is_stranger(&self, line: usize, path: usize, call_control_id: &str) -> bool {
+        let Config { line: our_line, path: our_path, .. } = self.0.config;
+        (line, path) == (our_line, our_path) && !self.0.calls.borrow().expects(call_control_id)
     }
 
     /// The line that takes the streams, by its place in the config.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   /health, the dynamic endpoint      anyone
-//!   a path of the line                 whoever meets one of its allow, basic and jwt
+//!   a path of the line                 whoever meets one of its allow, basic, bearer and jwt
 //!   any other path                     nobody
 //! ```
 //!
@@ -119,7 +119,7 @@ pub fn decide(listen: &Listen, sources: &Sources, asked: &Asked, source: IpAddr,
         Ok(claims) => claims,
         Err(reason) => {
             // RFC 9110 15.5.4: a credential would not help where none is asked for.
-            let by_address = path.access.basic.is_none() && path.access.jwt.is_none();
+            let by_address = path.access.basic.is_none() && path.access.bearer.is_none() && path.access.jwt.is_none();
             let (status, said) = if by_address { (403, "not from this address") } else { (401, "not authorized") };
             return refuse(status, said, reason);
         }
@@ -165,23 +165,28 @@ fn admit(access: &Access, request: &Request, source: IpAddr, now_s: u64) -> Resu
             reasons.push("its user or password is wrong".to_owned());
         }
     }
+    let is_bearer = scheme.eq_ignore_ascii_case("bearer");
+    if !is_bearer && (access.bearer.is_some() || access.jwt.is_some()) {
+        reasons.push("it has no Authorization: Bearer".to_owned());
+    }
+    if let Some(token) = access.bearer.as_ref().filter(|_| is_bearer) {
+        if credential.as_bytes().ct_eq(token.reveal().as_bytes()).into() {
+            // It is no JWT, and need not be one.
+            return Ok(None);
+        }
+        reasons.push("its token is not `bearer`".to_owned());
+    }
     let mut told = None;
-    if let Some(jwt) = &access.jwt {
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            reasons.push("it has no Authorization: Bearer".to_owned());
-        } else {
-            match jwt.verifier.verify(credential, now_s) {
-                Ok(claims)
-                    if jwt.claims_required && (claims.tenant_id.is_empty() || claims.interaction_id.is_empty()) =>
-                {
-                    reasons.push("the token names no `tenant_id` or no `interaction_id`".to_owned());
-                }
-                Ok(claims) => {
-                    is_in = true;
-                    told = Some(claims);
-                }
-                Err(refusal) => reasons.push(refusal.to_string()),
+    if let Some(jwt) = access.jwt.as_ref().filter(|_| is_bearer) {
+        match jwt.verifier.verify(credential, now_s) {
+            Ok(claims) if jwt.claims_required && (claims.tenant_id.is_empty() || claims.interaction_id.is_empty()) => {
+                reasons.push("the token names no `tenant_id` or no `interaction_id`".to_owned());
             }
+            Ok(claims) => {
+                is_in = true;
+                told = Some(claims);
+            }
+            Err(refusal) => reasons.push(refusal.to_string()),
         }
     }
     if is_in { Ok(told) } else { Err(reasons.join(", and ")) }
@@ -265,6 +270,7 @@ mod tests {
 
     fn listen() -> Listen {
         let basic = Some(Secret::new("exotel:s3cret"));
+        let bearer = Some(Secret::new("sk-s3cret"));
         Listen {
             address: "192.0.2.1:8443".parse().unwrap(),
             tls: None,
@@ -274,8 +280,14 @@ mod tests {
             paths: vec![
                 path("/open", None, Access::default()),
                 path("/ws", Some("ozonetel"), Access { allow: ranges(&["198.51.100.0/24"]), ..Access::default() }),
-                path("/any", None, Access { allow: ranges(&["198.51.100.7"]), basic, jwt: jwt(false) }),
+                path(
+                    "/any",
+                    None,
+                    Access { allow: ranges(&["198.51.100.7"]), basic, jwt: jwt(false), ..Access::default() },
+                ),
                 path("/strict", None, Access { jwt: jwt(true), ..Access::default() }),
+                path("/openai", Some("openai"), Access { bearer: bearer.clone(), ..Access::default() }),
+                path("/two", None, Access { bearer, jwt: jwt(false), ..Access::default() }),
             ],
         }
     }
@@ -377,6 +389,24 @@ mod tests {
         let nobody = Claims { tenant_id: String::new(), ..claims() };
         assert!(strict(&bearer(&nobody, NOW_S)).1.contains("names no `tenant_id`"));
         assert_eq!(strict("X-Nothing: 1"), (401, "it has no Authorization: Bearer".to_owned()));
+    }
+
+    #[test]
+    fn a_token_that_is_always_the_same_lets_in_beside_those_that_are_signed() {
+        let key = "Authorization: Bearer sk-s3cret";
+        for path in ["/openai", "/two"] {
+            assert_eq!(admitted("203.0.113.9", path, &[key]).claims, None);
+        }
+        let signed = bearer(&claims(), NOW_S);
+        assert_eq!(admitted("203.0.113.9", "/two", &[&signed]).claims, Some(claims()));
+        for wrong in ["Bearer sk-s3cre", "Bearer sk-s3cret2", "Bearer ", "Basic sk-s3cret", &signed[15..]] {
+            let (status, reason) = refused("203.0.113.9", "/openai", &[&format!("Authorization: {wrong}")]);
+            assert_eq!(status, 401, "{wrong}");
+            assert!(!reason.contains("sk-"), "{reason}");
+        }
+        assert_eq!(refused("203.0.113.9", "/openai", &[]), (401, "it has no Authorization: Bearer".to_owned()));
+        let (_, reason) = refused("203.0.113.9", "/two", &["Authorization: Bearer x"]);
+        assert_eq!(reason, "its token is not `bearer`, and the bearer token is not a JWT");
     }
 
     #[test]

@@ -264,7 +264,7 @@ impl Refused {
 }
 
 /// The trunk as it is dialled for this call: one that wants a token has a fresh one.
-fn authorized<'t>(trunk: &'t Trunk, claims: &Claims) -> Result<Cow<'t, Trunk>, Unsigned> {
+pub(super) fn authorized<'t>(trunk: &'t Trunk, claims: &Claims) -> Result<Cow<'t, Trunk>, Unsigned> {
     let Some(signer) = &trunk.jwt else { return Ok(Cow::Borrowed(trunk)) };
     let token = signer.sign(claims, clock::epoch_ms() / 1000)?;
     let authorization = Some(Secret::new(format!("Bearer {}", token.reveal())));

@@ -16,6 +16,7 @@ use core::{
     time::Duration,
 };
 use std::{
+    collections::HashMap,
     io::{self, Write},
     net::{SocketAddr, TcpListener as StdTcpListener, TcpStream as StdTcpStream},
     rc::Rc,
@@ -50,7 +51,7 @@ use crate::{
         dialer::send_buffer,
         jwt::Claims,
         link::{Link, LinkError, MAX_WIRE},
-        sources::{Sources, Standing},
+        sources::{Sources, Standing, network},
         tls,
         upgrade::{self, MAX_HEAD},
         welcome::{Expected, Start, Step, Welcome, close_frame},
@@ -100,8 +101,8 @@ pub struct House {
     pub draining: bool,
     /// Nothing is wrong.
     pub healthy: bool,
-    /// Sinks take what they are given.
-    pub pubsub: bool,
+    /// Whether Redis takes what it is given; `None`: there is no such sink.
+    pub pubsub: Option<bool>,
 }
 
 /// What a door is made of.
@@ -161,24 +162,32 @@ pub async fn serve(setup: DoorSetup) {
     let (arriving, full) = Default::default();
     let door =
         Rc::new(Door { config, line, name, certificate, sources, arriving, full, arrivals, house, metrics, patience });
+    let mut told: Option<Now> = None;
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(line = door.name, error:%; "a connection could not be accepted");
+                // Out of file descriptors one is that for a while.
+                let now = clock::now();
+                if told.is_none_or(|told| now.saturating_sub(told) >= TELL_EVERY) {
+                    told = Some(now);
+                    warn!(line = door.name, error:%; "a connection could not be accepted; see LimitNOFILE of the unit");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let is_shunned = door.sources.borrow().standing(peer.ip(), clock::now()) == Standing::Shunned;
-        if is_shunned || door.arriving.get() >= door.config.media.max_calls + MOST_ARRIVING {
+        if door.sources.borrow().standing(peer.ip(), clock::now()) == Standing::Shunned {
             continue;
         }
-        door.arriving.set(door.arriving.get() + 1);
+        let Some(arriving) = door.make_room(peer.ip()) else {
+            door.tell_full(TOO_MANY_ARRIVE);
+            continue;
+        };
         let door = Rc::clone(&door);
         spawn_local(async move {
             door.attend(stream, peer).await;
-            door.arriving.set(door.arriving.get() - 1);
+            drop(arriving);
         });
     }
 }
@@ -189,14 +198,32 @@ struct Door {
     name: String,
     certificate: Option<Rc<Certificate>>,
     sources: RefCell<Sources>,
-    /// Connections whose call has not begun.
-    arriving: Cell<usize>,
+    /// Connections whose call has not begun, by where they come from.
+    arriving: Rc<RefCell<HashMap<IpAddr, usize>>>,
     /// Calls that found no seat since that was last told, and when it was.
     full: Cell<(u64, Option<Now>)>,
     arrivals: mpsc::Sender<Arrival>,
     house: watch::Receiver<House>,
     metrics: Arc<Metrics>,
     patience: Duration,
+}
+
+/// The place of one connection among those whose call has not begun.
+struct Arriving {
+    of: Rc<RefCell<HashMap<IpAddr, usize>>>,
+    source: IpAddr,
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let mut all = self.of.borrow_mut();
+        if let Some(own) = all.get_mut(&self.source) {
+            *own -= 1;
+            if *own == 0 {
+                all.remove(&self.source);
+            }
+        }
+    }
 }
 
 /// A connection that was upgraded.
@@ -222,6 +249,22 @@ enum Lost {
 impl Door {
     fn listen(&self) -> &Listen {
         listen(&self.config, self.line).expect("a door is opened for lines that listen only")
+    }
+
+    /// A place for one more connection. Half of them at most are for one source, so that somebody who connects and says
+    /// nothing keeps nobody else out; a proxy speaks for many.
+    fn make_room(&self, peer: IpAddr) -> Option<Arriving> {
+        let places = self.config.media.max_calls + MOST_ARRIVING;
+        let is_proxy = self.listen().trusted_proxies.iter().any(|range| range.contains(peer));
+        let source = network(peer);
+        let mut all = self.arriving.borrow_mut();
+        let taken: usize = all.values().sum();
+        let own = all.get(&source).copied().unwrap_or(0);
+        if taken >= places || (own >= places / 2 && !is_proxy) {
+            return None;
+        }
+        all.insert(source, own + 1);
+        Some(Arriving { of: Rc::clone(&self.arriving), source })
     }
 
     /// One connection, from TLS to its call.
@@ -293,7 +336,7 @@ impl Door {
             Decision::Upgrade(admitted) => {
                 if !self.house.borrow().accepting {
                     // Its own fault it is not: nothing is counted against its source.
-                    self.tell_full();
+                    self.tell_full(NO_SEAT);
                     say(stream, &upgrade::refuse(503, NO_SEAT)).await;
                     return Err(Lost::Answered);
                 }
@@ -378,7 +421,7 @@ impl Door {
         }
     }
 
-    fn tell_full(&self) {
+    fn tell_full(&self, why: &str) {
         self.metrics.add(Counter::CallsRefused, 1);
         let (mut refused, told) = self.full.get();
         let now = clock::now();
@@ -388,7 +431,7 @@ impl Door {
         }
         self.full.set((0, Some(now)));
         let (max_calls, line) = (self.config.media.max_calls, &self.name);
-        warn!(message_id = messages::CALLS_REFUSED, line, refused, max_calls, why = NO_SEAT; "calls are refused");
+        warn!(message_id = messages::CALLS_REFUSED, line, refused, max_calls, why; "calls are refused");
     }
 
     /// Counts a refusal and tells it, if it is worth that. `status` is 0 where there was no answer, and 101 where the
@@ -448,9 +491,9 @@ fn health(house: House, listen: &Listen, epoch_ms: u64) -> String {
     let takes_exotel = listen.paths.iter().any(|path| path.dialect.is_none_or(|name| name == "exotel"));
     let at = i64::try_from(epoch_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or_default();
     let health = Health {
-        status: if house.healthy && house.accepting { "healthy" } else { "degraded" },
+        status: if house.healthy && house.accepting && house.pubsub != Some(false) { "healthy" } else { "degraded" },
         service: "ingest",
-        pubsub: house.pubsub,
+        pubsub: house.pubsub == Some(true),
         timestamp: format!("{at:.3}"),
         exotel_bridge: if takes_exotel { "enabled" } else { "disabled" },
     };
@@ -468,11 +511,11 @@ fn checked(mut start: Start, custom: dialect::Parameters, claims: Option<&Claims
     if !tenant_id.is_empty() && !claim(&mut facts.account, tenant_id) {
         return Err("the token is for another tenant");
     }
-    // RTAA names a call without a call_sid by its stream.
-    let id = if facts.call_sid.is_empty() && !facts.stream_sid.is_empty() {
-        &mut facts.stream_sid
-    } else {
-        &mut facts.call_sid
+    // RTAA names a call without a call_sid by its stream, Ozonetel by its ucid.
+    let id = match (facts.call_sid.is_empty(), facts.stream_sid.is_empty(), facts.ucid.is_empty()) {
+        (true, false, _) => &mut facts.stream_sid,
+        (true, true, false) => &mut facts.ucid,
+        (false, ..) | (true, true, true) => &mut facts.call_sid,
     };
     if !interaction_id.is_empty() && !claim(id, interaction_id) {
         return Err("the token is for another call");
@@ -526,16 +569,16 @@ pub(super) fn arrival(
 /// Gives it to the control thread, or says goodbye to it.
 pub(super) async fn hand_over(arrivals: &mpsc::Sender<Arrival>, made: io::Result<Arrival>) -> io::Result<()> {
     let Err(refused) = arrivals.try_send(made?) else { return Ok(()) };
-    turn_away(refused.into_inner(), NO_SEAT).await
+    turn_away(refused.into_inner(), TRY_LATER, NO_SEAT).await
 }
 
-/// Closes a call that cannot be taken, so that its vendor may try elsewhere or later (RFC 6455 11.7: 1013).
+/// Closes a call that is not taken. With [`TRY_LATER`] its vendor may try elsewhere or later, with [`POLICY`] it need not.
 ///
 /// # Errors
 /// Those of the socket.
-pub async fn turn_away(arrival: Arrival, reason: &str) -> io::Result<()> {
+pub async fn turn_away(arrival: Arrival, code: u16, reason: &str) -> io::Result<()> {
     let Arrival { stream, link, side, .. } = arrival;
-    farewell(TcpStream::from_std(stream)?, link, &close_frame(side, TRY_LATER, reason)).await;
+    farewell(TcpStream::from_std(stream)?, link, &close_frame(side, code, reason)).await;
     Ok(())
 }
 
@@ -671,10 +714,60 @@ const MOST_UNREAD: usize = 1 << 20;
 /// Characters of a path that the log repeats.
 const MAX_SHOWN: usize = 100;
 
-/// RFC 6455 7.4.1: it broke the protocol; it may not have this.
+/// RFC 6455 7.4.1: it broke the protocol.
 const PROTOCOL: u16 = 1002;
-const POLICY: u16 = 1008;
-const TRY_LATER: u16 = 1013;
+/// The same: it may not have this.
+pub const POLICY: u16 = 1008;
+/// RFC 6455 11.7: not now, not here.
+pub const TRY_LATER: u16 = 1013;
 
 const NO_SEAT: &str = "no seat for one more call";
+const TOO_MANY_ARRIVE: &str = "too many connections have not said which call they are";
 const CLOSED: &str = "it closed before its call began";
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{
+        dialect::Options,
+        leg::websocket::wire::{Op, Wire},
+    };
+
+    /// What the door makes of this first message.
+    fn started(dialect: &'static str, message: &[u8]) -> Start {
+        let options = Options::default();
+        let (side, rate, dialect) = (Side::Server, None, Some(dialect));
+        let mut welcome =
+            Welcome::new(&Expected { side, dialect, tie_break: "exotel", rate, options: &options, needs_start: true });
+        let mut vendor = Wire::new(Side::Client, 1 << 16, |mask| mask.fill(1));
+        vendor.push(Op::Text, message).unwrap();
+        let n = vendor.out().len();
+        welcome.spare()[..n].copy_from_slice(vendor.out());
+        welcome.filled(n);
+        let Step::Begun(start) = welcome.handle() else { panic!("it did not begin") };
+        *start
+    }
+
+    // Exotel, "Working with the Stream applet".
+    const EXOTEL: &[u8] = br#"{"event":"start","sequence_number":"1","stream_sid":"s1","start":{"stream_sid":"s1","call_sid":"c1","account_sid":"a1","from":"0990","to":"0800","custom_parameters":{"lane":"sales","desk":"7"},"media_format":{"encoding":"base64","sample_rate":"8000","bit_rate":"128kbps"}}}"#;
+    const OZONETEL: &[u8] = br#"{"event":"start","type":"text","ucid":"1767225600","did":"08040001234"}"#;
+
+    #[test]
+    fn parameters_of_the_query_and_of_the_start_are_facts_together_and_no_more_than_three() {
+        let mut custom = dialect::Parameters::default();
+        assert!(custom.add("lane", "night") && custom.add("shift", "2") && custom.add("fourth", "x"));
+        let start = checked(started("exotel", EXOTEL), custom, None).unwrap();
+        assert!(start.facts.custom.iter().eq([("lane", "sales"), ("desk", "7"), ("shift", "2")]));
+    }
+
+    #[test]
+    fn a_token_is_compared_with_whatever_id_the_dialect_has() {
+        let claims = |id: &str| Claims { tenant_id: String::new(), interaction_id: id.to_owned() };
+        for (dialect, message, id) in [("exotel", EXOTEL, "c1"), ("ozonetel", OZONETEL, "1767225600")] {
+            let check = |id| checked(started(dialect, message), dialect::Parameters::default(), Some(&claims(id)));
+            assert!(check(id).is_ok(), "{dialect}");
+            assert_eq!(check("another").err(), Some("the token is for another call"), "{dialect}");
+        }
+    }
+}

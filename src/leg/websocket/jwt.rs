@@ -128,8 +128,11 @@ impl Signer {
     pub fn sign(&self, claims: &Claims, now: u64) -> Result<Secret, Unsigned> {
         let mut body = Map::new();
         let mut put = |name: &str, value: Value| drop(body.insert(name.to_owned(), value));
-        put("tenant_id", claims.tenant_id.as_str().into());
-        put("interaction_id", claims.interaction_id.as_str().into());
+        for (name, value) in [("tenant_id", &claims.tenant_id), ("interaction_id", &claims.interaction_id)] {
+            if !value.is_empty() {
+                put(name, value.as_str().into());
+            }
+        }
         put("iat", now.into());
         put("exp", (now + u64::from(self.expires_seconds)).into());
         for (name, value) in [("iss", &self.issuer), ("aud", &self.audience)] {

@@ -22,8 +22,9 @@ use crate::{
     dialect::{self, Direction, Role},
     leg::websocket::{
         dial::{Dialed, dial},
-        dialer::send_buffer,
+        dialer::{authorized, send_buffer},
         door::{Arrival, House, Place, arrival, farewell, hand_over, hear_more, say_what_is_due},
+        jwt::Claims,
         link::Link,
         liveness::{Beat, Liveness},
         welcome::{Expected, Start, Step, Welcome, close_frame},
@@ -49,11 +50,13 @@ pub async fn serve(setup: OutboundSetup, tls: Option<Arc<ClientConfig>>) {
     let OutboundSetup { config, line, arrivals, mut house } = setup;
     let LineKind::Websocket(websocket) = &config.lines[line].kind else { return };
     let Some(trunk) = websocket.dial() else { return };
+    // Which call it will be is not known before it begins.
+    let claims = Claims { tenant_id: config.account.clone(), ..Claims::default() };
     let (mut backoff, mut trouble) = (Backoff::default(), Trouble::default());
     // No seat: then no call is asked for.
     while house.wait_for(|house| house.accepting || house.draining).await.is_ok_and(|house| !house.draining) {
         let began = Instant::now();
-        let words = match stand(trunk, tls.as_ref(), line, &mut house, &mut trouble).await {
+        let words = match stand(trunk, tls.as_ref(), &claims, line, &mut house, &mut trouble).await {
             Ok(Some(arrived)) => {
                 backoff = Backoff::default();
                 if let Err(error) = hand_over(&arrivals, Ok(arrived)).await {
@@ -86,10 +89,12 @@ pub async fn serve(setup: OutboundSetup, tls: Option<Arc<ClientConfig>>) {
 async fn stand(
     trunk: &Trunk,
     tls: Option<&Arc<ClientConfig>>,
+    claims: &Claims,
     line: usize,
     house: &mut watch::Receiver<House>,
     trouble: &mut Trouble,
 ) -> Result<Option<Arrival>, String> {
+    let trunk = &*authorized(trunk, claims).map_err(|error| error.to_string())?;
     let opened = dialect::open(trunk.dialect, Role::Agent, trunk.sample_rate, Rate::Hz8000, &trunk.options);
     let buffer = opened.map_or(16 * 1024, |dialect| send_buffer(&*dialect));
     let Dialed { stream, tls, read_ahead, peer, cipher, .. } =
@@ -214,8 +219,68 @@ const GOING_AWAY: u16 = 1001;
 const PROTOCOL: u16 = 1002;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use core::net::Ipv4Addr;
+    use std::path::PathBuf;
+
+    use tokio::{net::TcpListener, task::LocalSet};
+
     use super::*;
+    use crate::{
+        config::{self, Environment, Secret},
+        leg::websocket::{
+            dial::accept,
+            jwt::{Algorithm, Verifier},
+        },
+    };
+
+    const KEY: &str = "thirty-two bytes of shared secret";
+
+    struct Key;
+
+    impl Environment for Key {
+        fn var(&self, _: &str) -> Option<String> {
+            Some(KEY.to_owned())
+        }
+
+        fn credentials_dir(&self) -> Option<PathBuf> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn a_vendor_that_wants_a_token_gets_one_with_each_connection() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let text = format!(
+            "account = \"harbour\"\n[line.cloud]\nkind = \"websocket\"\ndial = \"ws://{}/agent\"\n\
+             dialect = \"ozonetel\"\njwt = {{ key = {{ env = \"KEY\" }}, algorithm = \"HS256\" }}\n[trunk.agent]\n\
+             url = \"ws://127.0.0.1:9/\"\ndialect = \"ozonetel\"\n[[route]]\nline = \"cloud\"\ntrunks = [\"agent\"]\n",
+            listener.local_addr().unwrap()
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trunkline.toml");
+        std::fs::write(&path, text).unwrap();
+        let config = Arc::new(config::load(&path, &Key).unwrap_or_else(|problems| panic!("{problems}")));
+        let verifier = Verifier::new(Algorithm::Hs256, &Secret::new(KEY)).unwrap();
+        let (arrivals, _arrived) = mpsc::channel(1);
+        let (_house, told) = watch::channel(House { accepting: true, draining: false, healthy: true, pubsub: None });
+        let vendor = async {
+            let accepted = accept(listener.accept().await.unwrap().0, None).await.unwrap();
+            let token = accepted.request.header("authorization").unwrap().strip_prefix("Bearer ").unwrap();
+            verifier.verify(token, clock::epoch_ms() / 1000).unwrap()
+        };
+        let setup = OutboundSetup { config, line: 0, arrivals, house: told };
+        let told = LocalSet::new()
+            .run_until(async {
+                tokio::select! {
+                    claims = vendor => claims,
+                    () = serve(setup, None) => unreachable!("it dials until it goes down"),
+                }
+            })
+            .await;
+        assert_eq!(told, Claims { tenant_id: "harbour".to_owned(), interaction_id: String::new() });
+    }
 
     #[test]
     fn the_waits_double_up_to_half_a_minute_and_each_has_some_chance_in_it() {
