@@ -100,6 +100,9 @@ pub struct Bridge {
     past: Tally,
     /// Whether another connection to the trunk is wanted.
     redial: Redial,
+    /// Since when the trunk has its connection, and when we stop trying to replace one after another.
+    connected: Now,
+    reconnect_until: Now,
     /// There is no trunk, and there will be none: others listen.
     trunkless: bool,
     /// Its connection is of no more use.
@@ -268,6 +271,8 @@ impl Bridge {
             trunk: None,
             past: Tally::default(),
             redial: Redial::No,
+            connected: now,
+            reconnect_until: now,
             trunkless: false,
             trunk_gone: false,
             stopped: None,
@@ -362,11 +367,8 @@ impl Bridge {
     pub fn handle_event(&mut self, now: Now, event: Event, pool: &mut Pool) {
         let is_loss = matches!(event, Event::TrunkEnded(_) | Event::TrunkClosed);
         // One that has said that it will end is not mourned: the next connection is being dialled.
-        if is_loss
-            && self.state == State::Bridged
-            && self.trunk.as_ref().is_some_and(|trunk| self.is_expiring() || trunk.dialect().may_reconnect())
-        {
-            return self.lose_trunk(now, pool);
+        if is_loss && self.state == State::Bridged && self.may_reconnect(now) {
+            return self.lose_trunk(pool);
         }
         let had_line = self.state.has_line();
         self.state = self.state.handle_event(now, event);
@@ -392,15 +394,27 @@ impl Bridge {
         }
     }
 
-    /// The trunk's connection is lost, and its platform takes the call up again on another.
-    fn lose_trunk(&mut self, now: Now, pool: &mut Pool) {
+    /// Whether the call goes on over another connection when this one is lost: its platform has it so, or another is on
+    /// its way already.
+    fn may_reconnect(&mut self, now: Now) -> bool {
+        let Some(trunk) = &self.trunk else { return false };
+        let is_expiring = self.is_expiring();
+        // A peer that takes each connection and drops it at once is not dialled for as long as the caller waits.
+        if is_expiring || now.saturating_sub(self.connected) >= RECONNECT {
+            self.reconnect_until = now + RECONNECT;
+        }
+        (is_expiring || trunk.dialect().may_reconnect()) && now < self.reconnect_until
+    }
+
+    /// The trunk's connection is lost, and another takes its place.
+    fn lose_trunk(&mut self, pool: &mut Pool) {
         let asked = matches!(self.redial, Redial::Expiring { asked: true, .. });
         let Some(trunk) = self.trunk.take() else { return };
         self.past = self.past.and(trunk.tally());
         // The rest of a message that was cut off will not come.
         self.downlink.ring.rollback(pool, &mut self.account);
         // Where it was asked for, the other connection is on its way.
-        self.redial = Redial::Lost { give_up_at: now + RECONNECT, asked };
+        self.redial = Redial::Lost { give_up_at: self.reconnect_until, asked };
     }
 
     const fn is_expiring(&self) -> bool {
@@ -478,6 +492,7 @@ impl Bridge {
         leg.set_rate(self.uplink.rate);
         leg.open(now);
         (self.trunk, self.over, self.trunk_gone, self.overdue) = (Some(leg), None, false, None);
+        self.connected = now;
         self.downlink.note(|| Happening::Rebridged);
         old
     }
@@ -502,6 +517,7 @@ impl Bridge {
         leg.set_rate(self.uplink.rate);
         leg.open(now);
         self.times.bridged = Some(now);
+        (self.connected, self.reconnect_until) = (now, now + RECONNECT);
         self.trunk = Some(leg);
     }
 
@@ -648,8 +664,8 @@ impl Bridge {
             Err(over) => {
                 self.over.get_or_insert(over);
                 let event = match over {
-                    // A session that ran out is closed in order too.
-                    Over::Closed(_) if self.is_expiring() => Event::TrunkEnded(EndReason::TrunkLost),
+                    // The end that was told of, and not the call's.
+                    Over::Closed(_) if self.is_redialing() => Event::TrunkEnded(EndReason::TrunkLost),
                     // 1000 normal, 1001 going away, none given: an orderly end (RFC 6455 7.4.1).
                     Over::Closed(None | Some(1000 | 1001)) => Event::AgentDone(EndReason::TrunkHungUp),
                     Over::Closed(Some(_)) => Event::TrunkEnded(EndReason::TrunkLost),

@@ -348,6 +348,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_lost_trunk_had_begun_to_tell_is_not_mixed_with_what_the_next_one_tells() {
+        let bench = Bench::new();
+        let (notes, mut tap) = bench.open();
+        notes.started(1, &started(ID), kept());
+        tap.note(note(1, 10, said(Speaker::Agent, "We are op", false)));
+        tap.note(note(1, 20, Happening::Rebridged));
+        tap.note(note(1, 30, said(Speaker::Agent, "Hel", false)));
+        tap.note(note(1, 40, said(Speaker::Agent, "Hello", true)));
+        tap.note(note(1, 50, said(Speaker::Agent, "I can", false)));
+        // The cloud was told, and says no more of it.
+        tap.note(note(1, 60, Happening::BargeIn { flushed_ms: None }));
+        tap.note(note(1, 70, said(Speaker::Agent, "Yes?", true)));
+        notes.ended(1, &Record::cut(started(ID), AT + 1000));
+        notes.close(SOON);
+        let said = bench.json(&format!("kept/transcripts/call_{ID}_20250725_072145_transcript.json"));
+        let turns: Vec<_> = said["conversation"].as_array().unwrap().iter().map(|turn| turn["text"].clone()).collect();
+        assert_eq!(turns, ["We are op", "Hello", "I can", "Yes?"]);
+    }
+
+    #[test]
     fn a_call_without_words_has_no_transcript_and_a_strange_id_no_file() {
         let bench = Bench::new();
         let (notes, mut tap) = bench.open();

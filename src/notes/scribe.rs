@@ -271,17 +271,17 @@ impl Scribe {
                 counts.clears += 1;
                 live.transcript.broken_off();
             }
-            Happening::BargeIn { flushed_ms } => {
+            // Where nothing was flushed here, the cloud was told to say no more.
+            Happening::BargeIn { .. } => {
                 counts.barge_ins += 1;
-                if flushed_ms.is_some() {
-                    live.transcript.broken_off();
-                }
+                live.transcript.broken_off();
             }
+            // What the one before had begun to tell is not told to its end.
+            Happening::Rebridged => turns = live.transcript.finish(),
             Happening::Heard(_) => counts.marks += 1,
             Happening::Fault(_) => counts.faults += 1,
             Happening::Said { speaker, text, whole } => turns = live.transcript.said(at_ms, *speaker, text, *whole),
             Happening::Bridged
-            | Happening::Rebridged
             | Happening::Mark(_)
             | Happening::SpeechStarted(_)
             | Happening::SpeechStopped(_)

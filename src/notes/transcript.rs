@@ -2,7 +2,7 @@
 //!
 //! A cloud tells a turn in pieces, as a whole, or in pieces and then as a whole, which counts. The two speakers' turns
 //! overlap: the caller's words are often known only when the agent speaks already. So each has a turn of his own open,
-//! which the other's next piece ends, but not the other's whole.
+//! until its whole comes. Where none ever does, it is as many turns as the other's pieces have made of it.
 
 use crate::dialect::Speaker;
 
@@ -19,9 +19,13 @@ pub(super) struct Turn {
 /// A turn that may go on.
 #[derive(Clone, Debug)]
 struct Open {
-    /// Its pieces, with the escapes of JSON: one may be cut in two.
-    escaped: String,
+    /// When the first of it was told (ms since 1970).
     at_ms: u64,
+    /// Its pieces, with the escapes of JSON: one may be cut in two. Those that the other's lie between are apart, each
+    /// with its time.
+    pieces: Vec<(u64, String)>,
+    /// The other spoke since the last of them.
+    is_between: bool,
     /// Nobody heard the rest of it: the next piece is another turn's.
     is_broken_off: bool,
 }
@@ -48,25 +52,24 @@ impl Transcript {
         self.bytes += escaped.len();
         if whole {
             let text = unescaped(escaped);
-            let open = self.open(who).take();
-            let at_ms = open.as_ref().map_or(at_ms, |open| open.at_ms);
-            match open {
+            let mut since_ms = at_ms;
+            match self.open(who).take() {
                 // What was broken off, and the whole of what came after it.
-                Some(open) if open.is_broken_off && !text.starts_with(&unescaped(&open.escaped)) => {
-                    self.close(who, open);
-                }
-                _ => {}
+                Some(open) if open.is_broken_off && !text.starts_with(&open.text()) => self.close(who, open),
+                Some(open) => since_ms = open.at_ms,
+                None => {}
             }
-            self.push(Turn { who, text, at_ms });
+            self.push(Turn { who, text, at_ms: since_ms });
         } else {
             let other = if who == Speaker::Caller { Speaker::Agent } else { Speaker::Caller };
-            self.end(other);
+            if let Some(open) = self.open(other) {
+                open.is_between = true;
+            }
             if self.open(who).as_ref().is_some_and(|open| open.is_broken_off) {
                 self.end(who);
             }
-            let open = self.open(who);
-            let open = open.get_or_insert_with(|| Open { escaped: String::new(), at_ms, is_broken_off: false });
-            open.escaped.push_str(escaped);
+            let fresh = || Open { at_ms, pieces: Vec::new(), is_between: false, is_broken_off: false };
+            self.open(who).get_or_insert_with(fresh).add(at_ms, escaped);
         }
         self.turns[before..].to_vec()
     }
@@ -78,7 +81,7 @@ impl Transcript {
         }
     }
 
-    /// The call is over. Gives the turns that are complete by it.
+    /// The call is over, or whoever told of it is gone. Gives the turns that are complete by it.
     pub(super) fn finish(&mut self) -> Vec<Turn> {
         let before = self.turns.len();
         // In the order in which they began.
@@ -122,13 +125,30 @@ impl Transcript {
     }
 
     fn close(&mut self, who: Speaker, open: Open) {
-        self.push(Turn { who, text: unescaped(&open.escaped), at_ms: open.at_ms });
+        for (at_ms, escaped) in open.pieces {
+            self.push(Turn { who, text: unescaped(&escaped), at_ms });
+        }
     }
 
     fn push(&mut self, turn: Turn) {
         if !turn.text.trim().is_empty() {
             self.turns.push(turn);
         }
+    }
+}
+
+impl Open {
+    fn add(&mut self, at_ms: u64, escaped: &str) {
+        match self.pieces.last_mut().filter(|_| !self.is_between) {
+            Some((_, piece)) => piece.push_str(escaped),
+            None => self.pieces.push((at_ms, escaped.to_owned())),
+        }
+        self.is_between = false;
+    }
+
+    fn text(&self) -> String {
+        let pieces: Vec<_> = self.pieces.iter().map(|(_, piece)| piece.as_str()).collect();
+        unescaped(&pieces.concat())
     }
 }
 
@@ -150,13 +170,29 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_one_turn_until_the_other_speaks() {
+    fn pieces_without_a_whole_are_one_turn_until_the_other_speaks() {
         let mut transcript = Transcript::default();
-        assert!(transcript.said(1, Agent, "Good ", false).is_empty());
-        assert!(transcript.said(2, Agent, "day", false).is_empty());
-        assert_eq!(shown(&transcript.said(3, Caller, "Hi", false)), [(Agent, "Good day", 1)]);
-        assert_eq!(shown(&transcript.finish()), [(Caller, "Hi", 3)]);
-        assert_eq!((transcript.count(Agent), transcript.count(Caller)), (1, 1));
+        for (at_ms, who, piece) in
+            [(1, Agent, "Good "), (2, Agent, "day"), (3, Caller, "Hi"), (4, Agent, "How "), (5, Agent, "are you?")]
+        {
+            assert!(transcript.said(at_ms, who, piece, false).is_empty());
+        }
+        transcript.finish();
+        let turns: Vec<_> = transcript.turns().into_iter().cloned().collect();
+        assert_eq!(shown(&turns), [(Agent, "Good day", 1), (Caller, "Hi", 3), (Agent, "How are you?", 4)]);
+        assert_eq!((transcript.count(Agent), transcript.count(Caller)), (2, 1));
+        assert!(transcript.finish().is_empty());
+    }
+
+    #[test]
+    fn pieces_of_both_that_alternate_are_no_turns_beside_their_wholes() {
+        let mut transcript = Transcript::default();
+        for (at_ms, who, piece) in [(1, Agent, "Yes, "), (2, Caller, "Is it "), (3, Agent, "it "), (4, Caller, "open?")]
+        {
+            assert!(transcript.said(at_ms, who, piece, false).is_empty());
+        }
+        assert_eq!(shown(&transcript.said(5, Caller, "Is it open?", true)), [(Caller, "Is it open?", 2)]);
+        assert_eq!(shown(&transcript.said(6, Agent, "Yes, it is.", true)), [(Agent, "Yes, it is.", 1)]);
         assert!(transcript.finish().is_empty());
     }
 
@@ -189,7 +225,7 @@ mod tests {
         assert_eq!(shown(&transcript.said(6, Agent, "Sorry?", true)), [(Agent, "Sorry?", 5)]);
         transcript.said(7, Agent, "One", false);
         transcript.broken_off();
-        assert_eq!(shown(&transcript.said(9, Agent, "Two", true)).len(), 2);
+        assert_eq!(shown(&transcript.said(9, Agent, "Two", true)), [(Agent, "One", 7), (Agent, "Two", 9)]);
     }
 
     #[test]
