@@ -671,7 +671,8 @@ impl CloudCall {
         let mut bridge = Bridge::new(Now::ZERO, Now::from_secs(5), Rate::Hz8000, limits, &mut pool).unwrap();
         bridge.listen(true);
         // The vendor is the one that dials.
-        bridge.set_line(Now::ZERO, leg_of(vendor, Role::Agent, Side::Server), LineSetup { silent_after: None });
+        let setup = LineSetup { silent_after: None, direction: Direction::Both };
+        bridge.set_line(Now::ZERO, leg_of(vendor, Role::Agent, Side::Server), setup);
         bridge.handle_trunk_answered(Now::ZERO, leg("exotel", Role::Vendor), &mut pool);
         let (mut vendor, mut agent) = (leg_of(vendor, Role::Vendor, Side::Client), leg("exotel", Role::Agent));
         vendor.open(Now::ZERO);
