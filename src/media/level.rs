@@ -162,7 +162,7 @@ mod tests {
         for from in 0..9 {
             for until in from..samples.len() {
                 let squares = samples[from..until].iter().map(|&sample| i64::from(sample).pow(2) as u64);
-                assert_eq!(energy_of(&samples[from..until]), squares.sum());
+                assert_eq!(energy_of(&samples[from..until]), squares.sum::<u64>());
             }
         }
     }
