@@ -409,10 +409,11 @@ impl Shard {
     /// Carries out what a call's state asks for: gives the line back, removes the call when it is over.
     fn settle(&mut self, slot: usize, now: Now) {
         let Some(Some(call)) = self.calls.get(slot) else { return };
-        let (seq, figures, rate, codec) = (call.seq, call.told, call.bridge.line_rate(), call.codec);
-        if catch_unwind(AssertUnwindSafe(|| self.carry_out(slot, now))).is_err() {
+        let (seq, rate, codec) = (call.seq, call.bridge.line_rate(), call.codec);
+        let mut told = None;
+        if catch_unwind(AssertUnwindSafe(|| self.carry_out(slot, now, &mut told))).is_err() {
             // What it held of the pool stays lost: it is in disorder, and the others go on.
-            self.calls[slot] = None;
+            let figures = self.calls[slot].take().map(|call| call.told).or(told).unwrap_or_default();
             self.report(Outcome { figures, rate, codec, ..Outcome::stillborn(seq, EndReason::Bug, now) });
             self.on_call_gone();
         }
@@ -429,7 +430,8 @@ impl Shard {
         self.wake_if_idle();
     }
 
-    fn carry_out(&mut self, slot: usize, now: Now) {
+    /// Of a call that is taken away, `told` gets what was told of it last: this comes too often to copy it before.
+    fn carry_out(&mut self, slot: usize, now: Now, told: &mut Option<Figures>) {
         let Some(Some(call)) = self.calls.get_mut(slot) else { return };
         if let Some(tap) = &mut self.tap {
             while let Some(what) = call.bridge.poll_note() {
@@ -454,6 +456,7 @@ impl Shard {
         }
         counting::apart(|| {
             let Some(mut call) = self.calls[slot].take() else { return };
+            *told = Some(call.told);
             if reason != EndReason::Bug {
                 call.flush(now, &mut self.pool);
             }
