@@ -149,6 +149,16 @@ impl Site {
         site
     }
 
+    /// Another connection takes the trunk's place, with another agent at its far end.
+    fn reconnect(&mut self, dialect: &'static str) {
+        self.unread.clear();
+        self.agent.leg = leg(dialect, Role::Agent, self.now);
+        self.agent.ears = Ears::default();
+        self.bridge.handle_trunk_changed(self.now, leg(dialect, Role::Vendor, self.now), &mut self.pool);
+        self.agent.leg.open(self.now);
+        self.exchange();
+    }
+
     /// 20 ms: the caller says this, and the line gets a frame. Before it, `missed` frames' time passes unserved.
     fn frame(&mut self, caller: &[i16], missed: usize) {
         self.now += Now::from_millis(20 * (missed as u64 + 1));
@@ -513,6 +523,53 @@ fn a_dead_trunk_gives_the_caller_back_at_once() {
     let lost = CallEvent::TrunkEnded(EndReason::TrunkLost);
     site.bridge.handle_event(site.now, lost, &mut site.pool);
     assert_eq!(site.bridge.state(), State::Ended(EndReason::TrunkLost));
+}
+
+#[test]
+fn a_lost_ingest_hears_on_its_next_connection_what_the_caller_said_meanwhile() {
+    let mut site = Site::new("rtaa", 600);
+    let lost = CallEvent::TrunkEnded(EndReason::TrunkLost);
+    site.bridge.handle_event(site.now, lost, &mut site.pool);
+    assert!(site.bridge.state().has_line() && site.bridge.poll_redial() && !site.bridge.poll_redial());
+    for n in 0..100 {
+        site.frame(&[n; FRAME], 0);
+    }
+    site.reconnect("rtaa");
+    assert!(site.agent.ears.started);
+    let heard = site.agent.ears.heard.len();
+    assert!((1_800..=2_200).contains(&(heard / 8)), "{} ms", heard / 8);
+}
+
+#[test]
+fn an_ingest_that_drops_every_connection_at_once_is_given_up() {
+    let mut site = Site::new("rtaa", 600);
+    let lost = CallEvent::TrunkEnded(EndReason::TrunkLost);
+    while site.bridge.state().has_line() {
+        assert!(site.now < Now::from_secs(32), "at {:?}", site.now);
+        site.bridge.handle_event(site.now, lost, &mut site.pool);
+        site.frames(50);
+        if site.bridge.poll_redial() {
+            site.reconnect("rtaa");
+        }
+    }
+    assert!(site.now > Now::from_secs(30));
+    assert_eq!(site.bridge.state(), State::Ended(EndReason::TrunkLost));
+}
+
+#[test]
+fn a_trunk_that_ends_after_it_said_so_does_not_end_the_call() {
+    let mut site = Site::new("openai", 600);
+    let expired = br#"{"type":"error","error":{"type":"invalid_request_error","code":"session_expired","message":"Your session hit the maximum duration of 60 minutes."}}"#;
+    // One text message from a server (RFC 6455 5.2), and its close.
+    site.unread.extend([0x81, 126, (expired.len() >> 8) as u8, expired.len() as u8]);
+    site.unread.extend(expired);
+    site.agent.leg.close(1001, "");
+    site.exchange();
+    assert!(site.bridge.poll_redial());
+    assert!(site.bridge.state().has_line() && site.bridge.is_ready_to_change(site.now));
+    site.reconnect("openai");
+    site.frames(10);
+    assert_eq!(site.bridge.state(), State::Bridged);
 }
 
 #[test]

@@ -100,6 +100,9 @@ pub struct Bridge {
     past: Tally,
     /// Whether another connection to the trunk is wanted.
     redial: Redial,
+    /// Since when the trunk has its connection, and when we stop trying to replace one after another.
+    connected: Now,
+    reconnect_until: Now,
     /// There is no trunk, and there will be none: others listen.
     trunkless: bool,
     /// Its connection is of no more use.
@@ -265,6 +268,8 @@ impl Bridge {
             trunk: None,
             past: Tally::default(),
             redial: Redial::No,
+            connected: now,
+            reconnect_until: now,
             trunkless: false,
             trunk_gone: false,
             stopped: None,
@@ -357,11 +362,8 @@ impl Bridge {
     /// Something happened to a leg or was ordered.
     pub fn handle_event(&mut self, now: Now, event: Event, pool: &mut Pool) {
         let is_loss = matches!(event, Event::TrunkEnded(_) | Event::TrunkClosed);
-        if is_loss
-            && self.state == State::Bridged
-            && self.trunk.as_ref().is_some_and(|trunk| trunk.dialect().may_reconnect())
-        {
-            return self.lose_trunk(now);
+        if is_loss && self.state == State::Bridged && self.may_reconnect(now) {
+            return self.lose_trunk();
         }
         let had_line = self.state.has_line();
         self.state = self.state.handle_event(now, event);
@@ -384,11 +386,24 @@ impl Bridge {
         }
     }
 
-    /// The trunk's connection is lost, and its platform takes the call up again on another.
-    fn lose_trunk(&mut self, now: Now) {
+    /// Whether the call goes on over another connection when this one is lost: its platform has it so, or another is on
+    /// its way already.
+    fn may_reconnect(&mut self, now: Now) -> bool {
+        let Some(trunk) = &self.trunk else { return false };
+        let is_expiring = matches!(self.redial, Redial::Expiring { .. });
+        // A peer that takes each connection and drops it at once is not dialled for as long as the caller waits.
+        if is_expiring || now.saturating_sub(self.connected) >= RECONNECT {
+            self.reconnect_until = now + RECONNECT;
+        }
+        (is_expiring || trunk.dialect().may_reconnect()) && now < self.reconnect_until
+    }
+
+    /// The trunk's connection is lost, and another takes its place.
+    fn lose_trunk(&mut self) {
         if let Some(trunk) = self.trunk.take() {
             self.past = self.past.and(trunk.tally());
-            self.redial = Redial::Lost { give_up_at: now + RECONNECT, asked: false };
+            let asked = matches!(self.redial, Redial::Expiring { asked: true, .. });
+            self.redial = Redial::Lost { give_up_at: self.reconnect_until, asked };
         }
     }
 
@@ -457,6 +472,7 @@ impl Bridge {
         leg.set_rate(self.uplink.rate);
         leg.open(now);
         (self.trunk, self.over, self.trunk_gone, self.overdue) = (Some(leg), None, false, None);
+        self.connected = now;
         self.downlink.note(|| Happening::Rebridged);
         old
     }
@@ -480,6 +496,7 @@ impl Bridge {
         leg.set_rate(self.uplink.rate);
         leg.open(now);
         self.times.bridged = Some(now);
+        (self.connected, self.reconnect_until) = (now, now + RECONNECT);
         self.trunk = Some(leg);
     }
 
@@ -624,6 +641,8 @@ impl Bridge {
             Err(over) => {
                 self.over.get_or_insert(over);
                 let event = match over {
+                    // The end that was told of, and not the call's.
+                    Over::Closed(_) if self.is_redialing() => Event::TrunkEnded(EndReason::TrunkLost),
                     // 1000 normal, 1001 going away, none given: an orderly end (RFC 6455 7.4.1).
                     Over::Closed(None | Some(1000 | 1001)) => Event::AgentDone(EndReason::TrunkHungUp),
                     Over::Closed(Some(_)) => Event::TrunkEnded(EndReason::TrunkLost),

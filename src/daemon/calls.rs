@@ -142,8 +142,10 @@ pub(super) struct Live {
 struct Redial {
     facts: Box<Facts>,
     line_rate: Rate,
-    /// How often it was tried.
+    /// How often it was tried since one held.
     tries: u32,
+    /// When the last one answered.
+    answered: Option<Now>,
     /// Dropped when the call ends.
     dialing: Option<oneshot::Sender<()>>,
 }
@@ -239,7 +241,7 @@ impl Shared {
         let since = clock::now();
         let give_up_after = timeouts + Duration::from_secs(1);
         let told = Box::new(facts.clone());
-        let redial = Redial { facts: told.clone(), line_rate, tries: 0, dialing: None };
+        let redial = Redial { facts: told.clone(), line_rate, tries: 0, answered: None, dialing: None };
         let new = NewCall {
             seq,
             facts,
@@ -341,12 +343,7 @@ impl Shared {
         let Some(reply) = self.media.borrow().get(live.media).cloned() else { return };
         let (dialing, cancelled) = oneshot::channel();
         live.redial.dialing = Some(dialing);
-        // 0, 1, 2, 4 and then every 8 s.
-        let wait = match live.redial.tries {
-            0 => Duration::ZERO,
-            tries => Duration::from_secs(1 << (tries - 1).min(3)),
-        };
-        live.redial.tries += 1;
+        let wait = live.redial.wait(clock::now());
         // The trunk that has the call first: the agent behind another knows nothing of it.
         let own = live.trunk.map(|(index, _)| index);
         let route = self.config.routes.iter().find(|route| route.line == live.line);
@@ -460,7 +457,7 @@ impl Shared {
         }
         if let (Ok(handshake), Some(live)) = (result, self.calls.borrow_mut().live.get_mut(&seq)) {
             let first = live.trunk.replace((trunk, handshake)).is_none();
-            live.redial.tries = 0;
+            live.redial.answered = Some(clock::now());
             if !first {
                 return;
             }
@@ -615,9 +612,38 @@ const TELL_EVERY: Now = Now::from_secs(60);
 /// Connections that may be about to name their calls, beside as many as there are seats.
 const MOST_ARRIVING: usize = 64;
 
+impl Redial {
+    /// It is to be dialled again: after so long. 0, 1, 2, 4 and then every 8 s, until a connection has held.
+    fn wait(&mut self, now: Now) -> Duration {
+        if self.answered.take().is_some_and(|at| now.saturating_sub(at) >= HELD) {
+            self.tries = 0;
+        }
+        let wait = self.tries.checked_sub(1).map_or(Duration::ZERO, |more| Duration::from_secs(1 << more.min(3)));
+        self.tries += 1;
+        wait
+    }
+}
+
+/// A trunk that takes the connection and loses it sooner is as good as one that does not answer.
+const HELD: Now = Now::from_secs(30);
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_trunk_that_answers_and_is_lost_at_once_is_dialled_ever_more_seldom() {
+        let mut redial =
+            Redial { facts: Box::default(), line_rate: Rate::Hz8000, tries: 0, answered: None, dialing: None };
+        let mut now = Now::from_secs(100);
+        let mut lost_after = |seconds: u64| {
+            redial.answered = Some(now);
+            now += Now::from_secs(seconds);
+            redial.wait(now).as_secs()
+        };
+        assert_eq!([300, 0, 1, 0, 0, 0].map(&mut lost_after), [0, 1, 2, 4, 8, 8]);
+        assert_eq!([60, 0].map(lost_after), [0, 1]);
+    }
 
     #[test]
     fn what_happens_often_is_told_once_a_minute_with_how_often_it_was() {

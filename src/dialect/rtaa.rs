@@ -12,7 +12,9 @@
 //!    | the close                                                           ------> |
 //! ```
 //!
-//! `seq` begins anew on each connection. The same grammar with all of it in text is
+//! `seq` begins anew on each connection, so nothing tells a server which audio it has: when a connection is lost, what it
+//! was sent and has not acknowledged is not sent again; what the caller says from then on is kept, 5 s at most, and is the
+//! first on the next one. The same grammar with all of it in text is
 //! [`exostreamkit`](super::exostreamkit); a vendor that opened as one may go on as the other. Source: services/ingest in
 //! the repository exkrishan/rtaafin, its server, its tests and its integration guide.
 
@@ -328,6 +330,11 @@ impl Dialect for Rtaa {
             Stage::Started => "no `ack` came for three times its interval",
             Stage::New | Stage::Asked | Stage::Ended => "no `started` came within 5 s",
         })
+    }
+
+    /// The guide has clients dial again; that of the text shape says nothing of it.
+    fn may_reconnect(&self) -> bool {
+        self.role == Role::Vendor && self.shape == Shape::Binary
     }
 
     fn marks_on_clear(&self) -> MarksOnClear {

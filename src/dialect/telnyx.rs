@@ -30,7 +30,8 @@ use crate::{
         Audio, Carrier, Coding, Dialect, Direction, Event, Facts, Format, Full, Incoming, Malformed, MarksOnClear,
         Message, OptionError, OptionInfo, OptionValue, Role, Say, Stamp, Text,
         byte_order::{ByteOrder, Detector},
-        json::{Key, Members, Value},
+        dtmf::digit,
+        json::{Members, Value},
         mark::{Name, cut_name, name},
     },
     media::{Rate, g711::Law},
@@ -118,9 +119,7 @@ impl Options {
             ("encoding", OptionValue::Str("l16")) => self.encoding = Encoding::L16,
             ("encoding", _) => return Err(OptionError::Expected("\"pcmu\", \"pcma\" or \"l16\"")),
             ("l16-byte-order", value) => self.byte_order = ByteOrder::parse(value)?,
-            ("direction", OptionValue::Str("both")) => self.direction = Direction::Both,
-            ("direction", OptionValue::Str("uplink")) => self.direction = Direction::Uplink,
-            ("direction", _) => return Err(OptionError::Expected("\"both\" or \"uplink\"")),
+            ("direction", value) => self.direction = Direction::option(value)?,
             ("rtp-header", OptionValue::Bool(flag)) => self.rtp_header = flag,
             ("rtp-header", _) => return Err(OptionError::Expected("true or false")),
             _ => return Err(OptionError::Unknown),
@@ -208,13 +207,14 @@ impl Telnyx {
         while let Some((key, value)) = members.next()? {
             if key.is(b"event") {
                 event = Some(value);
-            } else if is_either(&key, b"stream_id", b"streamId") {
+            } else if key.is_either(b"stream_id", b"streamId") {
                 stream_id = Some(value);
             } else if [b"media".as_slice(), b"start", b"mark", b"dtmf", b"payload"].iter().any(|body| key.is(body)) {
                 about = Some(value);
             }
         }
         let says = |word: &[u8]| event.is_some_and(|event| event.is(word));
+        let member = |name: &[u8]| about.map_or(Ok(None), |about| about.member(name));
         if says(b"media") {
             return self.on_media(about.and_then(|media| media.object()));
         }
@@ -222,7 +222,7 @@ impl Telnyx {
         let event = if agent && says(b"start") {
             self.on_start(stream_id, about.and_then(|start| start.object()))?
         } else if says(b"mark") {
-            match (self.role, member(about, b"name")?.as_ref().and_then(name)) {
+            match (self.role, member(b"name")?.as_ref().and_then(name)) {
                 (Role::Vendor, Some(name)) => Event::Mark(name),
                 (Role::Agent, Some(name)) => Event::Heard(name),
                 (Role::Vendor | Role::Agent, None) => Event::Unknown,
@@ -230,10 +230,10 @@ impl Telnyx {
         } else if !agent && says(b"clear") {
             Event::Clear
         } else if agent && says(b"dtmf") {
-            member(about, b"digit")?.as_ref().and_then(digit).map_or(Event::Unknown, Event::Dtmf)
+            member(b"digit")?.as_ref().and_then(digit).map_or(Event::Unknown, Event::Dtmf)
         } else if agent && says(b"error") {
             // The page has `payload {code, title, detail}`; the most telling of what is there is told.
-            let words = [member(about, b"detail")?, member(about, b"title")?, member(about, b"code")?];
+            let words = [member(b"detail")?, member(b"title")?, member(b"code")?];
             Event::Fault(words.iter().flatten().find_map(words_of).unwrap_or("an error without words"))
         } else if agent && says(b"stop") {
             Event::Stop
@@ -261,7 +261,8 @@ impl Telnyx {
         // What an agent calls its track does not matter.
         let inbound = |track: Value<'_>| track.is(b"inbound") || track.is(b"inbound_track");
         let ours = self.role == Role::Agent && track.is_some_and(|track| !inbound(track));
-        let audio = if ours || !self.playable {
+        let unheard = self.role == Role::Vendor && self.options.direction == Direction::Uplink;
+        let audio = if ours || unheard || !self.playable {
             Audio::Skip
         } else {
             let bytes = if self.options.rtp_header { behind_header(bytes) } else { bytes };
@@ -282,16 +283,16 @@ impl Telnyx {
         let mut format = None;
         if let Some(mut members) = start {
             while let Some((key, value)) = members.next()? {
-                let slot: &mut Text = if is_either(&key, b"call_control_id", b"callControlId") {
+                let slot: &mut Text = if key.is_either(b"call_control_id", b"callControlId") {
                     &mut facts.call_sid
-                } else if is_either(&key, b"user_id", b"userId") {
+                } else if key.is_either(b"user_id", b"userId") {
                     &mut facts.account
                 } else if key.is(b"from") {
                     &mut facts.from
                 } else if key.is(b"to") {
                     &mut facts.to
                 } else {
-                    if is_either(&key, b"media_format", b"mediaFormat") {
+                    if key.is_either(b"media_format", b"mediaFormat") {
                         format = value.object();
                     }
                     continue;
@@ -312,7 +313,7 @@ impl Telnyx {
         while let Some((key, value)) = members.next()? {
             if key.is(b"encoding") {
                 value.text(&mut encoding);
-            } else if is_either(&key, b"sample_rate", b"sampleRate") {
+            } else if key.is_either(b"sample_rate", b"sampleRate") {
                 hz = Some(value.uint());
             } else if key.is(b"channels") {
                 channels = value.uint();
@@ -378,6 +379,11 @@ impl Dialect for Telnyx {
         self.options.direction
     }
 
+    /// Only the stream ends; its call goes on (Telnyx, "Media Streaming over Websockets").
+    fn close_hands_back(&self) -> bool {
+        true
+    }
+
     /// 30 s of L16 at 16 kHz are 1.3 MB of base64.
     fn max_message(&self) -> u64 {
         2 << 20
@@ -432,6 +438,9 @@ impl Dialect for Telnyx {
     }
 
     fn write_audio(&mut self, samples: &[i16], facts: &Facts, _: Stamp, out: &mut Message<'_>) -> Result<(), Full> {
+        if self.role == Role::Agent && self.options.direction == Direction::Uplink {
+            return Ok(()); // nobody would hear it
+        }
         out.raw(b"{\"event\":\"media\",")?;
         if self.role == Role::Vendor {
             out.raw(b"\"stream_id\":")?;
@@ -510,30 +519,10 @@ impl Dialect for Telnyx {
     }
 }
 
-/// A member of a message's body.
-fn member<'m>(body: Option<Value<'m>>, wanted: &[u8]) -> Result<Option<Value<'m>>, Malformed> {
-    let mut found = None;
-    if let Some(mut members) = body.and_then(|body| body.object()) {
-        while let Some((key, value)) = members.next()? {
-            if key.is(wanted) {
-                found = Some(value);
-            }
-        }
-    }
-    Ok(found)
-}
-
 /// A text or number as it stands, escapes included.
 fn words_of<'m>(value: &Value<'m>) -> Option<&'m str> {
     let (Value::Str(raw) | Value::Num(raw)) = *value else { return None };
     str::from_utf8(raw).ok().filter(|words| !words.is_empty())
-}
-
-/// The key that was pressed, from a string or a number of one character.
-fn digit(value: &Value<'_>) -> Option<u8> {
-    let (Value::Str(&[digit]) | Value::Num(&[digit])) = *value else { return None };
-    let digit = digit.to_ascii_uppercase();
-    matches!(digit, b'0'..=b'9' | b'*' | b'#' | b'A'..=b'D').then_some(digit)
 }
 
 /// What is left of a payload behind 12 bytes, which are 16 characters of base64. (RFC 3550 5.1; the few who leave it
@@ -546,10 +535,6 @@ fn behind_header(mut payload: &[u8]) -> &[u8] {
         };
     }
     payload
-}
-
-fn is_either(key: &Key<'_>, snake: &[u8], camel: &[u8]) -> bool {
-    key.is(snake) || key.is(camel)
 }
 
 /// What a vendor's messages look like from outside, but for `connected` and `media`.
@@ -1211,5 +1196,16 @@ mod tests {
         assert_eq!(options.set("byte-order", OptionValue::Str("le")), Err(OptionError::Unknown));
         let uplink = open(Role::Vendor, None, &[("direction", OptionValue::Str("uplink"))]);
         assert_eq!((uplink.direction(), vendor().direction()), (Direction::Uplink, Direction::Both));
+    }
+
+    #[test]
+    fn on_a_stream_that_nobody_hears_an_agent_on_nothing_is_said_and_nothing_heard_of_one() {
+        let uplink = [("direction", OptionValue::Str("uplink"))];
+        let mut space = [0; 1024];
+        let mut out = Message::new(&mut space);
+        open(Role::Agent, None, &uplink).write_audio(&[1; 160], &Facts::default(), Stamp::default(), &mut out).unwrap();
+        assert!(out.bytes().is_empty());
+        let said = br#"{"event":"media","media":{"payload":"AAAA"}}"#;
+        assert_eq!(open(Role::Vendor, None, &uplink).handle_text(said).unwrap().audio, Audio::Skip);
     }
 }
