@@ -47,17 +47,14 @@ fn onset(samples: &[i16]) -> usize {
     samples.iter().position(|sample| sample.unsigned_abs() > 300).unwrap_or_else(|| panic!("nothing was heard"))
 }
 
-/// What was heard at a moment between two samples: the sine cardinal of the samples about it, under a window.
-fn between(samples: &[i16], at: f64) -> f64 {
-    let whole = at.floor();
-    let about = (-(TAPS - 1)..=TAPS).map(|tap| {
-        let x = at - whole - f64::from(tap);
+/// What makes a moment of the samples about it, so much after the [`TAPS`]th of them: the sine cardinal under a window.
+fn weights(after: f64) -> Vec<f64> {
+    let weight = |tap: usize| {
+        let x = after + TAPS as f64 - tap as f64;
         let sine = if x.abs() < 1e-9 { 1.0 } else { (x * PI).sin() / (x * PI) };
-        let window = 0.5 + 0.5 * (x * PI / f64::from(TAPS + 1)).cos();
-        let sample = usize::try_from(whole as i64 + i64::from(tap)).ok().and_then(|place| samples.get(place));
-        sample.map_or(0.0, |&sample| f64::from(sample) * sine * window)
-    });
-    about.sum()
+        sine * (0.5 + 0.5 * (x * PI / (TAPS + 1) as f64).cos())
+    };
+    (0..2 * TAPS).map(weight).collect()
 }
 
 /// How much what was heard is like what was said once it is laid upon it, to the eighth of a sample, 1 at most. Both are
@@ -66,15 +63,16 @@ fn likeness(said: &[i16], spoken_at: Rate, heard: &[i16], heard_at: Rate) -> f64
     let [spoken_step, heard_step] = [spoken_at, heard_at].map(|rate| rate.hz() as usize / 8000);
     let start = onset(said) / spoken_step;
     let said: Vec<_> = said.iter().step_by(spoken_step).skip(start).map(|&sample| f64::from(sample)).collect();
+    // Silence on either side, so that every sample has its neighbours.
+    let padded: Vec<_> = [&[0; TAPS][..], heard, &vec![0; said.len() * heard_step]].concat();
     let at = |lag: f64, n: usize| {
+        let (first, weights) = (lag.floor() as usize, weights(lag.fract()));
+        let weights = if lag.fract() == 0.0 { &[][..] } else { &weights[..] };
         let (mut dot, mut own, mut other) = (0.0, 0.0, 0.0);
         for (place, said) in said[..n].iter().enumerate() {
-            let at = lag + (place * heard_step) as f64;
-            let heard = if lag.fract() == 0.0 {
-                heard.get(at as usize).copied().map_or(0.0, f64::from)
-            } else {
-                between(heard, at)
-            };
+            let about = &padded[first + place * heard_step..];
+            let between = || about.iter().zip(weights).map(|(&sample, weight)| f64::from(sample) * weight).sum::<f64>();
+            let heard = if weights.is_empty() { f64::from(about[TAPS]) } else { between() };
             (dot, own, other) = (dot + said * heard, own + said * said, other + heard * heard);
         }
         dot / (own * other).sqrt().max(1.0)
@@ -83,7 +81,7 @@ fn likeness(said: &[i16], spoken_at: Rate, heard: &[i16], heard_at: Rate) -> f64
     let about = onset(heard);
     let near = about.saturating_sub(48 * heard_step)..about + 48 * heard_step;
     let near = best(&mut near.map(|lag| lag as f64));
-    let lag = best(&mut (-8..=8).map(|eighth| near + f64::from(eighth) / 8.0));
+    let lag = best(&mut (-8..=8).map(|eighth| (near + f64::from(eighth) / 8.0).max(0.0)));
     at(lag, said.len())
 }
 
@@ -271,4 +269,4 @@ fn every_vendor_reaches_every_agent_without_a_loss() {
 }
 
 /// Samples on either side of a moment that it is made of.
-const TAPS: i32 = 16;
+const TAPS: usize = 16;
