@@ -492,15 +492,6 @@ fn a_listener_that_is_lost_is_dialled_again_and_hears_what_was_said_meanwhile() 
     assert_eq!(site.bridge.trunk_tally().messages_out, 2 + 6 * 5);
 }
 
-#[test]
-fn a_listener_that_never_said_that_it_began_ends_the_call_when_it_is_lost() {
-    let mut site = Site::of(Plan { is_agent_slow: true, ..Plan::new("ozonetel", "rtaa") });
-    site.frames(10);
-    site.bridge.handle_event(site.now, CallEvent::TrunkEnded(EndReason::TrunkLost), &mut site.pool);
-    assert!(!site.bridge.poll_redial());
-    assert_eq!(site.bridge.state().reason(), Some(EndReason::TrunkLost));
-}
-
 /// A caller who speaks over an agent who has ten seconds to say, and goes on until it is told to stop. Gives the call, how
 /// much the agent said (ms), and the samples that had been sent to the vendor when it was told to flush them.
 fn interrupted(agent: &str, barge_in: BargeIn) -> (Site, usize, Option<usize>) {

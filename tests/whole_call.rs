@@ -93,6 +93,7 @@ fn facts() -> Facts {
         ucid: "17000000000001234".try_into().unwrap(),
         stream_sid: "abcdefghijkl".try_into().unwrap(),
         call_sid: "8e3d…".try_into().unwrap(),
+        account: "office".try_into().unwrap(),
         ..Facts::default()
     }
 }

@@ -454,12 +454,12 @@ stream-codec = "default""#,
             ("answer = 1", "answer = 1: wanted true or false"),
             (
                 "stream-path = \"/elsewhere?site=depot\"",
-                "stream-path = \"/elsewhere?site=depot\": [line.telnyx] has no path \"/elsewhere\"; wanted the `path` \
+                "stream-path: [line.telnyx] has no path \"/elsewhere\"; wanted the `path` \
                  of one of its [[line.telnyx.path]]",
             ),
             (
                 "stream-path = \"/exotel\"",
-                "stream-path = \"/exotel\": another dialect is spoken there; wanted dialect = \"telnyx\" on that path",
+                "stream-path: another dialect is spoken there; wanted dialect = \"telnyx\" on that path",
             ),
         ] {
             assert_eq!(problems(more), [wanted], "{more}");

@@ -515,7 +515,7 @@ mod tests {
     impl Environment for Given {
         fn var(&self, name: &str) -> Option<String> {
             match name {
-                "SECRET" => Some("thirty-two bytes of shared secret".to_owned()),
+                "SECRET" => Some("thirty-two-bytes-of-shared-secret".to_owned()),
                 "JWT_PUBLIC_KEY" => Some(fs::read_to_string(RSA).unwrap().replace('\n', "\\n")),
                 _ => None,
             }
@@ -606,7 +606,7 @@ bearer = {{ env = "SECRET" }}
         assert_eq!(listen.endpoint.as_ref().unwrap().reveal(), "wss://voice.example.com/v1/ingest?sample-rate=16000");
         let ingest = &listen.paths[0];
         assert_eq!((ingest.sample_rate, ingest.direction), (Some(Rate::Hz24000), Direction::Uplink));
-        assert_eq!(listen.paths[2].access.bearer.as_ref().unwrap().reveal(), "thirty-two bytes of shared secret");
+        assert_eq!(listen.paths[2].access.bearer.as_ref().unwrap().reveal(), "thirty-two-bytes-of-shared-secret");
         let access = &ingest.access;
         assert_eq!(access.basic.as_ref().unwrap().reveal(), "exotel:thirty-two bytes of shared secret");
         assert!(access.jwt.as_ref().unwrap().claims_required);
@@ -666,7 +666,7 @@ bearer = {{ env = "SECRET" }}
             (path("ozonetel = { first-packet-16k = true }"), "a websocket line plays the agent; leave it out"),
             (path("direction = \"downlink\""), "wanted \"both\" or \"uplink\""),
             (path("bearer = \"hush\""), "a secret is never written down here"),
-            (path("headers = {}"), "headers: no such key"),
+            (path("headers = {}"), "headers: no such table"),
             (
                 "dial = \"wss://vendor.example.com/\"\ndialect = \"binary\"".to_owned(),
                 "`binary` has no start, so every connection would be a call at once",
