@@ -606,9 +606,9 @@ bearer = {{ env = "SECRET" }}
         assert_eq!(listen.endpoint.as_ref().unwrap().reveal(), "wss://voice.example.com/v1/ingest?sample-rate=16000");
         let ingest = &listen.paths[0];
         assert_eq!((ingest.sample_rate, ingest.direction), (Some(Rate::Hz24000), Direction::Uplink));
-        assert_eq!(listen.paths[2].access.bearer.as_ref().unwrap().reveal(), "thirty-two-bytes-of-shared-secret");
+        assert_eq!(listen.paths[3].access.bearer.as_ref().unwrap().reveal(), "thirty-two-bytes-of-shared-secret");
         let access = &ingest.access;
-        assert_eq!(access.basic.as_ref().unwrap().reveal(), "exotel:thirty-two bytes of shared secret");
+        assert_eq!(access.basic.as_ref().unwrap().reveal(), "exotel:thirty-two-bytes-of-shared-secret");
         assert!(access.jwt.as_ref().unwrap().claims_required);
         assert_eq!(config.line_rate(), Rate::Hz24000);
         let warnings = config.warnings();
