@@ -655,7 +655,7 @@ fn whoever_breaks_the_websocket_of_our_agent_is_told_how() {
     for (name, bytes) in oddities(MASK) {
         assert_eq!(visit(port, &[start.clone(), bytes, stop.clone()].concat()), 1000, "{name}");
     }
-    for other in ["hello", r#"{"event":"start","start":{"streamSid":"MZ1","callSid":"CA1"}}"#] {
+    for other in ["hello", r#"{"event":"start","start":{"sessionKey":"MZ1"}}"#] {
         assert_eq!(visit(port, &frame(0x81, MASK, other.as_bytes())), 1003, "a dialect that is not ours");
     }
     assert_eq!(agent.count(&["panicked"]) + agent.count(&["a bug of ours"]), 0);
