@@ -535,11 +535,11 @@ impl Shared {
     pub(super) fn on_ended(&self, mut outcome: Outcome) {
         let Some(live) = self.calls.borrow_mut().live.remove(&outcome.seq) else { return };
         if let (Some(telnyx), Some(id)) = (&self.telnyx, &live.telnyx_call)
-            && matches!(outcome.reason, EndReason::HandedBack | EndReason::TrunkHungUp)
+            && !matches!(outcome.reason, EndReason::LineHungUp | EndReason::Abandoned)
         {
-            // On the socket there is no word for it: closing it only ends the stream.
+            // On the socket there is no word for it: closing it only ends the stream, and the caller would hear silence.
             telnyx.hangup(id);
-            if telnyx.hangs_up() {
+            if telnyx.hangs_up() && outcome.reason == EndReason::HandedBack {
                 outcome.reason = EndReason::TrunkHungUp;
             }
         }
