@@ -82,7 +82,11 @@ impl Scene {
             }
             pieces.clear();
 
-            assert_eq!(heard, also_heard);
+            if heard != also_heard {
+                // RTAA ends a call for text that is no JSON; in pieces it is dropped before the grammar sees it.
+                assert!(matches!(heard, Err(Over::Grammar(_))), "{heard:?} and {also_heard:?}");
+                return;
+            }
             if heard.is_err() {
                 return;
             }
