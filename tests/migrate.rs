@@ -588,11 +588,20 @@ fn a_call_at_telnyx_is_answered_streamed_here_and_hung_up_there() {
     let (ok, told, said) = call(service.dir.path(), &["--websocket", &target, "--dialect", "telnyx", "--uuid", id]);
     assert!(ok && told["ended_by"] == "server", "{said}");
     command("hangup");
-    for step in
-        ["Telnyx's socket is connected", "first frame from Telnyx", "first frame to the agent", "first frame to Telnyx"]
-    {
-        service.process.line(&[step, id]);
-    }
+    let steps = [
+        "a call rings at Telnyx",
+        "the call at Telnyx is answered",
+        "Telnyx is asked to stream the call",
+        "Telnyx's socket is connected",
+        "first frame from Telnyx",
+        "first frame to the agent",
+        "first frame from the agent",
+        "first frame to Telnyx",
+    ];
+    steps.iter().for_each(|step| drop(service.process.line(&[step, id])));
+    let said = service.process.said();
+    let at = steps.map(|step| said.find(step).unwrap());
+    assert!(at.is_sorted(), "{at:?} in\n{said}");
     assert_record(&service.record(), Some("telnyx"), Some("ozonetel"), "trunk-hung-up");
 }
 
