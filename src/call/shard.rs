@@ -1185,8 +1185,8 @@ impl Call {
         self.flush_trunk(now, pool);
     }
 
-    /// Sends what is due to a line that is a WebSocket. The ring gives no more than its dialect's lead, so that two turns
-    /// are enough: what waits, and what has room then.
+    /// Sends what is due to a line that is a WebSocket, a message at a time. It ends by itself: the ring gives no more than
+    /// its dialect's lead.
     fn flush_line(&mut self, now: Now, pool: &mut Pool) {
         loop {
             self.bridge.pump_line(now, pool);

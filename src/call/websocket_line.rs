@@ -252,7 +252,8 @@ impl WebsocketLine {
             EndReason::Overload => 1013,
             EndReason::Drained => 1001,
             EndReason::Protocol if self.overdue.is_some() => 1002,
-            EndReason::TrunkRefused | EndReason::TrunkTimeout | EndReason::TrunkLost | EndReason::Bug => 1011,
+            // A bug of ours ends a call without any goodbye.
+            EndReason::TrunkRefused | EndReason::TrunkTimeout | EndReason::TrunkLost => 1011,
             _ => 1000,
         };
         self.hung_up = self.hang_up && self.over.is_none() && self.leg.say(now, Say::HangUp);
