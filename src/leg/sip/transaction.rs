@@ -14,13 +14,14 @@
 //! one is kept as a hash, and answers that are kept for copies share one budget of bytes.
 
 mod client;
+mod derived;
 mod identity;
 mod key;
 mod outbox;
 mod server;
 mod timers;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use self::{
     client::{Client, Verdict},
@@ -33,11 +34,10 @@ pub use self::{
     outbox::{Bytes, Event, Transmit},
     timers::Timers,
 };
-use super::{
-    flow::Flow,
-    message::{Method, Request, Response},
+use crate::{
+    leg::sip::{Method, NameAddr, RAck, Request, Response, Via, flow::Flow},
+    media::clock::Now,
 };
-use crate::media::clock::Now;
 
 /// Names a transaction. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,6 +104,15 @@ impl core::fmt::Display for Full {
     }
 }
 
+/// The host and port that our Via names, RFC 3261 18.1.1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentBy {
+    /// A name or an address, an IPv6 address without its brackets.
+    pub host: String,
+    /// The port that we listen at.
+    pub port: Option<u16>,
+}
+
 /// How much there may be at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -128,8 +137,9 @@ pub struct Transactions {
     timers: Timers,
     random: Random,
     keys: Keys,
-    /// What our Via says, for each listening socket.
-    sent_by: Vec<String>,
+    /// What our Via says, unless its listening socket has a name of its own.
+    sent_by: SentBy,
+    sent_by_socket: BTreeMap<u8, SentBy>,
     servers: HashMap<TxId, Held<Server>>,
     clients: HashMap<TxId, Held<Client>>,
     by_key: HashMap<Key, TxId>,
@@ -142,9 +152,9 @@ pub struct Transactions {
 }
 
 impl Transactions {
-    /// An empty table. `sent_by` is the host and port that our Via names, one for each listening socket.
+    /// An empty table. `sent_by` is what our Via names.
     #[must_use]
-    pub fn new(limits: Limits, mut timers: Timers, mut random: Random, sent_by: Vec<String>) -> Self {
+    pub fn new(limits: Limits, mut timers: Timers, mut random: Random, sent_by: SentBy) -> Self {
         // An interval of nothing would be due again at once, for ever.
         timers.t1 = timers.t1.max(Now::from_millis(1));
         timers.t2 = timers.t2.max(timers.t1);
@@ -155,6 +165,7 @@ impl Transactions {
             random,
             keys,
             sent_by,
+            sent_by_socket: BTreeMap::new(),
             servers: HashMap::new(),
             clients: HashMap::new(),
             by_key: HashMap::new(),
@@ -167,17 +178,15 @@ impl Transactions {
         }
     }
 
-    /// From now on our Via at listening socket `local` names this host and port: an address changed.
-    pub fn set_sent_by(&mut self, local: u8, sent_by: String) {
-        if let Some(old) = self.sent_by.get_mut(usize::from(local)) {
-            *old = sent_by;
-        }
+    /// From now on our Via names this at listening socket `local`: there are several, or an address changed.
+    pub fn set_sent_by(&mut self, local: u8, sent_by: SentBy) {
+        self.sent_by_socket.insert(local, sent_by);
     }
 
     /// Takes a request. Its Via is marked with where it came from (RFC 3261 18.2.1, RFC 3581 4), so that answers made of
     /// it carry that.
     pub fn handle_request(&mut self, now: Now, flow: Flow, request: &mut Request) -> Incoming {
-        let reply = identity::mark_via(request, flow);
+        let reply = identity::note_source(request, flow);
         let (Some(reply), Some(identity)) = (reply, Identity::of_request(request)) else {
             return Incoming::Malformed;
         };
@@ -195,7 +204,8 @@ impl Transactions {
         if is_cancel && cancelled.is_none() {
             return self.refuse(request, reply, 481);
         }
-        let merge = (identity.to_tag.is_none() && !is_cancel).then(|| self.merge_key(&identity, request.method.as_str()));
+        let merge =
+            (identity.to_tag.is_none() && !is_cancel).then(|| self.merge_key(&identity, request.method.as_str()));
         // RFC 3261 8.2.2.2: a proxy forked it, and both ends of the fork are we.
         if merge.is_some_and(|merge| self.by_merge.contains_key(&merge)) {
             return self.refuse(request, reply, 482);
@@ -209,7 +219,7 @@ impl Transactions {
         }
         let id = self.next_id();
         let is_invite = request.method == Method::Invite;
-        let trying = Some(identity::trying(request).into());
+        let trying = Some(derived::trying(request));
         let opening = Opening { id, flow, reply, key, merge, cseq: identity.cseq, trying, is_invite };
         let server = Server::open(now, &self.timers, opening);
         self.by_key.insert(key, id);
@@ -227,17 +237,21 @@ impl Transactions {
     /// Takes an answer. Some: it is news for whoever sent that request.
     pub fn handle_response(&mut self, now: Now, flow: Flow, response: &Response) -> Option<TxId> {
         let identity = Identity::of_response(response)?;
-        let key = self.client_key(&identity.branch, &identity.method);
+        let key = self.client_key(&identity.branch, identity.method.as_str());
         let fork = self.fork_key(identity.to_tag.as_deref().unwrap_or_default());
         let id = *self.by_key.get(&key)?;
         let client = &mut self.clients.get_mut(&id)?.transaction;
+        // From another address, maybe: a PBX may have several. Another transport is somebody else.
+        if client.flow.transport != flow.transport {
+            return None;
+        }
         let verdict = client.handle_response(now, &self.timers, (response.status, fork), &mut self.out);
         match verdict {
             Verdict::Absorb | Verdict::Tell => {}
             Verdict::TellAndAck => {
                 if let Some(invite) = &client.invite {
-                    let ack = identity::ack_of_refusal(invite, response);
-                    client.refused(now, &self.timers, ack.into(), &mut self.out);
+                    let ack = derived::ack_of_refusal(invite, response);
+                    client.refused(now, &self.timers, ack, &mut self.out);
                 }
             }
             Verdict::TellAndCancel => self.send_cancel(now, id),
@@ -289,9 +303,10 @@ impl Transactions {
     /// it from here on and does not come through any more. `flow` is where the dialog's route leads.
     pub fn ack(&mut self, invite: TxId, flow: Flow, mut ack: Request) {
         self.add_via(flow, &mut ack);
-        let bytes: Bytes = ack.to_bytes().into();
+        let bytes = derived::request_bytes(&ack);
         self.out.send(flow, &bytes);
-        let fork = self.fork_key(identity::to_tag(&ack).unwrap_or_default().as_str());
+        let to = ack.to().ok();
+        let fork = self.fork_key(to.as_ref().and_then(NameAddr::tag).unwrap_or_default());
         if let Some(held) = self.clients.get_mut(&invite) {
             held.transaction.keep_ack(fork, flow, bytes);
         }
@@ -303,7 +318,7 @@ impl Transactions {
     /// The request takes no such answer, or no answer any more.
     pub fn respond(&mut self, now: Now, request: TxId, response: &Response) -> Result<(), NotSent> {
         let held = self.servers.get_mut(&request).ok_or(NotSent::Gone)?;
-        let bytes = response.to_bytes().into();
+        let bytes = derived::response_bytes(response);
         let sent = held.transaction.respond(now, &self.timers, response.status, bytes, &mut self.out);
         self.settle_server(request);
         sent
@@ -323,8 +338,9 @@ impl Transactions {
         // RFC 3262 3: the first is anywhere below 2**31.
         let first = ((self.random)() as u32 >> 1).max(1);
         let rseq = held.transaction.next_rseq(first);
-        identity::make_reliable(&mut response, rseq);
-        held.transaction.respond_reliably(now, &self.timers, rseq, response.to_bytes().into(), &mut self.out);
+        derived::make_reliable(&mut response, rseq);
+        let bytes = derived::response_bytes(&response);
+        held.transaction.respond_reliably(now, &self.timers, rseq, bytes, &mut self.out);
         self.settle_server(invite);
         Ok(())
     }
@@ -337,13 +353,12 @@ impl Transactions {
         }
     }
 
-    /// A PRACK came in the dialog of this INVITE; `rack` is the value of its RAck. Whether it acknowledges the 1xx that
-    /// waits for that: the user answers 200, else 481 (RFC 3262 3).
+    /// A PRACK came in the dialog of this INVITE; `rack` is its RAck. Whether it acknowledges the 1xx that waits for
+    /// that: the user answers 200, else 481 (RFC 3262 3).
     #[must_use]
-    pub fn pracked(&mut self, invite: TxId, rack: &str) -> bool {
-        let Some((rseq, cseq)) = identity::parse_rack(rack) else { return false };
+    pub fn pracked(&mut self, invite: TxId, rack: &RAck) -> bool {
         let Some(held) = self.servers.get_mut(&invite) else { return false };
-        let is_good = held.transaction.acknowledge_reliable(rseq, cseq);
+        let is_good = held.transaction.acknowledge_reliable(rack.response, &rack.cseq);
         self.settle_server(invite);
         is_good
     }
@@ -425,8 +440,8 @@ impl Transactions {
             let sent_by = identity.sent_by.as_str();
             self.keys.tag(&[&identity.branch, sent_by, &identity.call_id, &identity.from_tag])
         });
-        let response = identity::refusal(request, status, &tag.unwrap_or_default());
-        self.out.send(reply, &response.into());
+        let response = derived::refusal(request, status, &tag.unwrap_or_default());
+        self.out.send(reply, &response);
         Incoming::Refused(status)
     }
 
@@ -434,17 +449,17 @@ impl Transactions {
         let Some(held) = self.clients.get_mut(&invite) else { return };
         let Some(template) = &held.transaction.invite else { return };
         let flow = held.transaction.flow;
-        let cancel = identity::cancel_of(template);
+        let cancel = derived::cancel_of(template);
         held.transaction.cancelled(now, &self.timers);
-        if let Some(branch) = identity::branch(&cancel) {
-            self.open_client(now, flow, &branch, cancel, true);
+        if let Some(branch) = cancel.via().ok().as_ref().and_then(Via::branch) {
+            self.open_client(now, flow, branch, cancel, true);
         }
     }
 
     fn open_client(&mut self, now: Now, flow: Flow, branch: &str, mut request: Request, is_ours: bool) -> TxId {
         let id = self.next_id();
         let key = self.client_key(branch, request.method.as_str());
-        let bytes = request.to_bytes().into();
+        let bytes = derived::request_bytes(&request);
         let invite = (request.method == Method::Invite).then(|| {
             request.body = Vec::new();
             Box::new(request)
@@ -460,8 +475,8 @@ impl Transactions {
     /// Puts our Via on top and returns its branch.
     fn add_via(&mut self, flow: Flow, request: &mut Request) -> String {
         let branch = format!("{MAGIC_COOKIE}{:016x}", (self.random)());
-        let sent_by = self.sent_by.get(usize::from(flow.local)).or(self.sent_by.first());
-        identity::add_via(request, flow.transport, sent_by.map_or("", String::as_str), &branch);
+        let sent_by = self.sent_by_socket.get(&flow.local).unwrap_or(&self.sent_by);
+        derived::add_via(request, flow.transport, sent_by, &branch);
         branch
     }
 

@@ -18,7 +18,10 @@ use super::{
     outbox::{Bytes, Event, Outbox},
     timers::{Resend, Timers},
 };
-use crate::{leg::sip::flow::Flow, media::clock::Now};
+use crate::{
+    leg::sip::{CSeq, Method, flow::Flow},
+    media::clock::Now,
+};
 
 /// A server transaction.
 #[derive(Debug)]
@@ -44,17 +47,37 @@ pub(super) struct Server {
 #[derive(Debug)]
 enum State {
     /// An INVITE without a final answer.
-    Proceeding { trying: Option<Trying>, last: Option<Bytes>, reliable: Option<Reliable> },
+    Proceeding {
+        trying: Option<Trying>,
+        last: Option<Bytes>,
+        reliable: Option<Reliable>,
+    },
     /// An INVITE that was answered with 2xx.
-    Accepted { unacked: Option<Unacked>, until: Now },
+    Accepted {
+        unacked: Option<Unacked>,
+        until: Now,
+    },
     /// An INVITE that was refused; the ACK is awaited.
-    Refused { response: Bytes, resend: Option<Resend>, until: Now },
+    Refused {
+        response: Bytes,
+        resend: Option<Resend>,
+        until: Now,
+    },
     /// The ACK of the refusal came; its copies are absorbed.
-    Confirmed { until: Now },
+    Confirmed {
+        until: Now,
+    },
     /// Any other request without a final answer.
-    Open { trying: Option<Trying>, last: Option<Bytes>, until: Now },
+    Open {
+        trying: Option<Trying>,
+        last: Option<Bytes>,
+        until: Now,
+    },
     /// Any other request, answered.
-    Closed { response: Bytes, until: Now },
+    Closed {
+        response: Bytes,
+        until: Now,
+    },
     Terminated,
 }
 
@@ -181,8 +204,8 @@ impl Server {
     }
 
     /// Takes a PRACK's RAck. Whether it was for the 1xx that waits for one.
-    pub(super) fn acknowledge_reliable(&mut self, rseq: u32, cseq: u32) -> bool {
-        if !self.awaits_prack || rseq != self.rseq || cseq != self.cseq {
+    pub(super) fn acknowledge_reliable(&mut self, rseq: u32, cseq: &CSeq) -> bool {
+        if !self.awaits_prack || rseq != self.rseq || cseq.number != self.cseq || cseq.method != Method::Invite {
             return false;
         }
         self.awaits_prack = false;
