@@ -14,6 +14,7 @@ pub mod flow;
 pub mod header;
 pub mod message;
 pub mod parse;
+pub mod sdp;
 pub mod stream;
 pub mod transaction;
 pub mod uri;
