@@ -2,4 +2,5 @@
 
 pub mod audiosocket;
 pub mod pipe;
+pub mod sip;
 pub mod websocket;
