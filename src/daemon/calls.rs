@@ -299,7 +299,7 @@ impl Shared {
         );
         let silent_after = match &line.kind {
             LineKind::Websocket(websocket) => websocket.media_timeout,
-            LineKind::Audiosocket { .. } | LineKind::Pipe { .. } => None,
+            LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Sip(_) => None,
         };
         let setup = LineSetup { silent_after, direction };
         NewLine::Websocket(Box::new(NewWebsocket { stream, link, dialect, side, rate, setup }))

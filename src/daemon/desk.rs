@@ -100,6 +100,7 @@ impl Shared {
                     LineKind::Audiosocket { .. } => "audiosocket".to_owned(),
                     LineKind::Pipe { .. } => "pipe".to_owned(),
                     LineKind::Websocket(_) => "websocket".to_owned(),
+                    LineKind::Sip(_) => "sip".to_owned(),
                 },
                 listen: news.listens_on.map(|address| address.to_string()),
                 calls: calls.live.values().filter(|live| live.line == index).count(),

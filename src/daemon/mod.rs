@@ -259,6 +259,12 @@ impl Daemon {
                     shared.lines.borrow_mut()[index].listens_on = Some(address);
                     spawn_local(accept::accept(Rc::clone(&shared), index, listener));
                 }
+                LineKind::Sip(_) => {
+                    return Err(Fault::config(format!(
+                        "[line.{}] kind = \"sip\": this version reads such lines but does not serve them yet",
+                        line.name
+                    )));
+                }
                 LineKind::Pipe { input, output, sample_rate } => {
                     let (ends, writer) = pipe::open(path_of(input), path_of(output), *sample_rate)
                         .map_err(|error| Fault::config(format!("[line.{}] {error}", line.name)))?;

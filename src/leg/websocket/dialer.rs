@@ -112,7 +112,7 @@ impl Roots {
         let mut roots = HashMap::new();
         let vendors = config.lines.iter().filter_map(|line| match &line.kind {
             LineKind::Websocket(line) => line.dial(),
-            LineKind::Audiosocket { .. } | LineKind::Pipe { .. } => None,
+            LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Sip(_) => None,
         });
         for trunk in config.trunks.iter().chain(vendors).filter(|trunk| trunk.url.secure || trunk.url.asks) {
             if !roots.contains_key(&trunk.ca_file) {
@@ -152,7 +152,7 @@ fn open(roots: &Roots, opening: Opening) {
         Opening::Outbound(setup) => {
             let tls = match &setup.config.lines[setup.line].kind {
                 LineKind::Websocket(line) => line.dial().and_then(|trunk| roots.0.get(&trunk.ca_file).cloned()),
-                LineKind::Audiosocket { .. } | LineKind::Pipe { .. } => None,
+                LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Sip(_) => None,
             };
             drop(spawn_local(outbound::serve(setup, tls)));
         }

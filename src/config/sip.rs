@@ -1,0 +1,1002 @@
+//! `[line.NAME]` of the kind `sip`: which PBX brings calls, how they sound, and who may be called through it.
+//!
+//! Either we are an extension of a PBX (`register`), or its trunk (`allow`). Who is neither the registrar nor allowed gets
+//! no answer at all, so a scanner does not learn that somebody is there. Nobody is called that no pattern of the dial plan
+//! allows.
+
+use core::{fmt, net::IpAddr, net::Ipv6Addr, net::SocketAddr, time::Duration};
+use std::path::PathBuf;
+
+use crate::{
+    config::{
+        Cidr, Line, LineKind, Pair, Secret,
+        file::{Section, Value, no_such},
+        is_host, is_loopback,
+        resolve::{Resolver, address, certificates, is_same_place, is_secret, ranges},
+        secret,
+    },
+    leg::{
+        sip::dial_plan::{DialPlan, Pattern},
+        websocket::tls,
+    },
+    media::Rate,
+};
+
+/// A line to a PBX that speaks SIP.
+#[derive(Clone, Debug)]
+pub struct SipLine {
+    /// Where UDP and TCP listen; the audio has the same address. Port 0 is any free one.
+    pub listen: SocketAddr,
+    /// UDP is spoken.
+    pub udp: bool,
+    /// TCP is listened for. Connections to a registrar that asks for TCP are made all the same.
+    pub tcp: bool,
+    /// TLS is listened for; `None`: it is not. Connections to a registrar that asks for TLS are made all the same.
+    pub tls: Option<TlsListen>,
+    /// Certificates to trust beside the platform's, for TLS. The file held at least one at the start.
+    pub ca_file: Option<PathBuf>,
+    /// What Contact, Via and SDP name in place of the address of `listen`.
+    pub advertise: Option<IpAddr>,
+    /// Who may bring calls beside the registrar. Empty, and no `register`: whoever can.
+    pub allow: Vec<Cidr>,
+    /// Where we register; `None`: nowhere.
+    pub register: Option<Register>,
+    /// How calls sound.
+    pub audio: Audio,
+    /// What the phone hears before a call is answered, or instead.
+    pub ringing: Ringing,
+    /// What happens while the caller is on hold.
+    pub hold: Hold,
+    /// How it is found out that a call's other end is gone (RFC 4028).
+    pub session_timer: SessionTimer,
+    /// What one source may ask for.
+    pub intake: Intake,
+    /// Who may be called; `None`: nobody.
+    pub dial: Option<Dial>,
+    /// Headers of an INVITE that are facts of the call for the agent, beside From, To, P-Asserted-Identity and Diversion.
+    pub metadata_headers: Vec<String>,
+    /// What we call ourselves in `User-Agent` and `Server`; `None`: nothing.
+    pub user_agent: Option<String>,
+}
+
+/// Where TLS is listened for.
+#[derive(Clone, Debug)]
+pub struct TlsListen {
+    /// Port 0 is any free one.
+    pub address: SocketAddr,
+    /// What we show.
+    pub pair: Pair,
+}
+
+/// `[line.NAME.register]`: the PBX that we are an extension of.
+#[derive(Clone, Debug)]
+pub struct Register {
+    /// Where we register. It has no user.
+    pub registrar: SipUri,
+    /// Where we register while the first does not take us.
+    pub backup: Option<SipUri>,
+    /// The user part of our address of record.
+    pub user: String,
+    /// The user of the digest.
+    pub auth_user: String,
+    /// The password of the digest; `None`: a registrar that asks for one is not answered.
+    pub password: Option<Secret>,
+    /// For how long we ask to be registered. The registrar may say otherwise.
+    pub expires: Duration,
+}
+
+/// How calls sound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audio {
+    /// In the order in which we like them; at least one, none twice.
+    pub codecs: Vec<Codec>,
+    /// The ports of RTP and RTCP.
+    pub rtp_ports: PortRange,
+    /// How keys come and go.
+    pub dtmf: Dtmf,
+    /// The agent does not learn which keys are pressed.
+    pub mask_dtmf: bool,
+    /// Audio may come from another address than the SDP names, and is answered there.
+    pub nat: bool,
+    /// The Differentiated Services code point of RTP, 0 to 63 (RFC 2474 3).
+    pub dscp: u8,
+    /// A call without RTP for so long is over, unless it is on hold; `None`: it may be silent for ever.
+    pub timeout: Option<Duration>,
+    /// The least delay that the jitter buffer aims at.
+    pub jitter_min: Duration,
+    /// The most delay that the jitter buffer aims at.
+    pub jitter_max: Duration,
+}
+
+/// A codec, as SDP has it (RFC 3551 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// G.722 at 16 kHz, whose RTP clock has 8000 Hz.
+    G722,
+    /// G.711 A-law.
+    Pcma,
+    /// G.711 mu-law.
+    Pcmu,
+    /// Linear, 16 kHz.
+    L16Wide,
+    /// Linear, 8 kHz.
+    L16Narrow,
+}
+
+impl Codec {
+    /// Every one, as the config spells them.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("g722", Self::G722),
+        ("pcma", Self::Pcma),
+        ("pcmu", Self::Pcmu),
+        ("l16-16000", Self::L16Wide),
+        ("l16-8000", Self::L16Narrow),
+    ];
+
+    /// How its name is spelt in the config.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::G722 => "g722",
+            Self::Pcma => "pcma",
+            Self::Pcmu => "pcmu",
+            Self::L16Wide => "l16-16000",
+            Self::L16Narrow => "l16-8000",
+        }
+    }
+
+    /// The rate of its samples, which for G.722 is not that of its RTP clock.
+    #[must_use]
+    pub fn rate(self) -> Rate {
+        match self {
+            Self::G722 | Self::L16Wide => Rate::Hz16000,
+            Self::Pcma | Self::Pcmu | Self::L16Narrow => Rate::Hz8000,
+        }
+    }
+}
+
+/// Ports for RTP, on even ones, and RTCP on the next (RFC 3550 11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// The first, even or not.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// The even ports that have their odd neighbour here, too.
+    pub fn pairs(self) -> impl Iterator<Item = u16> {
+        let first = u32::from(self.first).next_multiple_of(2);
+        (first..u32::from(self.last)).step_by(2).filter_map(|port| u16::try_from(port).ok())
+    }
+
+    fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+/// How keys come and go. One way at a time, because a PBX that sends a key both ways would have pressed it twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dtmf {
+    /// In RTP where the PBX has `telephone-event`, else by INFO.
+    #[default]
+    Auto,
+    /// In RTP only (RFC 4733).
+    Rtp,
+    /// By INFO only; `telephone-event` is not offered.
+    Info,
+}
+
+impl Dtmf {
+    const ALL: [(&'static str, Self); 3] = [("auto", Self::Auto), ("rfc4733", Self::Rtp), ("info", Self::Info)];
+}
+
+/// What the phone hears before a call is answered, or instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ringing {
+    /// We make the tone ourselves, in early media (183); otherwise the phone or PBX does (180).
+    pub tone: bool,
+    /// For so long trunks are tried.
+    pub limit: Duration,
+    /// What the PBX is told when no trunk takes the call, unless there is a fallback.
+    pub refuse_status: u16,
+    /// Where the call goes (302) when no trunk takes it.
+    pub fallback: Option<SipUri>,
+}
+
+/// What happens while the caller is on hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// The agent is sent silence; otherwise it is sent nothing.
+    pub silence: bool,
+    /// A call that is on hold for so long is over; `None`: it may be held for ever.
+    pub limit: Option<Duration>,
+}
+
+/// The session timer (RFC 4028).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionTimer {
+    /// The `Session-Expires` that we ask for.
+    pub expires: Duration,
+    /// The `Min-SE` that we insist on.
+    pub min: Duration,
+}
+
+/// What one source may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Intake {
+    /// INVITEs a second of one source, twice as many at once. What is more is told 503.
+    pub invites_per_second: u32,
+    /// Answered calls whose ACK has not come; one more call is told 503.
+    pub max_unacked: u32,
+}
+
+/// `[line.NAME.dial]`: who may be called through the PBX, and whom callers may be transferred to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dial {
+    /// What may be called; at least one pattern.
+    pub plan: DialPlan,
+    /// Through whom numbers are reached. It has no user.
+    pub proxy: SipUri,
+    /// The user part of From.
+    pub from: String,
+    /// The name that is shown beside it.
+    pub display_name: Option<String>,
+    /// Who does not answer for so long is not called any more, and a transferred caller is taken back.
+    pub answer_timeout: Duration,
+}
+
+/// How a request travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SipTransport {
+    /// A datagram each.
+    Udp,
+    /// A connection, in the clear.
+    Tcp,
+    /// A connection whose other end has shown a certificate.
+    Tls,
+}
+
+/// A SIP URI as the config names them: no password, no headers, and of the parameters only `transport`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SipUri {
+    /// `sips`.
+    pub secure: bool,
+    /// What stands before the `@`, as it is written.
+    pub user: Option<String>,
+    /// A name in lower case or an IP address, without brackets.
+    pub host: String,
+    /// `None`: the transport's own, or what SRV says (RFC 3263 4.2).
+    pub port: Option<u16>,
+    /// What `transport=` says; `None`: see [`SipUri::transport`].
+    pub transport: Option<SipTransport>,
+}
+
+impl SipUri {
+    /// Reads a URI.
+    ///
+    /// # Errors
+    /// Says what would do instead.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let (scheme, rest) = text.split_once(':').ok_or(WANTED_URI)?;
+        let secure = match scheme.to_ascii_lowercase().as_str() {
+            "sip" => false,
+            "sips" => true,
+            _ => return Err(WANTED_URI),
+        };
+        if !rest.bytes().all(|byte| byte.is_ascii_graphic()) || rest.contains(['<', '>', '"', ',', '?']) {
+            return Err("a SIP URI is visible ASCII here, without brackets, commas, quotes and a `?`");
+        }
+        let (address, parameters) = rest.split_once(';').map_or((rest, None), |(address, rest)| (address, Some(rest)));
+        let (user, host) = address.rsplit_once('@').map_or((None, address), |(user, host)| (Some(user), host));
+        if user.is_some_and(|user| user.contains(':')) {
+            return Err("a password does not belong into the URI; use `register.password`");
+        }
+        if user.is_some_and(|user| !is_user(user)) {
+            return Err("wanted a user of letters, digits and `-_.+*` before the `@`");
+        }
+        let transport = match parameters.map(str::to_ascii_lowercase).as_deref() {
+            None => None,
+            Some("transport=udp") if secure => return Err("sips: goes by TLS; leave out the transport"),
+            Some("transport=udp") => Some(SipTransport::Udp),
+            // RFC 3261 26.2.2: of a sips URI, TCP is what lies below TLS.
+            Some("transport=tcp" | "transport=tls") if secure => Some(SipTransport::Tls),
+            Some("transport=tcp") => Some(SipTransport::Tcp),
+            Some("transport=tls") => Some(SipTransport::Tls),
+            Some(_) => return Err("wanted no parameter but `;transport=udp`, `;transport=tcp` or `;transport=tls`"),
+        };
+        let (host, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((host, "")) => (host, None),
+            Some((host, after)) => (host, Some(after.strip_prefix(':').ok_or(WANTED_URI)?)),
+            None => host.split_once(':').map_or((host, None), |(host, port)| (host, Some(port))),
+        };
+        let is_v6 = host.parse::<Ipv6Addr>().is_ok();
+        if !is_v6 && !is_host(host) {
+            return Err("no host that could be reached; wanted a name or an address, IPv6 in brackets");
+        }
+        let port = match port.map(str::parse) {
+            None => None,
+            Some(Ok(port)) if port > 0 => Some(port),
+            Some(_) => return Err("wanted a port from 1 to 65535, or none"),
+        };
+        Ok(Self { secure, user: user.map(str::to_owned), host: host.to_ascii_lowercase(), port, transport })
+    }
+
+    /// How it is reached: what it says, else TLS for `sips` and UDP for `sip`.
+    #[must_use]
+    pub fn transport(&self) -> SipTransport {
+        self.transport.unwrap_or(if self.secure { SipTransport::Tls } else { SipTransport::Udp })
+    }
+
+    /// The port to go to where SRV says nothing (RFC 3261 19.1.2).
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port.unwrap_or(match self.transport() {
+            SipTransport::Udp | SipTransport::Tcp => PORT,
+            SipTransport::Tls => TLS_PORT,
+        })
+    }
+
+    /// The address, where it is one and not a name.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.host.parse().ok()
+    }
+
+    /// The host, in brackets where it has to be.
+    #[must_use]
+    pub fn bracketed_host(&self) -> String {
+        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
+    }
+}
+
+impl fmt::Display for SipUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.secure { "sips:" } else { "sip:" })?;
+        if let Some(user) = &self.user {
+            write!(f, "{user}@")?;
+        }
+        f.write_str(&self.bracketed_host())?;
+        if let Some(port) = self.port {
+            write!(f, ":{port}")?;
+        }
+        match self.transport {
+            Some(SipTransport::Udp) => f.write_str(";transport=udp"),
+            Some(SipTransport::Tcp) => f.write_str(";transport=tcp"),
+            Some(SipTransport::Tls) if !self.secure => f.write_str(";transport=tls"),
+            Some(SipTransport::Tls) | None => Ok(()),
+        }
+    }
+}
+
+impl SipLine {
+    /// Whether whoever reaches it may bring calls.
+    #[must_use]
+    pub fn takes_anyone(&self) -> bool {
+        self.allow.is_empty() && self.register.is_none()
+    }
+
+    /// The address that the PBX is told to find us at.
+    #[must_use]
+    pub fn public_ip(&self) -> IpAddr {
+        self.advertise.unwrap_or(self.listen.ip())
+    }
+
+    /// The highest rate that a call can have.
+    pub(super) fn rate(&self) -> Rate {
+        self.audio.codecs.iter().map(|codec| codec.rate()).max().unwrap_or(Rate::Hz8000)
+    }
+
+    /// What a firewall has to let in.
+    pub(super) fn ports(&self) -> String {
+        let Self { listen, audio, .. } = self;
+        let mut ports = Vec::new();
+        ports.extend(self.udp.then(|| format!("udp {listen}")));
+        ports.extend(self.tcp.then(|| format!("tcp {listen}")));
+        ports.extend(self.tls.as_ref().map(|tls| format!("tcp {} (tls)", tls.address)));
+        format!("{} and udp {} for audio", ports.join(", "), audio.rtp_ports)
+    }
+
+    /// What is allowed but should not go unsaid.
+    pub(super) fn warn(&self, name: &str, warnings: &mut Vec<String>) {
+        let listen = self.listen;
+        if self.takes_anyone() && !is_loopback(listen.ip()) {
+            warnings.push(format!("[line.{name}] listen-anywhere: whoever reaches {listen} can place calls"));
+        }
+        for range in &self.allow {
+            if range.prefix == 0 {
+                warnings.push(format!("[line.{name}] allow: whoever reaches {listen} can place calls"));
+            } else if is_internet(range.address) {
+                warnings.push(format!("[line.{name}] allow: speech goes to {range} over the Internet in the clear"));
+            }
+        }
+        if let Some(register) = &self.register {
+            for (key, uri) in [("registrar", Some(&register.registrar)), ("backup-registrar", register.backup.as_ref())]
+            {
+                let Some(uri) = uri.filter(|uri| uri.ip().is_some_and(is_internet)) else { continue };
+                let table = format!("[line.{name}.register] {key}");
+                if uri.transport() == SipTransport::Tls {
+                    warnings.push(format!("{table}: speech goes to {uri} over the Internet in the clear"));
+                } else {
+                    warnings.push(format!(
+                        "{table}: calls go to {uri} over the Internet in the clear, and from a digest with MD5 the \
+                         password can be guessed"
+                    ));
+                }
+            }
+        }
+        for pattern in self.dial.iter().flat_map(|dial| dial.plan.patterns()).filter(|pattern| pattern.is_wide()) {
+            warnings.push(format!("[line.{name}.dial] plan: `{pattern}` lets calls go to numbers at any price"));
+        }
+    }
+}
+
+/// Whether an address is in the Internet, as far as it tells (RFC 1918, RFC 4193, RFC 5737, RFC 6598).
+fn is_internet(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => {
+            let is_shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
+            !(v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_documentation()
+                || v4.is_unspecified()
+                || is_shared)
+        }
+        IpAddr::V6(v6) => {
+            let is_documentation = v6.segments()[0] == 0x2001 && v6.segments()[1] == 0xdb8;
+            !(v6.is_loopback()
+                || v6.is_unicast_link_local()
+                || v6.is_unique_local()
+                || v6.is_unspecified()
+                || is_documentation)
+        }
+    }
+}
+
+impl Resolver<'_> {
+    pub(super) fn sip(&self, name: &str, section: &mut Section<'_>) -> Option<SipLine> {
+        let listen = section.require(
+            "listen",
+            "wanted this machine's address as the PBX reaches it, e.g. \"192.0.2.20:5060\"; on one machine with the PBX, \
+             which has port 5060 itself, e.g. \"127.0.0.1:5070\"",
+        );
+        let address = listen.as_ref().and_then(|value| address(value, PORT, ""));
+        let anywhere = section.flag("listen-anywhere");
+        let allow = section.get("allow").map(|value| ranges(&value));
+        let advertise = section.get("advertise").and_then(|value| advertise(&value, address));
+        let register = section.get("register");
+        let dial = section.get("dial");
+        if anywhere && (allow.is_some() || register.is_some()) {
+            section.problem(
+                "listen-anywhere",
+                "beside `allow` or `register`, which say who may bring calls; leave it out",
+            );
+        }
+        if let (Some(value), Some(address)) = (&listen, address) {
+            if !anywhere && allow.is_none() && register.is_none() && !is_loopback(address.ip()) {
+                value.problem(
+                    "others could reach it and place calls; name the PBX: allow = [\"192.0.2.10\"], or register there, or \
+                     set listen-anywhere = true",
+                );
+            }
+            if address.ip().is_unspecified() && !section.has("advertise") {
+                value
+                    .problem("nobody can call back there; wanted this machine's own address, or `advertise` beside it");
+            }
+        }
+        let (transports, tls) = self.transports(section, address);
+        let ca_file = section.get("ca-file").and_then(|value| {
+            let path = self.folder.join(value.str()?);
+            certificates(&path).map_err(|wanted| value.problem(wanted)).ok().map(|()| path)
+        });
+        let audio = audio(section);
+        let ringing = ringing(section);
+        let hold = Hold {
+            silence: choice(section, "hold", "way", &[("silence", true), ("nothing", false)]).unwrap_or(true),
+            limit: seconds(section.whole("hold-limit-seconds", 0..=86_400, 0)),
+        };
+        let session_timer = session_timer(section);
+        let intake = Intake {
+            invites_per_second: section.whole("invites-per-second", 1..=1000, INVITES_PER_SECOND),
+            max_unacked: section.whole("max-unacked", 1..=1000, MAX_UNACKED),
+        };
+        let metadata_headers = section.get("metadata-headers").map(|value| headers(&value)).unwrap_or_default();
+        let user_agent = match section.get("user-agent") {
+            None => Some(concat!("Trunkline/", env!("CARGO_PKG_VERSION")).to_owned()),
+            Some(value) if value.as_str() == Some("off") => None,
+            Some(value) => text(&value),
+        };
+        // Misspelt keys come to light whatever else is wrong.
+        let register = register.map(|value| self.register(name, &value, address, advertise, transports.udp));
+        let proxy = register.as_ref().and_then(Option::as_ref).map(|register| (&register.registrar, &register.user));
+        let dial = dial.map(|value| dialled(name, &value, proxy, register.is_some(), transports.udp));
+        Some(SipLine {
+            listen: address?,
+            udp: transports.udp,
+            tcp: transports.tcp,
+            tls,
+            ca_file,
+            advertise,
+            allow: allow.unwrap_or_default(),
+            register: absent_or(register)?,
+            audio,
+            ringing,
+            hold,
+            session_timer,
+            intake,
+            dial: absent_or(dial)?,
+            metadata_headers,
+            user_agent,
+        })
+    }
+
+    fn transports(&self, section: &mut Section<'_>, listen: Option<SocketAddr>) -> (Transports, Option<TlsListen>) {
+        let mut transports = Transports { udp: true, tcp: true, tls: false };
+        if let Some(value) = section.get("transports") {
+            transports = Transports::default();
+            for (name, value) in value.texts("wanted at least one of \"udp\", \"tcp\" and \"tls\"") {
+                match name {
+                    "udp" => transports.udp = true,
+                    "tcp" => transports.tcp = true,
+                    "tls" => transports.tls = true,
+                    _ => value.problem(no_such("transport", name, &["udp", "tcp", "tls"])),
+                }
+            }
+        }
+        let tls_listen = section.get("tls-listen");
+        let (certificate, key) = (section.get("certificate"), section.get("key"));
+        if !transports.tls {
+            for value in [&tls_listen, &certificate, &key].into_iter().flatten() {
+                value.problem_as(String::new(), "it is for TLS; put \"tls\" into `transports`, or leave it out");
+            }
+            return (transports, None);
+        }
+        let address = match tls_listen {
+            None => listen.map(|listen| SocketAddr::new(listen.ip(), TLS_PORT)),
+            Some(value) => address(&value, TLS_PORT, ""),
+        };
+        if let (true, Some(listen), Some(tls)) = (transports.tcp, listen, address)
+            && is_same_place(listen, tls)
+        {
+            section.problem("tls-listen", format!("{tls} is taken by `listen`; wanted another port"));
+        }
+        let (Some(certificate), Some(key)) = (certificate, key) else {
+            section.problem("transports", "with \"tls\", wanted the files of `certificate` and `key` (PEM), too");
+            return (transports, None);
+        };
+        let paths = self.kept_file(&certificate).zip(self.kept_file(&key));
+        let pair =
+            paths.and_then(|(certificate_path, key_path)| match tls::server_config(&certificate_path, &key_path) {
+                Ok(_) => Some(Pair { certificate: certificate_path, key: key_path }),
+                Err(error) => {
+                    certificate.problem(format!("the pair cannot be used: {error}"));
+                    None
+                }
+            });
+        (transports, address.zip(pair).map(|(address, pair)| TlsListen { address, pair }))
+    }
+
+    fn register(
+        &self,
+        line: &str,
+        value: &Value<'_>,
+        listen: Option<SocketAddr>,
+        advertise: Option<IpAddr>,
+        has_udp: bool,
+    ) -> Option<Register> {
+        let Some(mut section) = value.section(format!("[line.{line}.register] ")) else {
+            value.problem_hidden(format!("wanted a table: [line.{line}.register]"));
+            return None;
+        };
+        let registrar = section.require("registrar", "wanted e.g. \"sip:pbx.example.com\"");
+        let backup = section.get("backup-registrar");
+        let server = |value: &Value<'_>| {
+            let uri = server(value, has_udp)?;
+            let is_here = advertise.is_none() && listen.is_some_and(|listen| is_loopback(listen.ip()));
+            if is_here && uri.ip().is_some_and(|ip| !is_loopback(ip)) {
+                value.problem(
+                    "it could not call us back while `listen` is on 127.0.0.1; wanted this machine's address there",
+                );
+            }
+            Some(uri)
+        };
+        let registrar = registrar.and_then(|value| server(&value));
+        let backup = backup.map(|value| server(&value));
+        let user = section.require("user", "wanted our extension, e.g. \"201\"").and_then(|value| user(&value));
+        let auth_user = section.get("auth-user").map(|value| {
+            let name = value.str()?;
+            if name.contains(|c: char| c.is_control() || matches!(c, '"' | '\\')) {
+                value.problem("wanted a name without quotes, backslashes and control characters");
+            }
+            Some(name.to_owned())
+        });
+        let password = match section.get("password") {
+            Some(value) => secret::read(&value, self.environment, self.folder),
+            None => secret::by_name(&format!("{line}-password"), self.environment),
+        };
+        let expires = section.whole("expires-seconds", 60..=86_400, EXPIRES_SECONDS);
+        section.finish();
+        let (auth_user, user) = (absent_or(auth_user)?, user?);
+        Some(Register {
+            registrar: registrar?,
+            backup: absent_or(backup)?,
+            auth_user: auth_user.unwrap_or_else(|| user.clone()),
+            user,
+            password,
+            expires: Duration::from_secs(expires.into()),
+        })
+    }
+}
+
+/// The outer `None` is of a value that is not there, the inner one of a value that is wrong and was reported.
+fn absent_or<T>(value: Option<Option<T>>) -> Option<Option<T>> {
+    match value {
+        None => Some(None),
+        Some(read) => read.map(Some),
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Transports {
+    udp: bool,
+    tcp: bool,
+    tls: bool,
+}
+
+fn advertise(value: &Value<'_>, listen: Option<SocketAddr>) -> Option<IpAddr> {
+    let Ok(ip) = value.as_str().unwrap_or_default().parse::<IpAddr>() else {
+        value.problem("wanted the address by which the PBX reaches this machine, without a port, e.g. \"203.0.113.7\"");
+        return None;
+    };
+    if ip.is_unspecified() || ip.is_multicast() {
+        value.problem("nobody can call back there; wanted the address by which the PBX reaches this machine");
+    } else if listen.is_some_and(|listen| listen.is_ipv4() != ip.is_ipv4()) {
+        value.problem("`listen` has an address of the other version of IP; wanted one of the same");
+    }
+    Some(ip)
+}
+
+/// Somebody whom requests are sent to.
+fn server(value: &Value<'_>, has_udp: bool) -> Option<SipUri> {
+    let uri = uri(value)?;
+    if uri.user.is_some() {
+        value.problem("wanted the PBX alone, without a user and an `@`");
+        return None;
+    }
+    if uri.transport() == SipTransport::Udp && !has_udp {
+        value.problem("it is reached by UDP; put \"udp\" into `transports`, or end it with ;transport=tcp");
+    }
+    Some(uri)
+}
+
+fn uri(value: &Value<'_>) -> Option<SipUri> {
+    let text = value.str()?;
+    let parsed = SipUri::parse(text);
+    let shown = text.split_once('@').filter(|(user, _)| user.matches(':').count() > 1);
+    let shown = shown.map_or_else(|| text.to_owned(), |(_, host)| format!("***@{host}"));
+    parsed.map_err(|wanted| value.problem_as(format!("{shown:?}"), wanted)).ok()
+}
+
+/// The user part of a URI of ours.
+fn user(value: &Value<'_>) -> Option<String> {
+    let text = value.str()?;
+    if !is_user(text) {
+        value.problem("wanted letters, digits and `-_.+*`");
+    }
+    Some(text.to_owned())
+}
+
+/// What needs no escape there (RFC 3261 25.1, `user`), and at most what an extension has.
+fn is_user(text: &str) -> bool {
+    let is_user = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+*!~'()&=$".contains(&byte);
+    !text.is_empty() && text.len() <= MAX_TEXT && text.bytes().all(is_user)
+}
+
+/// A short text that goes into a header.
+fn text(value: &Value<'_>) -> Option<String> {
+    let text = value.str()?;
+    if text.len() > MAX_TEXT || !text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
+        value.problem("wanted at most 64 characters of ASCII, without quotes and backslashes");
+    }
+    Some(text.to_owned())
+}
+
+/// One of these names.
+fn choice<T: Copy>(section: &mut Section<'_>, key: &'static str, kind: &str, all: &[(&'static str, T)]) -> Option<T> {
+    let value = section.get(key)?;
+    let found = value.as_str().unwrap_or_default();
+    let chosen = all.iter().find(|(name, _)| *name == found).map(|(_, chosen)| *chosen);
+    if chosen.is_none() {
+        let names: Vec<_> = all.iter().map(|(name, _)| *name).collect();
+        value.problem(no_such(kind, found, &names));
+    }
+    chosen
+}
+
+fn seconds(seconds: u32) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+}
+
+fn audio(section: &mut Section<'_>) -> Audio {
+    let mut codecs = vec![Codec::G722, Codec::Pcma, Codec::Pcmu];
+    if let Some(value) = section.get("codecs") {
+        codecs.clear();
+        for (name, value) in value.texts("wanted at least one codec, e.g. [\"pcma\", \"pcmu\"]") {
+            match Codec::ALL.iter().find(|(known, _)| *known == name) {
+                None => value.problem(no_such("codec", name, &Codec::ALL.map(|(known, _)| known))),
+                Some((_, codec)) if codecs.contains(codec) => {
+                    value.problem("it is there already; leave out one of the two")
+                }
+                Some((_, codec)) => codecs.push(*codec),
+            }
+        }
+    }
+    let rtp_ports = section.get("rtp-ports").and_then(|value| port_range(&value)).unwrap_or(RTP_PORTS);
+    let timeout = seconds(section.whole("media-timeout-seconds", 0..=3600, MEDIA_TIMEOUT_SECONDS));
+    let jitter_min = section.whole("jitter-min-ms", 20..=120, 20);
+    let jitter_max = section.whole("jitter-max-ms", 20..=120, 120);
+    if jitter_min > jitter_max {
+        section.problem("jitter-min-ms", format!("more than the {jitter_max} of `jitter-max-ms`; wanted at most that"));
+    }
+    Audio {
+        codecs,
+        rtp_ports,
+        dtmf: choice(section, "dtmf", "way", &Dtmf::ALL).unwrap_or_default(),
+        mask_dtmf: section.flag("mask-dtmf"),
+        nat: section.flag("nat"),
+        dscp: u8::try_from(section.whole("dscp", 0..=63, EXPEDITED_FORWARDING)).unwrap_or_default(),
+        timeout,
+        jitter_min: Duration::from_millis(jitter_min.into()),
+        jitter_max: Duration::from_millis(jitter_max.into()),
+    }
+}
+
+fn port_range(value: &Value<'_>) -> Option<PortRange> {
+    let ends = value.as_str().and_then(|text| text.split_once('-'));
+    let ends = ends.and_then(|(first, last)| first.trim().parse::<u16>().ok().zip(last.trim().parse::<u16>().ok()));
+    match ends {
+        Some((first, last)) if first >= 1024 && first < last => Some(PortRange { first, last }),
+        _ => {
+            value.problem(format!("wanted two ports from 1024 to 65535, the lower first, e.g. \"{RTP_PORTS}\""));
+            None
+        }
+    }
+}
+
+fn ringing(section: &mut Section<'_>) -> Ringing {
+    let tone = choice(section, "ringing", "way", &[("180", false), ("tone", true)]).unwrap_or(false);
+    let limit = section.whole("ring-timeout-seconds", 5..=180, RING_TIMEOUT_SECONDS);
+    let mut refuse_status = REFUSE_STATUS;
+    if let Some(value) = section.get("refuse-status") {
+        match value.integer().and_then(|status| u16::try_from(status).ok()) {
+            Some(status) if REFUSE_STATUSES.contains(&status) => refuse_status = status,
+            _ => {
+                let all: Vec<_> = REFUSE_STATUSES.iter().map(u16::to_string).collect();
+                value.problem(format!("wanted one of {}", all.join(", ")));
+            }
+        }
+    }
+    let fallback = section.get("fallback").and_then(|value| {
+        let uri = uri(&value)?;
+        if uri.user.is_none() {
+            value.problem("wanted who is called instead, e.g. \"sip:300@pbx.example.com\"");
+        }
+        Some(uri)
+    });
+    if fallback.is_some() && section.has("refuse-status") {
+        section.problem("refuse-status", "beside `fallback`, which takes the call instead; leave out one of the two");
+    }
+    Ringing { tone, limit: Duration::from_secs(limit.into()), refuse_status, fallback }
+}
+
+fn session_timer(section: &mut Section<'_>) -> SessionTimer {
+    let expires = section.whole("session-expires-seconds", 90..=86_400, 1800);
+    // RFC 4028 5: nobody may ask for less than 90 s.
+    let min = section.whole("min-session-expires-seconds", 90..=86_400, 90);
+    if min > expires {
+        section.problem(
+            "min-session-expires-seconds",
+            format!("more than the {expires} of `session-expires-seconds`; wanted at most that"),
+        );
+    }
+    SessionTimer { expires: Duration::from_secs(expires.into()), min: Duration::from_secs(min.into()) }
+}
+
+fn headers(value: &Value<'_>) -> Vec<String> {
+    let mut headers: Vec<String> = Vec::new();
+    for (name, value) in value.texts("wanted at least one name of a header, e.g. [\"X-Campaign\"]") {
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte);
+        if !name.bytes().all(is_token) || name.len() > MAX_TEXT {
+            value.problem("not the name of a header");
+        } else if TOLD_ANYWAY.iter().any(|told| told.eq_ignore_ascii_case(name)) {
+            value.problem("the agent is told this header anyway; leave it out");
+        } else if is_secret(name) || name.to_ascii_lowercase().ends_with("authorization") {
+            value.problem("by its name this header may hold a secret, which is not for the agent; leave it out");
+        } else if headers.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+            value.problem("this header is there already; upper and lower case are the same");
+        } else if headers.len() == MAX_HEADERS {
+            value.problem(format!("wanted at most {MAX_HEADERS} headers"));
+        } else {
+            headers.push(name.to_owned());
+        }
+    }
+    headers
+}
+
+/// `registered`: the registrar and our user there, where we register; `registers`: that we do, rightly or wrongly.
+fn dialled(
+    line: &str,
+    value: &Value<'_>,
+    registered: Option<(&SipUri, &String)>,
+    registers: bool,
+    has_udp: bool,
+) -> Option<Dial> {
+    let Some(mut section) = value.section(format!("[line.{line}.dial] ")) else {
+        value.problem(format!("wanted a table: [line.{line}.dial]"));
+        return None;
+    };
+    let plan = section.require("plan", "wanted the numbers that may be called, e.g. [\"2??\", \"+49*\"]");
+    let patterns = plan.map(|value| {
+        let texts =
+            value.texts("wanted at least one pattern, e.g. \"2??\" or \"+49*\"; without the table nobody is called");
+        let pattern = |(text, value): (&str, Value<'_>)| Pattern::parse(text).map_err(|it| value.problem(it)).ok();
+        texts.into_iter().filter_map(pattern).collect::<Vec<_>>()
+    });
+    let domains = section.get("domains").map(|value| domains(&value)).unwrap_or_default();
+    let proxy = match section.get("proxy") {
+        Some(value) => server(&value, has_udp),
+        None => {
+            if !registers {
+                section.problem("proxy", "missing; wanted who reaches the numbers, e.g. \"sip:192.0.2.10\"");
+            }
+            registered.map(|(registrar, _)| registrar.clone())
+        }
+    };
+    let own = registered.map_or("trunkline", |(_, user)| user);
+    let from = section.get("from").map_or_else(|| Some(own.to_owned()), |value| user(&value));
+    let display_name = section.get("display-name").and_then(|value| text(&value));
+    let answer_timeout = section.whole("answer-timeout-seconds", 5..=180, ANSWER_TIMEOUT_SECONDS);
+    section.finish();
+    Some(Dial {
+        plan: DialPlan::new(patterns?, domains),
+        proxy: proxy?,
+        from: from?,
+        display_name,
+        answer_timeout: Duration::from_secs(answer_timeout.into()),
+    })
+}
+
+/// Hosts that a `sip:` URI to be called may name, as [`DialPlan`] compares them.
+fn domains(value: &Value<'_>) -> Vec<String> {
+    let mut domains = Vec::new();
+    for (text, value) in value.texts("wanted at least one host, e.g. [\"pbx.example.com\"]") {
+        match SipUri::parse(&format!("sip:{text}")) {
+            Ok(uri) if uri.user.is_none() && uri.transport.is_none() => {
+                let host = uri.bracketed_host();
+                domains
+                    .push(uri.port.filter(|port| *port != PORT).map_or(host.clone(), |port| format!("{host}:{port}")));
+            }
+            Ok(_) | Err(_) => value.problem("wanted a host, and a port unless 5060, e.g. \"pbx.example.com\""),
+        }
+    }
+    domains
+}
+
+/// Reports lines that have too few ports for their calls, and those that would take each other's.
+pub(super) fn check_ports(sections: &[(&str, Section<'_>)], lines: &[Option<Line>], max_calls: usize) {
+    let mut earlier: Vec<(&str, &SipLine)> = Vec::new();
+    for ((name, section), line) in sections.iter().zip(lines) {
+        let Some(Line { kind: LineKind::Sip(line), .. }) = line else { continue };
+        let range = line.audio.rtp_ports;
+        let pairs = range.pairs().count();
+        if pairs < max_calls {
+            section.problem(
+                "rtp-ports",
+                format!("{range} is enough for {pairs} calls; wanted two ports for each of the {max_calls} calls"),
+            );
+        }
+        let listens = [line.listen.port(), line.tls.as_ref().map_or(0, |tls| tls.address.port())];
+        if let Some(port) = listens.into_iter().find(|port| (range.first..=range.last).contains(port)) {
+            section.problem("rtp-ports", format!("{port} is the port of SIP itself; wanted ports without it"));
+        }
+        let is_taken = |other: &&(&str, &SipLine)| {
+            let (one, other) = (line, other.1);
+            let same_ip = one.listen.ip() == other.listen.ip()
+                || one.listen.ip().is_unspecified()
+                || other.listen.ip().is_unspecified();
+            same_ip && range.overlaps(other.audio.rtp_ports)
+        };
+        if let Some((other, taken)) = earlier.iter().find(is_taken) {
+            let taken = taken.audio.rtp_ports;
+            section.problem("rtp-ports", format!("[line.{other}] has {taken}; wanted ports of its own"));
+        }
+        earlier.push((name, line));
+    }
+}
+
+const WANTED_URI: &str = "wanted a SIP URI such as `sip:pbx.example.com`";
+
+/// Every key of the kind.
+pub(super) const KEYS: &[&str] = &[
+    "listen",
+    "listen-anywhere",
+    "allow",
+    "advertise",
+    "register",
+    "dial",
+    "transports",
+    "tls-listen",
+    "certificate",
+    "key",
+    "ca-file",
+    "codecs",
+    "rtp-ports",
+    "media-timeout-seconds",
+    "jitter-min-ms",
+    "jitter-max-ms",
+    "dtmf",
+    "mask-dtmf",
+    "nat",
+    "dscp",
+    "ringing",
+    "ring-timeout-seconds",
+    "refuse-status",
+    "fallback",
+    "hold",
+    "hold-limit-seconds",
+    "session-expires-seconds",
+    "min-session-expires-seconds",
+    "invites-per-second",
+    "max-unacked",
+    "metadata-headers",
+    "user-agent",
+];
+
+/// RFC 3261 19.1.2.
+const PORT: u16 = 5060;
+const TLS_PORT: u16 = 5061;
+
+/// Above the ports that Linux gives out by itself (`net.ipv4.ip_local_port_range`, to 60999), and beside Asterisk's
+/// (10000 to 20000) and FreeSWITCH's (16384 to 32768), so that it may be on one machine with them. Two for each call.
+const RTP_PORTS: PortRange = PortRange { first: 61_000, last: 64_999 };
+
+/// EF, 101110 (RFC 3246).
+const EXPEDITED_FORWARDING: u32 = 46;
+
+/// A phone that went away without BYE is gone by then.
+const MEDIA_TIMEOUT_SECONDS: u32 = 60;
+
+/// Short enough for a PBX that forgot us, long enough for one that counts requests.
+const EXPIRES_SECONDS: u32 = 300;
+
+/// Longer than most PBXs let one phone ring before they go on.
+const RING_TIMEOUT_SECONDS: u32 = 30;
+
+/// Four rings and a voice mail's beep.
+const ANSWER_TIMEOUT_SECONDS: u32 = 30;
+
+/// More than a PBX of a site brings when its queue opens, less than a flood.
+const INVITES_PER_SECOND: u32 = 10;
+const MAX_UNACKED: u32 = 16;
+
+/// Service Unavailable, upon which PBXs try the next way to the same number.
+const REFUSE_STATUS: u16 = 503;
+
+/// Those that say something about the called one or the service, not about the request (RFC 3261 21.4 to 21.6).
+const REFUSE_STATUSES: &[u16] = &[403, 404, 408, 410, 480, 486, 500, 502, 503, 504, 600, 603, 604];
+
+/// What an agent is told of every call.
+const TOLD_ANYWAY: &[&str] = &["From", "To", "P-Asserted-Identity", "Diversion"];
+
+const MAX_HEADERS: usize = 16;
+
+/// Of what goes into one header or URI (bytes).
+const MAX_TEXT: usize = 64;
