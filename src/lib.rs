@@ -44,3 +44,4 @@ pub mod records;
 pub mod sinks;
 pub mod telnyx;
 pub mod ticker;
+pub mod told;

@@ -50,6 +50,7 @@ use crate::{
     records::Records,
     sinks::Sinks,
     telnyx::{self, Telnyx},
+    told::Told,
 };
 
 /// What the tasks of the control thread share.
@@ -103,25 +104,6 @@ pub(super) struct Calls {
     strangers: Told,
     pub(super) draining: bool,
     pub(super) pipe_failed: bool,
-}
-
-/// What happens often and is told seldom.
-#[derive(Default)]
-struct Told {
-    since: u64,
-    last: Option<Now>,
-}
-
-impl Told {
-    /// It happened once more; gives how often since it was last told, once in [`TELL_EVERY`].
-    fn count(&mut self, now: Now) -> Option<u64> {
-        self.since += 1;
-        if self.last.is_some_and(|last| now - last < TELL_EVERY) {
-            return None;
-        }
-        self.last = Some(now);
-        Some(core::mem::take(&mut self.since))
-    }
 }
 
 /// What is known of a live call.
@@ -626,8 +608,6 @@ fn text(long: &str) -> Text {
 }
 
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-/// Somebody who tries again and again is told once in so long.
-const TELL_EVERY: Now = Now::from_secs(60);
 /// Connections that may be about to name their calls, beside as many as there are seats.
 const MOST_ARRIVING: usize = 64;
 
