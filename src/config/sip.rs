@@ -312,13 +312,13 @@ impl SipUri {
             Some("transport=tls") => Some(SipTransport::Tls),
             Some(_) => return Err("wanted no parameter but `;transport=udp`, `;transport=tcp` or `;transport=tls`"),
         };
+        let is_v6 = host.starts_with('[');
         let (host, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             Some((host, "")) => (host, None),
             Some((host, after)) => (host, Some(after.strip_prefix(':').ok_or(WANTED_URI)?)),
             None => host.split_once(':').map_or((host, None), |(host, port)| (host, Some(port))),
         };
-        let is_v6 = host.parse::<Ipv6Addr>().is_ok();
-        if !is_v6 && !is_host(host) {
+        if is_v6 && host.parse::<Ipv6Addr>().is_err() || !is_v6 && !is_host(host) {
             return Err("no host that could be reached; wanted a name or an address, IPv6 in brackets");
         }
         let port = match port.map(str::parse) {
@@ -1000,3 +1000,375 @@ const MAX_HEADERS: usize = 16;
 
 /// Of what goes into one header or URI (bytes).
 const MAX_TEXT: usize = 64;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+    use crate::config::{Config, Environment, Problems, load};
+
+    /// One variable and, as credentials, the files of a folder.
+    struct Given(PathBuf);
+
+    impl Environment for Given {
+        fn var(&self, name: &str) -> Option<String> {
+            (name == "SIP_PASSWORD").then(|| "hush-hush".to_owned())
+        }
+
+        fn credentials_dir(&self) -> Option<PathBuf> {
+            Some(self.0.clone())
+        }
+    }
+
+    const REST: &str = "[trunk.agent]\nurl = \"wss://agent.example.com/ws\"\ndialect = \"ozonetel\"\n\
+                        [[route]]\nline = \"pbx\"\ntrunks = [\"agent\"]\n";
+
+    fn read_in(folder: &Path, keys: &str) -> Result<Config, Problems> {
+        let path = folder.join("t.toml");
+        fs::write(&path, format!("[line.pbx]\nkind = \"sip\"\n{keys}\n{REST}")).unwrap();
+        load(&path, &Given(folder.to_owned()))
+    }
+
+    fn line(config: &Config) -> &SipLine {
+        let LineKind::Sip(line) = &config.lines[0].kind else { panic!("another kind") };
+        line
+    }
+
+    const EXTENSION: &str =
+        "listen = \"192.0.2.20\"\nregister = { registrar = \"sip:pbx.example.com\", user = \"201\" }";
+
+    #[test]
+    fn two_keys_make_an_extension_and_the_rest_has_its_default() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("pbx-password"), "hush-hush\n").unwrap();
+        let config = read_in(folder.path(), EXTENSION).unwrap();
+        let line = line(&config);
+        assert_eq!((line.listen.to_string().as_str(), line.udp, line.tcp), ("192.0.2.20:5060", true, true));
+        assert!(line.tls.is_none() && line.ca_file.is_none() && line.dial.is_none() && !line.takes_anyone());
+        assert_eq!(line.public_ip().to_string(), "192.0.2.20");
+        let register = line.register.as_ref().unwrap();
+        assert_eq!((register.registrar.to_string().as_str(), register.registrar.port()), ("sip:pbx.example.com", 5060));
+        assert_eq!((register.user.as_str(), register.auth_user.as_str()), ("201", "201"));
+        assert_eq!(register.password.as_ref().unwrap().reveal(), "hush-hush", "the credential LINE-password");
+        assert_eq!((register.expires, register.backup.as_ref()), (Duration::from_secs(300), None));
+        let audio = &line.audio;
+        assert_eq!(audio.codecs, [Codec::G722, Codec::Pcma, Codec::Pcmu]);
+        assert_eq!((audio.rtp_ports.first, audio.rtp_ports.last, audio.dtmf), (61_000, 64_999, Dtmf::Auto));
+        assert_eq!((audio.mask_dtmf, audio.nat, audio.dscp), (false, false, 46));
+        assert_eq!(audio.timeout, Some(Duration::from_secs(60)));
+        assert_eq!((audio.jitter_min, audio.jitter_max), (Duration::from_millis(20), Duration::from_millis(120)));
+        let ringing = Ringing { tone: false, limit: Duration::from_secs(30), refuse_status: 503, fallback: None };
+        assert_eq!(line.ringing, ringing);
+        assert_eq!(line.hold, Hold { silence: true, limit: None });
+        let timer = SessionTimer { expires: Duration::from_secs(1800), min: Duration::from_secs(90) };
+        assert_eq!(line.session_timer, timer);
+        assert_eq!(line.intake, Intake { invites_per_second: 10, max_unacked: 16 });
+        assert!(line.metadata_headers.is_empty());
+        assert!(line.user_agent.as_ref().unwrap().starts_with("Trunkline/"));
+        assert_eq!((config.line_rate(), config.warnings()), (Rate::Hz16000, Vec::new()));
+        assert_eq!(
+            config.ports(),
+            ["[line.pbx] needs udp 192.0.2.20:5060, tcp 192.0.2.20:5060 and udp 61000-64999 for audio"]
+        );
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+
+    #[test]
+    fn everything_that_can_be_said_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        tls::throwaway_ca(folder.path(), &[]).unwrap();
+        let config = read_in(
+            folder.path(),
+            r#"
+listen = "0.0.0.0:5080"
+advertise = "203.0.113.7"
+transports = ["tls", "udp"]
+tls-listen = "0.0.0.0:5081"
+certificate = "server.pem"
+key = { credential = "server-key.pem" }
+ca-file = "server.pem"
+allow = ["192.0.2.10", "198.51.100.0/24"]
+codecs = ["pcmu", "l16-16000", "l16-8000"]
+rtp-ports = "10001-10017"
+media-timeout-seconds = 0
+jitter-min-ms = 40
+jitter-max-ms = 40
+dtmf = "info"
+mask-dtmf = true
+nat = true
+dscp = 0
+ringing = "tone"
+ring-timeout-seconds = 20
+fallback = "sip:300@pbx.example.com"
+hold = "nothing"
+hold-limit-seconds = 600
+session-expires-seconds = 600
+min-session-expires-seconds = 120
+invites-per-second = 50
+max-unacked = 100
+metadata-headers = ["X-Campaign", "Subject"]
+user-agent = "off"
+[line.pbx.register]
+registrar = "sips:PBX.example.com"
+backup-registrar = "sip:[2001:db8::1]:5070;transport=TCP"
+user = "201"
+auth-user = "auth 201"
+password = { env = "SIP_PASSWORD" }
+expires-seconds = 3600
+[line.pbx.dial]
+plan = ["2??", "+49 (30) *"]
+domains = ["PBX.example.com:5060", "192.0.2.10:5080"]
+proxy = "sip:192.0.2.10;transport=tcp"
+from = "+4930123456"
+display-name = "Front desk"
+answer-timeout-seconds = 45
+"#,
+        )
+        .unwrap();
+        let line = line(&config);
+        assert_eq!((line.udp, line.tcp, line.public_ip().to_string().as_str()), (true, false, "203.0.113.7"));
+        let tls = line.tls.as_ref().unwrap();
+        assert_eq!((tls.address.port(), &tls.pair.key), (5081, &folder.path().join("server-key.pem")));
+        assert_eq!(line.allow.len(), 2);
+        let register = line.register.as_ref().unwrap();
+        assert_eq!((register.registrar.transport(), register.registrar.port()), (SipTransport::Tls, 5061));
+        let backup = register.backup.as_ref().unwrap();
+        assert_eq!(backup.to_string(), "sip:[2001:db8::1]:5070;transport=tcp");
+        assert_eq!((register.auth_user.as_str(), register.expires), ("auth 201", Duration::from_secs(3600)));
+        assert_eq!(register.password.as_ref().unwrap().reveal(), "hush-hush");
+        let audio = &line.audio;
+        assert_eq!(audio.codecs, [Codec::Pcmu, Codec::L16Wide, Codec::L16Narrow]);
+        assert_eq!(
+            audio.rtp_ports.pairs().collect::<Vec<_>>(),
+            [10002, 10004, 10006, 10008, 10010, 10012, 10014, 10016]
+        );
+        assert_eq!((audio.dtmf, audio.mask_dtmf, audio.nat, audio.dscp), (Dtmf::Info, true, true, 0));
+        assert_eq!(
+            (audio.timeout, audio.jitter_min, audio.jitter_max),
+            (None, Duration::from_millis(40), audio.jitter_min)
+        );
+        assert!(line.ringing.tone);
+        assert_eq!(line.ringing.fallback.as_ref().unwrap().to_string(), "sip:300@pbx.example.com");
+        assert_eq!(line.hold, Hold { silence: false, limit: Some(Duration::from_secs(600)) });
+        assert_eq!(line.session_timer.min, Duration::from_secs(120));
+        assert_eq!(line.intake, Intake { invites_per_second: 50, max_unacked: 100 });
+        assert_eq!((line.metadata_headers.join(" ").as_str(), line.user_agent.as_ref()), ("X-Campaign Subject", None));
+        let dial = line.dial.as_ref().unwrap();
+        assert_eq!((dial.from.as_str(), dial.display_name.as_deref()), ("+4930123456", Some("Front desk")));
+        assert_eq!((dial.proxy.transport(), dial.answer_timeout), (SipTransport::Tcp, Duration::from_secs(45)));
+        assert!(dial.plan.target("sip:201@pbx.example.com").is_ok());
+        assert!(dial.plan.target("sip:201@192.0.2.10:5080").is_ok());
+        assert!(dial.plan.target("+493099").is_ok() && dial.plan.target("+4830").is_err());
+        assert_eq!(config.warnings(), [""; 0]);
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+
+    #[test]
+    fn calls_out_go_through_the_registrar_in_the_name_of_the_extension() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = read_in(folder.path(), &format!("{EXTENSION}\ndial = {{ plan = [\"2??\"] }}")).unwrap();
+        let dial = line(&config).dial.as_ref().unwrap();
+        assert_eq!((dial.proxy.to_string().as_str(), dial.from.as_str()), ("sip:pbx.example.com", "201"));
+        assert!(dial.plan.target("sip:201@pbx.example.com").is_err(), "a URI only where its host is listed");
+    }
+
+    #[test]
+    fn what_is_allowed_but_unwise_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        for (keys, said) in [
+            (
+                "listen = \"192.0.2.20\"\nlisten-anywhere = true",
+                &["[line.pbx] listen-anywhere: whoever reaches 192.0.2.20:5060 can place calls"][..],
+            ),
+            (
+                "listen = \"192.0.2.20\"\nallow = [\"0.0.0.0/0\"]",
+                &["[line.pbx] allow: whoever reaches 192.0.2.20:5060 can place calls"],
+            ),
+            (
+                "listen = \"192.0.2.20\"\nallow = [\"10.0.0.0/8\", \"8.8.8.0/24\"]",
+                &["[line.pbx] allow: speech goes to 8.8.8.0/24 over the Internet in the clear"],
+            ),
+            (
+                "listen = \"10.0.0.1\"\nregister = { registrar = \"sip:8.8.8.8\", user = \"201\", \
+                 backup-registrar = \"sip:8.8.4.4;transport=tls\" }",
+                &[
+                    "[line.pbx.register] registrar: calls go to sip:8.8.8.8 over the Internet in the clear, and from a \
+                     digest with MD5 the password can be guessed",
+                    "[line.pbx.register] backup-registrar: speech goes to sip:8.8.4.4;transport=tls over the Internet in \
+                     the clear",
+                ],
+            ),
+            (
+                "listen = \"127.0.0.1:5070\"\ndial = { plan = [\"2??\", \"00*\"], proxy = \"sip:127.0.0.1\" }",
+                &["[line.pbx.dial] plan: `00*` lets calls go to numbers at any price"],
+            ),
+            ("listen = \"127.0.0.1:5070\"", &[]),
+            ("listen = \"100.64.0.1\"\nallow = [\"100.64.0.2\", \"fd00::1\", \"192.168.0.0/16\"]", &[]),
+        ] {
+            assert_eq!(read_in(folder.path(), keys).unwrap().warnings(), said, "{keys}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_or_lets_strangers_in_is_refused_with_what_would_do() {
+        let folder = tempfile::tempdir().unwrap();
+        tls::throwaway_ca(folder.path(), &[]).unwrap();
+        fs::write(folder.path().join("bad.pem"), "rubbish").unwrap();
+        let here = |more: &str| format!("listen = \"127.0.0.1:5070\"\n{more}");
+        let registered = |more: &str| {
+            format!(
+                "listen = \"192.0.2.20\"\nregister = {{ registrar = \"sip:pbx.example.com\", user = \"201\", {more} }}"
+            )
+        };
+        let registrar =
+            |uri: &str| format!("listen = \"192.0.2.20\"\nregister = {{ registrar = \"{uri}\", user = \"1\" }}");
+        let dial = |more: &str| format!("{EXTENSION}\ndial = {{ {more} }}");
+        let tls = |more: &str| here(&format!("transports = [\"tls\"]\n{more}"));
+        let pair = "certificate = \"server.pem\"\nkey = \"server-key.pem\"";
+        for (keys, words) in [
+            (String::new(), "listen: missing; wanted this machine's address as the PBX reaches it"),
+            ("listen = \"pbx\"".to_owned(), "wanted an IP address and a port, e.g. \"127.0.0.1:5060\""),
+            ("listen = \"192.0.2.20\"".to_owned(), "others could reach it and place calls; name the PBX"),
+            ("listen = \"0.0.0.0\"\nallow = [\"10.0.0.0/8\"]".to_owned(), "or `advertise` beside it"),
+            (format!("{EXTENSION}\nlisten-anywhere = true"), "beside `allow` or `register`"),
+            (here("allow = []"), "wanted at least one range"),
+            (here("advertise = \"203.0.113.7:5060\""), "without a port, e.g. \"203.0.113.7\""),
+            (here("advertise = \"2001:db8::1\""), "an address of the other version of IP"),
+            (here("advertise = \"0.0.0.0\""), "nobody can call back there"),
+            (here("transport = [\"udp\"]"), "no such key; did you mean `transports`?"),
+            (here("transports = []"), "wanted at least one of \"udp\", \"tcp\" and \"tls\""),
+            (here("transports = [\"ucp\"]"), "no such transport; did you mean"),
+            (here(pair), "certificate: it is for TLS; put \"tls\" into `transports`"),
+            (here("tls-listen = \"127.0.0.1\""), "tls-listen: it is for TLS"),
+            (tls(""), "with \"tls\", wanted the files of `certificate` and `key`"),
+            (tls("certificate = \"bad.pem\"\nkey = \"server-key.pem\""), "bad.pem has no certificate"),
+            (
+                here(&format!("transports = [\"tcp\", \"tls\"]\ntls-listen = \"127.0.0.1:5070\"\n{pair}")),
+                "taken by `listen`",
+            ),
+            (tls(&format!("{pair}\ntls-listen = \"127.0.0.1:9464\"")), "127.0.0.1:9464 is taken by [control] http"),
+            (here("ca-file = \"none.pem\""), "cannot be read"),
+            (here("register = 5"), "wanted a table: [line.pbx.register]"),
+            (here("register = { user = \"1\" }"), "[line.pbx.register] registrar: missing; wanted e.g."),
+            (here("register = { registrar = \"sip:localhost\" }"), "user: missing; wanted our extension"),
+            (
+                here("register = { registrar = \"sip:192.0.2.1\", user = \"1\" }"),
+                "could not call us back while `listen`",
+            ),
+            (registrar("pbx.example.com"), "wanted a SIP URI such as"),
+            (registrar("https://pbx.example.com"), "wanted a SIP URI such as"),
+            (registrar("sip:201@pbx.example.com"), "wanted the PBX alone, without a user"),
+            (
+                registrar("sip:201:hush@pbx.example.com"),
+                "registrar = \"***@pbx.example.com\": a password does not belong",
+            ),
+            (registrar("sip:pbx.example.com:0"), "wanted a port from 1 to 65535"),
+            (registrar("sip:pbx.example.com;lr"), "wanted no parameter but `;transport=udp`"),
+            (registrar("sips:pbx.example.com;transport=udp"), "sips: goes by TLS"),
+            (registrar("sip:pbx..com"), "no host that could be reached"),
+            (registrar("sip:pbx.com?X=1"), "without brackets, commas, quotes and a `?`"),
+            (
+                format!("transports = [\"tcp\"]\n{}", registrar("sip:pbx.example.com")),
+                "it is reached by UDP; put \"udp\" into `transports`, or end it with ;transport=tcp",
+            ),
+            (registered("user-name = \"1\""), "[line.pbx.register] user-name: no such key"),
+            (registered("auth-user = \"a\\\"b\""), "wanted a name without quotes"),
+            (registered("password = \"hush\""), "a secret is never written down here"),
+            (registered("password = { env = \"NO_SUCH\" }"), "this environment variable is not set"),
+            (registered("expires-seconds = 10"), "wanted a whole number from 60 to 86400"),
+            (
+                registered("backup-registrar = \"pbx2\""),
+                "[line.pbx.register] backup-registrar = \"pbx2\": wanted a SIP URI",
+            ),
+            (here("register = { registrar = \"sip:localhost\", user = \"2 1\" }"), "wanted letters, digits and"),
+            (here("codecs = []"), "wanted at least one codec"),
+            (here("codecs = [\"opus\"]"), "no such codec; there are: g722, pcma, pcmu, l16-16000, l16-8000"),
+            (here("codecs = [\"pcma\", \"pcma\"]"), "it is there already"),
+            (here("rtp-ports = 10000"), "wanted two ports from 1024 to 65535, the lower first"),
+            (here("rtp-ports = \"20000-10000\""), "the lower first"),
+            (here("rtp-ports = \"80-10000\""), "from 1024"),
+            (here("rtp-ports = \"10001-10016\""), "is enough for 7 calls; wanted two ports for each of the 8 calls"),
+            (here("rtp-ports = \"5000-5999\""), "5070 is the port of SIP itself"),
+            (here("jitter-min-ms = 80\njitter-max-ms = 60"), "more than the 60 of `jitter-max-ms`"),
+            (here("jitter-max-ms = 500"), "wanted a whole number from 20 to 120"),
+            (here("dtmf = \"inband\""), "no such way; there are: auto, rfc4733, info"),
+            (here("dscp = 64"), "wanted a whole number from 0 to 63"),
+            (here("ringing = \"183\""), "no such way; did you mean `180`?"),
+            (here("refuse-status = 200"), "wanted one of 403, 404,"),
+            (here("refuse-status = 401"), "wanted one of 403, 404,"),
+            (here("fallback = \"sip:pbx.example.com\""), "wanted who is called instead, e.g."),
+            (
+                here("fallback = \"sip:300@pbx\"\nrefuse-status = 486"),
+                "beside `fallback`, which takes the call instead",
+            ),
+            (here("fallback = \"sip:3%200@pbx\""), "wanted a user of letters, digits"),
+            (here("hold = \"music\""), "no such way; there are: silence, nothing"),
+            (here("session-expires-seconds = 60"), "wanted a whole number from 90 to 86400"),
+            (
+                here("session-expires-seconds = 120\nmin-session-expires-seconds = 180"),
+                "more than the 120 of `session-expires-seconds`",
+            ),
+            (here("invites-per-second = 0"), "wanted a whole number from 1 to 1000"),
+            (here("metadata-headers = []"), "wanted at least one name of a header"),
+            (here("metadata-headers = [\"X A\"]"), "not the name of a header"),
+            (here("metadata-headers = [\"diversion\"]"), "the agent is told this header anyway"),
+            (here("metadata-headers = [\"Proxy-Authorization\"]"), "by its name this header may hold a secret"),
+            (here("metadata-headers = [\"X-A\", \"x-a\"]"), "this header is there already"),
+            (here("user-agent = \"a\\u000ab\""), "wanted at most 64 characters of ASCII"),
+            (here("dial = { plan = [\"2??\"] }"), "[line.pbx.dial] proxy: missing; wanted who reaches the numbers"),
+            (here("dial = true"), "wanted a table: [line.pbx.dial]"),
+            (dial(""), "[line.pbx.dial] plan: missing; wanted the numbers that may be called"),
+            (dial("plan = []"), "wanted at least one pattern"),
+            (dial("plan = [\"2xx\"]"), "a pattern is digits, `+`, `*` and `#`"),
+            (dial("plan = [\"2+\"]"), "a `+` is at the beginning"),
+            (dial("plan = [\"2\"], domains = [\"sip:pbx\"]"), "wanted a host, and a port unless 5060"),
+            (dial("plan = [\"2\"], domains = [\"a@pbx.example.com\"]"), "wanted a host, and a port unless 5060"),
+            (dial("plan = [\"2\"], from = \"a b\""), "wanted letters, digits and"),
+            (dial("plan = [\"2\"], display-name = \"a\\\"b\""), "without quotes and backslashes"),
+            (dial("plan = [\"2\"], answer-timeout-seconds = 1"), "wanted a whole number from 5 to 180"),
+        ] {
+            let said = read_in(folder.path(), &keys).map(|_| keys.clone()).unwrap_err().to_string();
+            assert!(said.contains(words), "with\n{keys}\n{said}");
+            assert!(!said.contains("hush"), "{said}");
+        }
+    }
+
+    #[test]
+    fn two_lines_do_not_take_each_others_ports() {
+        let folder = tempfile::tempdir().unwrap();
+        let second = |keys: &str| {
+            let keys = format!(
+                "listen = \"127.0.0.1:5070\"\n[line.b]\nkind = \"sip\"\n{keys}\n[[route]]\nline = \"b\"\ntrunks = [\"agent\"]"
+            );
+            read_in(folder.path(), &keys)
+        };
+        let said = second("listen = \"127.0.0.1:5080\"").unwrap_err().to_string();
+        assert!(said.ends_with("[line.b] rtp-ports: [line.pbx] has 61000-64999; wanted ports of its own"), "{said}");
+        let said = second("listen = \"127.0.0.1:5070\"\nrtp-ports = \"20000-20999\"").unwrap_err().to_string();
+        assert!(said.ends_with("[line.b] listen: 127.0.0.1:5070 is taken by [line.pbx] listen; wanted another port"));
+        assert_eq!(second("listen = \"127.0.0.1:5080\"\nrtp-ports = \"20000-20999\"").unwrap().ports().len(), 2);
+        assert!(second("listen = \"127.0.0.2:5070\"").is_ok(), "ports of another address");
+    }
+
+    #[test]
+    fn a_uri_is_written_as_it_was_read() {
+        for text in [
+            "sip:pbx.example.com",
+            "sips:pbx.example.com:5071",
+            "sip:300@192.0.2.1:5070;transport=tcp",
+            "sip:*98@[2001:db8::1];transport=tls",
+            "sip:pbx.example.com;transport=udp",
+        ] {
+            assert_eq!(SipUri::parse(text).unwrap().to_string(), text);
+        }
+        let tls = SipUri::parse("sip:pbx;transport=tls").unwrap();
+        assert_eq!((tls.transport(), tls.port(), tls.ip()), (SipTransport::Tls, 5061, None));
+        for bad in
+            ["sip:", "sip:@pbx", "sip:a@", "sip:a@b@c", "sip:[::1", "sip:::1", "sip:[pbx]", "sip:pbx;transport=sctp"]
+        {
+            assert!(SipUri::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
