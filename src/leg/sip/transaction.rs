@@ -116,8 +116,8 @@ pub struct SentBy {
 /// How much there may be at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Requests that came in. The last eighth is kept for requests inside of dialogs and for CANCEL, so that a flood of
-    /// new calls does not keep anybody from hanging up.
+    /// Requests that came in. Of this and of the bytes the last eighth is kept for requests inside of dialogs and for
+    /// CANCEL, so that a flood of new calls does not keep anybody from hanging up.
     pub servers: usize,
     /// Requests of ours. CANCEL comes on top: one for each INVITE at most.
     pub clients: usize,
@@ -211,15 +211,15 @@ impl Transactions {
             return self.refuse(request, reply, 482);
         }
         let is_known = identity.to_tag.is_some() || is_cancel;
-        let servers_max = if is_known { self.limits.servers } else { self.limits.servers - self.limits.servers / 8 };
-        if self.servers.len() >= servers_max || self.kept_bytes >= self.limits.kept_bytes {
+        let share = |limit: usize| if is_known { limit } else { limit - limit / 8 };
+        if self.servers.len() >= share(self.limits.servers) || self.kept_bytes >= share(self.limits.kept_bytes) {
             // Answered and not dropped: a PBX overflows to its next trunk at once on 503, and after 32 s on silence. It
             // costs no memory, and the answer is no longer than the request, so that it is no tool against others.
             return self.refuse(request, reply, 503);
         }
         let id = self.next_id();
         let is_invite = request.method == Method::Invite;
-        let trying = Some(derived::trying(request));
+        let trying = derived::trying(request);
         let opening = Opening { id, flow, reply, key, merge, cseq: identity.cseq, trying, is_invite };
         let server = Server::open(now, &self.timers, opening);
         self.by_key.insert(key, id);
@@ -260,7 +260,8 @@ impl Transactions {
         (verdict != Verdict::Absorb).then_some(id)
     }
 
-    /// A connection broke, or a datagram was refused: what still needs it ends.
+    /// A connection broke, or a datagram was refused (ICMP says so): what still needs it ends. A peer that calls by
+    /// datagrams and is away for a moment keeps its calls: copies of our answers will find it.
     ///
     /// Looks at every transaction, which is all right for something as rare as this.
     pub fn handle_flow_failed(&mut self, flow: Flow) {
@@ -1074,6 +1075,15 @@ mod tests {
         assert_eq!(bench.table.len(), 2);
         bench.run_until(secs(32.0));
         assert_eq!(bench.events.last(), Some(&(secs(32.0), Event::NoAck(answered))));
+
+        // A PBX that restarts refuses datagrams for a moment: what we asked of it failed, what it asked of us did not.
+        let mut bench = Bench::new();
+        let asked = bench.table.request(bench.now, udp(), own(Method::Options)).expect("there is room");
+        let (ringing, request) = bench.receive_new(udp(), INVITE);
+        bench.table.handle_flow_failed(udp());
+        bench.drain();
+        assert_eq!(bench.events, [(secs(0.0), Event::TransportFailed(asked))]);
+        assert_eq!(bench.table.respond(bench.now, ringing, &answer(&request, 200)), Ok(()));
     }
 
     #[test]
