@@ -10,6 +10,7 @@
 //! that is checked before it is read.
 
 pub mod dial_plan;
+pub mod dialog;
 pub mod field;
 pub mod flow;
 pub mod header;

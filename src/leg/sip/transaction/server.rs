@@ -112,7 +112,7 @@ pub(super) struct Opening {
     pub(super) merge: Option<Key>,
     pub(super) cseq: u32,
     /// 100 Trying, ready to go.
-    pub(super) trying: Option<Bytes>,
+    pub(super) trying: Bytes,
     pub(super) is_invite: bool,
 }
 
@@ -120,12 +120,12 @@ impl Server {
     pub(super) fn open(now: Now, timers: &Timers, opening: Opening) -> Self {
         let Opening { id, flow, reply, key, merge, cseq, trying, is_invite } = opening;
         let state = if is_invite {
-            let trying = trying.map(|response| Trying { at: now + timers.trying_after, response });
-            State::Proceeding { trying, last: None, reliable: None }
+            let trying = Trying { at: now + timers.trying_after, response: trying };
+            State::Proceeding { trying: Some(trying), last: None, reliable: None }
         } else {
-            let trying = trying.map(|response| Trying { at: now + timers.non_invite_trying_after(), response });
+            let trying = Trying { at: now + timers.non_invite_trying_after(), response: trying };
             // RFC 4320 4.2: nobody waits for an answer that comes after the client's timer F.
-            State::Open { trying, last: None, until: now + timers.patience() }
+            State::Open { trying: Some(trying), last: None, until: now + timers.patience() }
         };
         Self { id, flow, reply, key, merge, cseq, rseq: 0, awaits_prack: false, state }
     }
@@ -266,6 +266,9 @@ impl Server {
 
     /// The flow of the request is gone.
     pub(super) fn handle_flow_failed(&mut self, out: &mut Outbox) {
+        if !self.flow.is_reliable() {
+            return;
+        }
         match self.state {
             State::Proceeding { .. } | State::Open { .. } => {
                 out.tell(Event::TransportFailed(self.id));
