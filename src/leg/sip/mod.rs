@@ -11,12 +11,14 @@
 
 pub mod dial_plan;
 pub mod dialog;
+pub mod digest;
 pub mod field;
 pub mod flow;
 pub mod header;
 pub mod message;
 pub mod parse;
 pub mod sdp;
+pub mod session_timer;
 pub mod stream;
 pub mod transaction;
 pub mod uri;
