@@ -3,4 +3,5 @@
 pub mod audiosocket;
 pub mod pipe;
 pub mod rtp;
+pub mod sip;
 pub mod websocket;

@@ -1,0 +1,3 @@
+//! SIP: signalling, pure.
+
+pub mod sdp;
