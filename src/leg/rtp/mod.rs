@@ -14,7 +14,7 @@ pub mod dtmf;
 pub mod packet;
 pub mod reception;
 pub mod rtcp;
-
+pub mod session;
 pub mod source;
 
 /// Does to a datagram what a bad network or a bad person would.

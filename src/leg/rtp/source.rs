@@ -37,8 +37,7 @@ pub enum Verdict {
     PlayAnew,
     /// It is of a stream that may be accepted later. Not to be played.
     Probation,
-    /// It is from the right address and SSRC, and far off the sequence. Not to be played as audio; may be an event,
-    /// which some peers count apart.
+    /// It is from the right address and SSRC, and far off the sequence. Not to be played; an event may be believed.
     Stray,
     /// It is not of this call.
     Foreign,
@@ -123,8 +122,9 @@ impl Sources {
         self.accepted.map(|stream| stream.ssrc)
     }
 
-    /// A packet came that is of the call by its form. What to do with it.
-    pub fn admit(&mut self, now: Now, from: SocketAddr, ssrc: u32, sequence: u16) -> Verdict {
+    /// A packet came that is of the call by its form. What to do with it. An event far off the sequence says nothing about
+    /// where the audio is: some peers count the two apart.
+    pub fn admit(&mut self, now: Now, from: SocketAddr, ssrc: u32, sequence: u16, is_event: bool) -> Verdict {
         let from = canonical(from);
         let Some(accepted) = &mut self.accepted else {
             if from == self.signalled {
@@ -145,6 +145,9 @@ impl Sources {
                 self.unsettled = self.unsettled.saturating_sub(1);
                 self.forget(from);
                 return Verdict::Play;
+            }
+            if is_same && is_event {
+                return Verdict::Stray;
             }
             let verdict = self.examine(now, from, ssrc, sequence);
             return if is_same && verdict == Verdict::Probation { Verdict::Stray } else { verdict };
@@ -244,7 +247,7 @@ mod tests {
             sequences
                 .map(|sequence| {
                     self.now += Now::from_millis(20);
-                    self.sources.admit(self.now, at(from), ssrc, sequence)
+                    self.sources.admit(self.now, at(from), ssrc, sequence, false)
                 })
                 .collect()
         }
@@ -259,9 +262,9 @@ mod tests {
         let mut scene = Scene::new(false);
         assert_eq!(scene.hear(SDP, 1, 65_534..65_535), [PlayAnew]);
         assert_eq!(scene.hear(SDP, 1, 65_535..65_535), []);
-        assert_eq!(scene.sources.admit(scene.now, at(SDP), 1, 2), Play);
-        assert_eq!(scene.sources.admit(scene.now, at(SDP), 1, 65_535), Play, "late, and the buffer's business");
-        assert_eq!(scene.sources.admit(scene.now, at("[::ffff:192.0.2.10]:4000"), 1, 3), Play);
+        assert_eq!(scene.sources.admit(scene.now, at(SDP), 1, 2, false), Play);
+        assert_eq!(scene.sources.admit(scene.now, at(SDP), 1, 65_535, false), Play, "late, and the buffer's business");
+        assert_eq!(scene.sources.admit(scene.now, at("[::ffff:192.0.2.10]:4000"), 1, 3, false), Play);
         assert_eq!(scene.sources.peer(), Some(at(SDP)));
     }
 
@@ -332,7 +335,7 @@ mod tests {
         scene.hear(SDP, 1, 0..10);
         for n in 10..60 {
             for forged in 0..20_u16 {
-                let verdict = scene.sources.admit(scene.now, at(SDP), 666, n * 20 + forged);
+                let verdict = scene.sources.admit(scene.now, at(SDP), 666, n * 20 + forged, false);
                 assert_eq!(verdict, Probation);
             }
             assert_eq!(scene.hear(SDP, 1, n..n + 1), [Play]);
@@ -344,10 +347,11 @@ mod tests {
         let mut scene = Scene::new(false);
         scene.hear(SDP, 1, 0..1_000);
         for n in 0..100 {
-            assert_eq!(scene.sources.admit(scene.now, at(SDP), 1, 100 + n), Stray);
+            assert_eq!(scene.sources.admit(scene.now, at(SDP), 1, 100 + n, false), Stray);
             assert_eq!(scene.hear(SDP, 1, 1_000 + n..1_001 + n), [Play]);
         }
         assert_eq!(scene.hear(SDP, 1, 30_000..30_005), [Stray, Stray, Stray, PlayAnew, Play]);
+        assert_eq!(scene.sources.admit(scene.now, at(SDP), 1, 9, true), Stray, "an event, counted apart");
         // A gap that loss explains is no jump.
         assert_eq!(scene.hear(SDP, 1, 30_005 + 2_900..30_005 + 2_901), [Play]);
     }
@@ -387,7 +391,7 @@ mod tests {
         let mut scene = Scene::new(true);
         for n in 0..10_000_u32 {
             let from = SocketAddr::from((n.to_be_bytes(), 4_000));
-            assert_eq!(scene.sources.admit(scene.now, from, n, 1), Probation);
+            assert_eq!(scene.sources.admit(scene.now, from, n, 1, false), Probation);
         }
         assert_eq!(scene.hear(NAT, 1, 0..4)[3], PlayAnew);
     }
