@@ -9,12 +9,15 @@
 //! All of it is pure and runs on the control thread, so it may use the heap; whatever a peer can make grow has a limit
 //! that is checked before it is read.
 
+pub mod admission;
 pub mod dial_plan;
 pub mod dialog;
 pub mod digest;
 pub mod field;
 pub mod flow;
 pub mod header;
+pub mod leg;
+pub mod line;
 pub mod message;
 pub mod parse;
 pub mod sdp;

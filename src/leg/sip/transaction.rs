@@ -35,7 +35,7 @@ pub use self::{
     timers::Timers,
 };
 use crate::{
-    leg::sip::{Method, NameAddr, RAck, Request, Response, Via, flow::Flow},
+    leg::sip::{Method, Name, NameAddr, RAck, Request, Response, Via, flow::Flow},
     media::clock::Now,
 };
 
@@ -436,6 +436,26 @@ impl Transactions {
     }
 
     /// Answers without a transaction. Each copy of the request gets the same again.
+    /// Whether this request came before, and its transaction remembers.
+    #[must_use]
+    pub fn is_repeat(&self, request: &Request) -> bool {
+        let identity = Identity::of_request(request);
+        identity.is_some_and(|it| self.by_key.contains_key(&self.server_key(&it, request.method.as_str())))
+    }
+
+    /// Sends an answer of which nothing is kept, to a request that was never given to
+    /// [`handle_request`](Self::handle_request).
+    pub fn reply(&mut self, flow: Flow, mut response: Response) {
+        let Ok(via) = response.headers.via() else { return };
+        response.headers.note_source(flow.remote);
+        let from = response.headers.get(&Name::From).unwrap_or_default();
+        let call_id = response.headers.call_id().unwrap_or_default();
+        let tag = self.keys.tag(&[via.branch().unwrap_or_default(), &via.host, call_id, from]);
+        response.headers.set_to_tag(&tag);
+        let bytes = derived::response_bytes(&response);
+        self.out.send(identity::reply_to(&via, flow), &bytes);
+    }
+
     fn refuse(&mut self, request: &Request, reply: Flow, status: u16) -> Incoming {
         let tag = Identity::of_request(request).map(|identity| {
             let sent_by = identity.sent_by.as_str();

@@ -1,11 +1,11 @@
 //! A call that came to us, until it is answered or not.
 
-use super::{ALLOW, Ending, Event, Invitation, Leg, LegId, Parts, SDP, Stage, describe, offer_in, set_sdp, unsupported};
+use super::{ALLOW, Ending, Event, Invitation, Leg, LegId, Parts, SDP, Stage, describe, grant, offer_in, set_sdp, timer_of, unsupported};
 use crate::leg::sip::{
     Flow, Headers, Method, Name, NameAddr, Request, Response, Uri,
     dialog::Dialog,
     sdp::{NoCodec, Offer},
-    session_timer::SessionTimer,
+    session_timer::Granted,
     transaction::TxId,
 };
 use std::net::SocketAddr;
@@ -23,6 +23,8 @@ pub(super) struct Invited {
     awaits_prack: bool,
     /// The call is to be answered as soon as it may be.
     accept: bool,
+    /// What the answer says of the session timer.
+    granted: Option<Granted>,
     /// Our description, if a 1xx had it.
     described: Option<String>,
 }
@@ -76,15 +78,16 @@ impl Leg {
             }
             status => NotTaken::new(status, "its session description cannot be read"),
         })?;
-        let timer = SessionTimer::called(parts.now, &request.headers, parts.setup)
-            .map_err(|min| NotTaken::with(422, Name::MinSe, min.to_string(), "its session timer is too short"))?;
         let tag = format!("{:016x}", (parts.random)());
         let contact = parts.setup.contact(flow);
-        let dialog = Dialog::called(&request, &tag, contact.clone())
+        let dialog = Dialog::uas(&request, &tag, contact.clone())
             .map_err(|flaw| NotTaken::new(400, flaw.to_string()))?;
         let reliable = request.headers.has_token(&Name::Require, "100rel");
         let takes_update = super::allows(&request.headers, &Method::Update);
         let mut leg = Self::new(id, flow, Stage::Over, parts);
+        let granted = leg.timer.handle_request(&timer_of(&request.headers)).map_err(|too_small| {
+            NotTaken::with(422, Name::MinSe, too_small.min_se.to_string(), "its session timer is too short")
+        })?;
         let codec = match &offer {
             Some(offer) => leg.sdp.clone().answer(offer).map(|(_, media)| media.codec.codec),
             None => parts.setup.codecs.first().copied().ok_or(NoCodec::NoAudio),
@@ -95,7 +98,7 @@ impl Leg {
         })?;
         let invitation = invitation(&request, id, flow, codec, parts);
         leg.dialog = Some(dialog);
-        leg.timer = timer;
+        leg.is_symmetric = request.via().is_ok_and(|via| via.params.has("rport"));
         leg.takes_update = takes_update;
         leg.stage = Stage::Invited(Box::new(Invited {
             invite,
@@ -106,6 +109,7 @@ impl Leg {
             reliable,
             awaits_prack: false,
             accept: false,
+            granted,
             described: None,
         }));
         parts.tell(Event::Invited(Box::new(invitation)));
@@ -160,8 +164,10 @@ impl Leg {
         };
         let mut response = invited.answer(200);
         describe(&mut response, &invited.contact);
-        if let Some(timer) = &mut self.timer {
-            timer.describe(parts.now, &mut response.headers);
+        grant(&mut response.headers, invited.granted);
+        self.timer.handle_answered(invited.granted, parts.now);
+        if let Some(dialog) = &mut self.dialog {
+            dialog.confirm();
         }
         set_sdp(&mut response.headers, &mut response.body, sdp);
         let (invite, offered) = (invited.invite, media.is_none());

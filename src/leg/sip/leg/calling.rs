@@ -2,13 +2,12 @@
 
 use std::net::SocketAddr;
 
-use super::{Ending, Event, Leg, LegId, Parts, Stage, ours::introduce, set_sdp};
+use super::{Ending, Event, Leg, LegId, Parts, Stage, SUPPORTED, ALLOW, ask_for, set_sdp};
 use crate::{
     leg::sip::{
         CSeq, Flow, Method, Name, NameAddr, Request, Response, Uri,
         dialog::Dialog,
         sdp::{NoCodec, Offer},
-        session_timer::SessionTimer,
         transaction::TxId,
     },
     media::Now,
@@ -23,11 +22,15 @@ pub(super) struct Calling {
     /// Why it is not wanted any more.
     why: Option<Ending>,
     tries: u8,
-    /// The reliable 1xx that was acknowledged last, of each fork.
-    heard: Vec<(String, u32)>,
+    /// The dialogs of those who ring, and the reliable 1xx of each that was acknowledged last.
+    early: Vec<(Dialog, u32)>,
 }
 
 impl Calling {
+    pub(super) const fn invite(&self) -> TxId {
+        self.invite
+    }
+
     pub(super) const fn poll_timeout(&self) -> Option<Now> {
         self.give_up_at
     }
@@ -56,41 +59,30 @@ impl Leg {
         let call_id = format!("{:016x}{:016x}@{}", (parts.random)(), (parts.random)(), parts.setup.host);
         request.headers.push(Name::CallId, call_id);
         request.headers.push(Name::CSeq, CSeq { number: 1, method: Method::Invite }.to_string());
-        introduce(&mut request, parts, flow);
-        let mut timer = SessionTimer::calling(parts.setup);
-        timer.ask(&mut request.headers);
-        leg.timer = Some(timer);
+        request.headers.push(Name::Contact, parts.setup.contact(flow).to_string());
+        request.headers.push(Name::Allow, ALLOW);
+        request.headers.push(Name::Supported, SUPPORTED);
+        ask_for(&mut request.headers, &leg.timer);
         let sdp = leg.sdp.offer();
         set_sdp(&mut request.headers, &mut request.body, sdp);
         let give_up_at = Some(parts.now + parts.setup.answer_timeout);
-        leg.invite(parts, Calling { invite: TxId::NONE, request, give_up_at, why: None, tries: 0, heard: vec![] })
-            .then_some(leg)
-    }
-
-    /// Sends the INVITE, the first or the next. `false`: it could not be.
-    fn invite(&mut self, parts: &mut Parts<'_>, mut calling: Calling) -> bool {
-        let mut request = calling.request.clone();
-        parts.finish(&mut request);
-        let Ok(invite) = parts.transactions.request(parts.now, self.flow, request) else { return false };
-        calling.invite = invite;
-        self.stage = Stage::Calling(Box::new(calling));
-        true
+        let invite = send(parts, flow, &request)?;
+        leg.stage = Stage::Calling(Box::new(Calling { invite, request, give_up_at, why: None, tries: 0, early: vec![] }));
+        Some(leg)
     }
 
     /// Tries again with what the last answer taught.
     fn invite_again(&mut self, parts: &mut Parts<'_>) {
-        let Stage::Calling(calling) = core::mem::replace(&mut self.stage, Stage::Over) else { return };
-        let mut calling = *calling;
+        let Stage::Calling(calling) = &mut self.stage else { return };
         calling.tries += 1;
         if let Ok(mut cseq) = calling.request.cseq() {
             cseq.number += 1;
             calling.request.headers.set(Name::CSeq, cseq.to_string());
         }
-        if let Some(timer) = &mut self.timer {
-            timer.ask(&mut calling.request.headers);
-        }
-        if !self.invite(parts, calling) {
-            parts.tell(Event::Ended { leg: self.id, why: Ending::Lost("too many requests are under way") });
+        ask_for(&mut calling.request.headers, &self.timer);
+        match send(parts, self.flow, &calling.request) {
+            Some(invite) => calling.invite = invite,
+            None => self.end(parts, Ending::Lost("too many requests are under way")),
         }
     }
 
@@ -107,9 +99,8 @@ impl Leg {
                 self.invite_again(parts);
             }
             422 if calling.tries < MAX_TRIES && calling.why.is_none() => {
-                if let Some(timer) = &mut self.timer {
-                    timer.handle_too_small(&response.headers);
-                }
+                // What it asks for no less than that is asked for; who wants still more refuses again, and that counts.
+                let _ = self.timer.handle_too_small(response.headers.get(&Name::MinSe));
                 self.invite_again(parts);
             }
             // Where a 3xx leads is not in the dial plan's hands: it counts as refused.
@@ -128,37 +119,51 @@ impl Leg {
             return;
         }
         let (Some(rseq), Ok(cseq)) = (response.headers.number(&Name::RSeq), response.cseq()) else { return };
-        let Ok(mut dialog) = Dialog::calling(&calling.request, response, parts.setup.contact(self.flow)) else { return };
-        let tag = response.to().ok().and_then(|to| to.tag().map(str::to_owned)).unwrap_or_default();
+        let known = calling.early.iter_mut().find(|(dialog, _)| dialog.matches_response(response));
         // RFC 3262 4: in order; a copy is not acknowledged again, and one that came too early will come again.
-        match calling.heard.iter_mut().find(|(fork, _)| *fork == tag) {
-            Some((_, last)) if rseq == *last + 1 => *last = rseq,
+        let dialog = match known {
+            Some((dialog, last)) if rseq == *last + 1 => {
+                *last = rseq;
+                dialog
+            }
             Some(_) => return,
-            None if calling.heard.len() < MAX_FORKS => calling.heard.push((tag, rseq)),
-            None => return,
-        }
-        // Each PRACK is a request of its own, and the next request of the dialog comes behind it.
-        let prack_number = cseq.number + calling.heard.iter().map(|_| 1).sum::<u32>();
-        dialog.set_local_cseq(prack_number.saturating_sub(1));
+            None => {
+                let Ok(dialog) = Dialog::uac(&calling.request, response) else { return };
+                if calling.early.len() == MAX_FORKS {
+                    return;
+                }
+                calling.early.push((dialog, rseq));
+                let Some((dialog, _)) = calling.early.last_mut() else { return };
+                dialog
+            }
+        };
         let mut prack = dialog.request(Method::Prack);
         prack.headers.push(Name::RAck, format!("{rseq} {} {}", cseq.number, cseq.method));
         parts.finish(&mut prack);
+        // One that is not sent is asked for again by the next copy of the 1xx.
         let _ = parts.transactions.request(parts.now, self.flow, prack);
     }
 
     fn on_answered(&mut self, parts: &mut Parts<'_>, response: &Response) {
         let Stage::Calling(calling) = core::mem::replace(&mut self.stage, Stage::Over) else { return };
-        let dialog = Dialog::calling(&calling.request, response, parts.setup.contact(self.flow));
-        let Ok(mut dialog) = dialog else {
-            return parts.tell(Event::Ended { leg: self.id, why: Ending::Protocol("the answer to our call has no dialog") });
+        let mut calling = *calling;
+        let early = calling.early.iter().position(|(dialog, _)| dialog.matches_response(response));
+        let dialog = match early {
+            Some(at) => Ok(calling.early.swap_remove(at).0),
+            None => Dialog::uac(&calling.request, response),
         };
-        dialog.set_local_cseq(dialog.local_cseq() + MAX_PRACKS);
+        let Ok(mut dialog) = dialog else {
+            self.stage = Stage::Calling(Box::new(calling));
+            return self.end(parts, Ending::Protocol("the answer to our call names nobody that could be reached"));
+        };
+        dialog.handle_response(response);
+        let mut ack = dialog.ack(&calling.request);
         self.dialog = Some(dialog);
         self.takes_update = super::allows(&response.headers, &Method::Update);
-        if let Some(timer) = &mut self.timer {
-            timer.handle_answer(parts.now, &response.headers);
-        }
-        self.acknowledge_call(parts, calling.invite, &calling.request);
+        self.timer.handle_success(response.headers.get(&Name::SessionExpires), parts.now);
+        parts.finish(&mut ack);
+        parts.transactions.ack(calling.invite, self.next_hop(), ack);
+        self.called_by = Some((calling.invite, Box::new(calling.request)));
         self.stage = Stage::Up;
         // The CANCEL and the answer crossed.
         if let Some(why) = calling.why {
@@ -174,32 +179,21 @@ impl Leg {
         }
     }
 
-    fn acknowledge_call(&mut self, parts: &mut Parts<'_>, invite: TxId, request: &Request) {
-        let flow = self.next_hop();
-        let (Some(dialog), Ok(cseq)) = (&self.dialog, request.cseq()) else { return };
-        let mut ack = dialog.ack_of(cseq.number);
-        parts.finish(&mut ack);
-        parts.transactions.ack(invite, flow, ack);
-    }
-
     /// A 2xx that is not what the call came to: of another fork. Its dialog is ended at once (RFC 3261 13.2.2.4).
     pub(super) fn on_stray_success(&mut self, parts: &mut Parts<'_>, invite: TxId, response: &Response) {
+        let Some((_, request)) = &self.called_by else { return };
         let is_invite = response.cseq().is_ok_and(|cseq| cseq.method == Method::Invite);
-        if !response.is_success() || !is_invite {
+        let is_ours = self.dialog.as_ref().is_some_and(|dialog| dialog.matches_response(response));
+        if !response.is_success() || !is_invite || is_ours {
             return;
         }
-        let request = self.dialog.as_ref().map(|dialog| dialog.as_invite());
-        let Some(request) = request else { return };
-        let Ok(mut fork) = Dialog::calling(&request, response, parts.setup.contact(self.flow)) else { return };
-        let Ok(cseq) = response.cseq() else { return };
-        let mut ack = fork.ack_of(cseq.number);
+        let Ok(mut fork) = Dialog::uac(request, response) else { return };
+        let (mut ack, mut bye) = (fork.ack(request), fork.request(Method::Bye));
         parts.finish(&mut ack);
         parts.transactions.ack(invite, self.flow, ack);
-        if self.dialog.as_ref().is_some_and(|dialog| !dialog.is_same_as(&fork)) {
-            let mut bye = fork.request(Method::Bye);
-            parts.finish(&mut bye);
-            let _ = parts.transactions.request(parts.now, self.flow, bye);
-        }
+        parts.finish(&mut bye);
+        // Where it cannot be sent the peer's session timer ends what it has.
+        let _ = parts.transactions.request(parts.now, self.flow, bye);
     }
 
     pub(super) fn on_calling_unanswered(&mut self, parts: &mut Parts<'_>, tx: TxId, status: u16) {
@@ -228,9 +222,13 @@ impl Leg {
     }
 }
 
+fn send(parts: &mut Parts<'_>, flow: Flow, request: &Request) -> Option<TxId> {
+    let mut request = request.clone();
+    parts.finish(&mut request);
+    parts.transactions.request(parts.now, flow, request).ok()
+}
+
 /// How often a call is sent again with what an answer taught.
 const MAX_TRIES: u8 = 3;
 /// Forks whose ringing is acknowledged.
 const MAX_FORKS: usize = 8;
-/// More numbers than the PRACKs of a call can have used.
-const MAX_PRACKS: u32 = 100;

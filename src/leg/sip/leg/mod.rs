@@ -22,13 +22,14 @@ use std::{collections::VecDeque, net::SocketAddr};
 
 pub use self::transfer::Transferred;
 use self::{called::Invited, calling::Calling, ours::Pending, transfer::Transfer};
+pub(super) use self::{called::not_allowed, calling::Callee, within::capabilities};
 use crate::{
     leg::sip::{
         Flow, Method, Name, NameAddr, Request, Response, Transport, Uri,
         dialog::Dialog,
         digest,
         sdp::{self, Local, Media},
-        session_timer::SessionTimer,
+        session_timer::{Granted, Received, SessionTimer},
         transaction::{Random, Transactions, TxId},
     },
     media::{Now, codec::Codec},
@@ -122,6 +123,15 @@ pub enum Event {
         leg: LegId,
         /// How.
         what: Transferred,
+    },
+    /// A call was turned away before there was anything of it.
+    NotTaken {
+        /// Who sent it.
+        source: SocketAddr,
+        /// What it was told.
+        status: u16,
+        /// Why.
+        why: String,
     },
     /// It is over.
     Ended {
@@ -260,7 +270,11 @@ pub(super) struct Leg {
     dialog: Option<Dialog>,
     sdp: Local,
     media: Option<Media>,
-    timer: Option<SessionTimer>,
+    timer: SessionTimer,
+    /// The peer called, and asked for answers where it sent from (RFC 3581).
+    is_symmetric: bool,
+    /// The INVITE of ours that began it.
+    called_by: Option<(TxId, Box<Request>)>,
     /// The peer takes UPDATE.
     takes_update: bool,
     /// An INVITE of theirs inside the dialog whose ACK has not come, and whether our offer is in the answer to it.
@@ -307,7 +321,9 @@ impl Leg {
             dialog: None,
             sdp,
             media: None,
-            timer: None,
+            timer: SessionTimer::new(secs(parts.setup.session_expires), secs(parts.setup.min_session_expires)),
+            is_symmetric: true,
+            called_by: None,
             takes_update: false,
             theirs: None,
             pending: None,
@@ -348,9 +364,26 @@ impl Leg {
         }
     }
 
-    /// Whether a message with these tags belongs to its dialog.
-    pub(super) fn is_dialog_of(&self, local_tag: &str, remote_tag: &str) -> bool {
-        self.dialog.as_ref().is_some_and(|dialog| dialog.matches(local_tag, remote_tag))
+    /// Whether it sent this request.
+    pub(super) fn has_asked(&self, tx: TxId) -> bool {
+        let stage = match &self.stage {
+            Stage::Calling(calling) => calling.invite() == tx,
+            Stage::Leaving { bye, .. } => *bye == Some(tx),
+            Stage::Invited(_) | Stage::Answered { .. } | Stage::Up | Stage::Over => false,
+        };
+        stage
+            || self.pending.as_ref().is_some_and(|pending| pending.tx() == tx)
+            || self.called_by.as_ref().is_some_and(|(invite, _)| *invite == tx)
+    }
+
+    /// Our tag.
+    pub(super) fn tag(&self) -> Option<&str> {
+        self.dialog.as_ref().map(|dialog| dialog.id().local_tag.as_str())
+    }
+
+    /// Whether a request belongs to its dialog.
+    pub(super) fn has_dialog_of(&self, request: &Request) -> bool {
+        self.dialog.as_ref().is_some_and(|dialog| dialog.matches(request))
     }
 
     /// When something is due.
@@ -360,7 +393,7 @@ impl Leg {
             Stage::Invited(_) | Stage::Answered { .. } | Stage::Up | Stage::Leaving { .. } | Stage::Over => None,
         };
         let up = matches!(self.stage, Stage::Up);
-        let timer = self.timer.as_ref().filter(|_| up).and_then(SessionTimer::poll_timeout);
+        let timer = self.timer.poll_timeout().filter(|_| up);
         let transfer = self.transfer.as_ref().filter(|_| up).map(Transfer::give_up_at);
         [stage, timer, transfer, self.retry_at.filter(|_| up)].into_iter().flatten().min()
     }
@@ -394,12 +427,13 @@ impl Leg {
     /// a connection, is found there, through whatever stands between; another at the address that it named.
     fn next_hop(&self) -> Flow {
         let Some(dialog) = &self.dialog else { return self.flow };
-        if self.flow.is_reliable() || dialog.is_symmetric() {
+        if self.flow.is_reliable() || self.is_symmetric {
             return self.flow;
         }
-        match dialog.next_address() {
-            Some(remote) => Flow { remote, ..self.flow },
-            None => self.flow,
+        let next = dialog.next_hop();
+        match next.host.parse() {
+            Ok(address) => Flow { remote: SocketAddr::new(address, next.port.unwrap_or(5060)), ..self.flow },
+            Err(_) => self.flow,
         }
     }
 }
@@ -454,4 +488,35 @@ pub(super) fn unsupported(request: &Request) -> Vec<String> {
 /// Whether a message says that its sender takes a method.
 fn allows(headers: &super::Headers, method: &Method) -> bool {
     headers.list(&Name::Allow).any(|allowed| allowed == method.as_str())
+}
+
+/// What a message of the peer's says about the session timer.
+fn timer_of(headers: &super::Headers) -> Received<'_> {
+    Received {
+        session_expires: headers.get(&Name::SessionExpires),
+        min_se: headers.get(&Name::MinSe),
+        supports_timer: headers.has_token(&Name::Supported, "timer") || headers.has_token(&Name::Require, "timer"),
+    }
+}
+
+/// What a 200 of ours says about it.
+fn grant(headers: &mut super::Headers, granted: Option<Granted>) {
+    let Some(Granted { session_expires, require }) = granted else { return };
+    headers.push(Name::SessionExpires, session_expires.to_string());
+    if require {
+        headers.push(Name::Require, "timer");
+    }
+}
+
+/// What a request of ours says about it.
+fn ask_for(headers: &mut super::Headers, timer: &SessionTimer) {
+    let asked = timer.ask();
+    headers.set(Name::SessionExpires, asked.session_expires.to_string());
+    if let Some(min_se) = asked.min_se {
+        headers.set(Name::MinSe, min_se.to_string());
+    }
+}
+
+fn secs(time: Now) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }

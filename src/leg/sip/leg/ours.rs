@@ -1,10 +1,9 @@
 //! What we ask inside of a call: one request at a time, the rest waits.
 
-use super::{Ending, Leg, Parts, Stage, describe, set_sdp};
+use super::{Ending, Leg, Parts, Stage, ask_for, set_sdp};
 use crate::{
     leg::sip::{
-        Method, Name, Request, Response,
-        session_timer,
+        Method, Name, NameAddr, Request, Response, session_timer,
         transaction::TxId,
     },
     media::Now,
@@ -31,7 +30,18 @@ pub(super) struct Pending {
     tries: u8,
 }
 
+impl Pending {
+    pub(super) const fn tx(&self) -> TxId {
+        self.tx
+    }
+}
+
 impl Leg {
+    /// A key is pressed, by INFO.
+    pub(in crate::leg::sip) fn send_digit(&mut self, parts: &mut Parts<'_>, digit: u8) {
+        self.wish(parts, Wish::Digit(digit));
+    }
+
     /// Asks as soon as nothing else is being asked.
     pub(super) fn wish(&mut self, parts: &mut Parts<'_>, wish: Wish) {
         if self.wishes.len() < MAX_WISHES && !self.wishes.contains(&wish) || matches!(wish, Wish::Digit(_)) {
@@ -53,7 +63,6 @@ impl Leg {
 
     fn ask(&mut self, parts: &mut Parts<'_>, wish: Wish, tries: u8) {
         let flow = self.next_hop();
-        let contact = parts.setup.contact(self.flow);
         let method = match &wish {
             Wish::Refresh if self.takes_update => Method::Update,
             Wish::Refresh => Method::Invite,
@@ -70,10 +79,7 @@ impl Leg {
         let mut request = dialog.request(method.clone());
         match &wish {
             Wish::Refresh => {
-                if let Some(timer) = &mut self.timer {
-                    timer.ask(&mut request.headers);
-                }
-                request.headers.set(Name::Contact, contact.to_string());
+                ask_for(&mut request.headers, &self.timer);
                 request.headers.push(Name::Allow, super::ALLOW);
                 request.headers.push(Name::Supported, super::SUPPORTED);
                 if method == Method::Invite {
@@ -81,9 +87,9 @@ impl Leg {
                 }
             }
             Wish::Refer { to } => {
-                request.headers.set(Name::Contact, contact.to_string());
                 request.headers.push(Name::ReferTo, format!("<{to}>"));
-                request.headers.push(Name::ReferredBy, format!("<{}>", contact.uri));
+                let referred_by = NameAddr::new(dialog.local().uri.clone());
+                request.headers.push(Name::ReferredBy, referred_by.to_string());
                 request.headers.push(Name::Supported, super::SUPPORTED);
             }
             Wish::Digit(digit) => {
@@ -145,8 +151,11 @@ impl Leg {
             return;
         }
         if response.is_success() {
+            if let Some(dialog) = &mut self.dialog {
+                dialog.handle_response(response);
+            }
             if method == Method::Invite {
-                self.acknowledge(parts, tx);
+                self.acknowledge(parts, tx, response);
             }
             self.on_granted(parts, &wish, response);
             return self.ask_next(parts);
@@ -159,15 +168,13 @@ impl Leg {
                 self.break_off(parts, Ending::Lost("the peer does not know the call any more"));
             }
             422 if wish == Wish::Refresh && tries < MAX_TRIES => {
-                if let Some(timer) = &mut self.timer {
-                    timer.handle_too_small(&response.headers);
+                if self.timer.handle_too_small(response.headers.get(&Name::MinSe)) {
+                    self.ask(parts, wish, tries + 1);
                 }
-                self.ask(parts, wish, tries + 1);
             }
             491 => {
                 // RFC 3261 14.1: who made the Call-ID waits longer.
-                let is_ours = self.dialog.as_ref().is_some_and(crate::leg::sip::dialog::Dialog::is_callers);
-                let wait = if is_ours { parts.between(2_100, 4_000) } else { parts.between(0, 2_000) };
+                let wait = if self.called_by.is_some() { parts.between(2_100, 4_000) } else { parts.between(0, 2_000) };
                 self.retry_at = Some(parts.now + wait);
                 self.wishes.push_front(wish);
             }
@@ -185,12 +192,7 @@ impl Leg {
     fn on_granted(&mut self, parts: &mut Parts<'_>, wish: &Wish, response: &Response) {
         match wish {
             Wish::Refresh => {
-                if let Some(timer) = &mut self.timer {
-                    timer.handle_answer(parts.now, &response.headers);
-                }
-                if let (Some(dialog), Some(contact)) = (&mut self.dialog, response.contact()) {
-                    dialog.set_target(contact.uri);
-                }
+                self.timer.handle_success(response.headers.get(&Name::SessionExpires), parts.now);
                 let answer = crate::leg::sip::sdp::Offer::parse(&response.body).ok();
                 if let Some(Ok(media)) = answer.map(|answer| self.sdp.read_answer(&answer)) {
                     self.set_media(parts, media);
@@ -204,16 +206,20 @@ impl Leg {
     fn on_refused(&mut self, parts: &mut Parts<'_>, wish: &Wish, status: u16, reason: &str) {
         match wish {
             Wish::Refer { .. } => self.on_transfer_failed(parts, status, reason),
-            // The session timer ends a call whose other end is gone, and digits are nothing to end a call for.
-            Wish::Refresh | Wish::Digit(_) => {}
+            Wish::Refresh => self.timer.handle_refused(parts.now),
+            // Nothing to end a call for.
+            Wish::Digit(_) => {}
         }
     }
 
     /// Sends the ACK of a 200 to our INVITE.
-    pub(super) fn acknowledge(&mut self, parts: &mut Parts<'_>, invite: TxId) {
+    fn acknowledge(&mut self, parts: &mut Parts<'_>, invite: TxId, response: &Response) {
         let flow = self.next_hop();
         let Some(dialog) = &self.dialog else { return };
-        let mut ack = dialog.ack();
+        // Of the INVITE it takes the number, and that is in the answer, too.
+        let mut of = Request::new(Method::Invite, dialog.remote_target().clone());
+        of.headers.push(Name::CSeq, response.headers.get(&Name::CSeq).unwrap_or_default());
+        let mut ack = dialog.ack(&of);
         parts.finish(&mut ack);
         parts.transactions.ack(invite, flow, ack);
     }
@@ -223,7 +229,7 @@ impl Leg {
         if self.retry_at.take_if(|at| *at <= parts.now).is_some() {
             self.ask_next(parts);
         }
-        let due = self.timer.as_mut().and_then(|timer| timer.handle_timeout(parts.now));
+        let due = self.timer.handle_timeout(parts.now);
         match due {
             Some(session_timer::Due::Refresh) => self.wish(parts, Wish::Refresh),
             Some(session_timer::Due::Expired) => {
@@ -276,15 +282,6 @@ impl Leg {
         }
         self.stage = Stage::Over;
     }
-}
-
-/// The headers of a call of ours, beside those of its dialog.
-pub(super) fn introduce(request: &mut Request, parts: &Parts<'_>, flow: crate::leg::sip::Flow) {
-    let contact = parts.setup.contact(flow);
-    request.headers.set(Name::Contact, contact.to_string());
-    request.headers.push(Name::Allow, super::ALLOW);
-    request.headers.push(Name::Supported, super::SUPPORTED);
-    let _ = describe;
 }
 
 /// What may wait to be asked.

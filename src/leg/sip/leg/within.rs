@@ -1,18 +1,20 @@
 //! What the peer asks inside of a call: new audio, holds, keys, its end (RFC 3261 12.2.2, 14.2, 15.1.2; RFC 3311).
 
-use super::{ALLOW, Ending, Event, Leg, Parts, SUPPORTED, Stage, called::not_allowed, describe, offer_in, set_sdp, unsupported};
+use super::{ALLOW, Ending, Event, Leg, Parts, SUPPORTED, Stage, called::not_allowed, describe, grant, offer_in, set_sdp, timer_of, unsupported};
 use crate::leg::{
     rtp::dtmf::info_digit,
-    sip::{Method, Name, Request, Response, sdp::NoCodec, transaction::TxId},
+    sip::{
+        Method, Name, Request, Response,
+        sdp::NoCodec,
+        session_timer::{Granted, TooSmall},
+        transaction::TxId,
+    },
 };
 
 impl Leg {
     /// A request inside the dialog.
     pub(in crate::leg::sip) fn handle_request(&mut self, parts: &mut Parts<'_>, tx: TxId, request: &Request) {
-        let in_order = match (&mut self.dialog, request.cseq()) {
-            (Some(dialog), Ok(cseq)) => dialog.handle_cseq(cseq.number),
-            _ => false,
-        };
+        let in_order = self.dialog.as_mut().is_some_and(|dialog| dialog.handle_request(request).is_ok());
         if matches!(self.stage, Stage::Over) {
             return parts.respond(tx, request.answer(481));
         }
@@ -65,14 +67,16 @@ impl Leg {
 
     fn on_reinvite(&mut self, parts: &mut Parts<'_>, tx: TxId, request: &Request) {
         if self.theirs.is_some() || !matches!(self.stage, Stage::Up) {
-            return parts.respond(tx, later(request, parts)); // RFC 3261 14.2
+            let response = later(request, parts);
+            return parts.respond(tx, response); // RFC 3261 14.2
         }
         if self.has_offered() {
             return parts.respond(tx, request.answer(491)); // RFC 3261 14.2
         }
-        if let Err(response) = self.refresh(parts, request) {
-            return parts.respond(tx, response);
-        }
+        let granted = match self.timer.handle_request(&timer_of(&request.headers)) {
+            Ok(granted) => granted,
+            Err(too_small) => return parts.respond(tx, interval_too_small(request, too_small)),
+        };
         let offer = match offer_in(request) {
             Ok(offer) => offer,
             Err(status) => return parts.respond(tx, self.refusal(request, status)),
@@ -84,7 +88,7 @@ impl Leg {
             },
             None => (self.sdp.offer(), None),
         };
-        let mut response = self.taken(parts, request);
+        let mut response = self.taken(parts, request, granted);
         set_sdp(&mut response.headers, &mut response.body, sdp);
         self.theirs = Some((tx, media.is_none()));
         parts.respond(tx, response);
@@ -100,18 +104,23 @@ impl Leg {
         };
         // RFC 3311 5.2: an offer of theirs that has no answer yet; then one of ours.
         if offer.is_some() && matches!(self.stage, Stage::Invited(_)) {
-            return parts.respond(tx, later(request, parts));
+            let response = later(request, parts);
+            return parts.respond(tx, response);
         }
         if offer.is_some() && (self.has_offered() || !matches!(self.stage, Stage::Up | Stage::Answered { offered: false, .. })) {
             return parts.respond(tx, request.answer(491));
         }
-        if let Err(response) = self.refresh(parts, request) {
-            return parts.respond(tx, response);
-        }
+        let granted = match self.timer.handle_request(&timer_of(&request.headers)) {
+            Ok(granted) => granted,
+            Err(too_small) => return parts.respond(tx, interval_too_small(request, too_small)),
+        };
         let answered = offer.map(|offer| self.sdp.answer(&offer));
-        let mut response = self.taken(parts, request);
+        if let Some(Err(_)) = answered {
+            return parts.respond(tx, self.refusal(request, 488));
+        }
+        let mut response = self.taken(parts, request, granted);
         match answered {
-            Some(Err(_)) => return parts.respond(tx, self.refusal(request, 488)),
+            Some(Err(_)) => {}
             Some(Ok((sdp, media))) => {
                 set_sdp(&mut response.headers, &mut response.body, sdp);
                 parts.respond(tx, response);
@@ -141,31 +150,13 @@ impl Leg {
         }
     }
 
-    /// The session timer and the target of a request that changes the call (RFC 4028 9, RFC 3261 12.2.2).
-    fn refresh(&mut self, parts: &mut Parts<'_>, request: &Request) -> Result<(), Response> {
-        if let Some(timer) = &mut self.timer
-            && let Err(min) = timer.handle_request(parts.now, &request.headers)
-        {
-            let mut response = request.answer(422);
-            response.headers.push(Name::MinSe, min.to_string());
-            return Err(response);
-        }
-        if let (Some(dialog), Some(contact)) = (&mut self.dialog, request.contact()) {
-            dialog.set_target(contact.uri);
-        }
-        if super::allows(&request.headers, &Method::Update) {
-            self.takes_update = true;
-        }
-        Ok(())
-    }
-
     /// The 200 to a request that changes the call.
-    fn taken(&mut self, parts: &Parts<'_>, request: &Request) -> Response {
+    fn taken(&mut self, parts: &Parts<'_>, request: &Request, granted: Option<Granted>) -> Response {
         let mut response = request.answer(200);
         describe(&mut response, &parts.setup.contact(self.flow));
-        if let Some(timer) = &mut self.timer {
-            timer.describe(parts.now, &mut response.headers);
-        }
+        grant(&mut response.headers, granted);
+        self.timer.handle_answered(granted, parts.now);
+        self.takes_update |= super::allows(&request.headers, &Method::Update);
         response
     }
 
@@ -177,6 +168,13 @@ impl Leg {
         }
         response
     }
+}
+
+/// The peer's session timer is shorter than we take.
+fn interval_too_small(request: &Request, too_small: TooSmall) -> Response {
+    let mut response = request.answer(422);
+    response.headers.push(Name::MinSe, too_small.min_se.to_string());
+    response
 }
 
 /// What we can do, for OPTIONS.

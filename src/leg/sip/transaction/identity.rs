@@ -56,12 +56,17 @@ impl Identity {
 pub(super) fn note_source(request: &mut Request, flow: Flow) -> Option<Flow> {
     let via = request.via().ok()?;
     request.note_source(flow.remote);
+    Some(reply_to(&via, flow))
+}
+
+/// Where the answer to a request with this topmost Via goes that came by this flow.
+pub(super) fn reply_to(via: &Via, flow: Flow) -> Flow {
     if flow.is_reliable() || via.params.has("rport") {
-        return Some(flow);
+        return flow;
     }
     let mut remote: SocketAddr = flow.remote;
     remote.set_port(via.port.filter(|port| *port != 0).unwrap_or(SIP_PORT));
-    Some(Flow { remote, ..flow })
+    Flow { remote, ..flow }
 }
 
 fn sent_by(via: &Via) -> String {
