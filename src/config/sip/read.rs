@@ -1,468 +1,28 @@
-//! `[line.NAME]` of the kind `sip`: which PBX brings calls, how they sound, and who may be called through it.
-//!
-//! Either we are an extension of a PBX (`register`), or its trunk (`allow`). Who is neither the registrar nor allowed gets
-//! no answer at all, so a scanner does not learn that somebody is there. Nobody is called that no pattern of the dial plan
-//! allows.
+//! What a `[line.NAME]` of the kind `sip` says, checked.
 
-use core::{fmt, net::IpAddr, net::Ipv6Addr, net::SocketAddr, time::Duration};
-use std::path::PathBuf;
+use core::{net::IpAddr, net::SocketAddr, time::Duration};
 
 use crate::{
     config::{
-        Cidr, Line, LineKind, Pair, Secret,
+        Line, LineKind, Pair,
         file::{Section, Value, no_such},
-        is_host, is_loopback,
+        is_loopback,
         resolve::{Resolver, address, certificates, is_same_place, is_secret, ranges},
         secret,
+        sip::{
+            Audio, Codec, Dial, Dtmf, Hold, Intake, PortRange, Register, Ringing, SessionTimer, SipLine, SipTransport,
+            SipUri, TlsListen,
+            uri::{MAX_TEXT, PORT, TLS_PORT, is_user},
+        },
     },
     leg::{
         sip::dial_plan::{DialPlan, Pattern},
         websocket::tls,
     },
-    media::Rate,
 };
 
-/// A line to a PBX that speaks SIP.
-#[derive(Clone, Debug)]
-pub struct SipLine {
-    /// Where UDP and TCP listen; the audio has the same address. Port 0 is any free one.
-    pub listen: SocketAddr,
-    /// UDP is spoken.
-    pub udp: bool,
-    /// TCP is listened for. Connections to a registrar that asks for TCP are made all the same.
-    pub tcp: bool,
-    /// TLS is listened for; `None`: it is not. Connections to a registrar that asks for TLS are made all the same.
-    pub tls: Option<TlsListen>,
-    /// Certificates to trust beside the platform's, for TLS. The file held at least one at the start.
-    pub ca_file: Option<PathBuf>,
-    /// What Contact, Via and SDP name in place of the address of `listen`.
-    pub advertise: Option<IpAddr>,
-    /// Who may bring calls beside the registrar. Empty, and no `register`: whoever can.
-    pub allow: Vec<Cidr>,
-    /// Where we register; `None`: nowhere.
-    pub register: Option<Register>,
-    /// How calls sound.
-    pub audio: Audio,
-    /// What the phone hears before a call is answered, or instead.
-    pub ringing: Ringing,
-    /// What happens while the caller is on hold.
-    pub hold: Hold,
-    /// How it is found out that a call's other end is gone (RFC 4028).
-    pub session_timer: SessionTimer,
-    /// What one source may ask for.
-    pub intake: Intake,
-    /// Who may be called; `None`: nobody.
-    pub dial: Option<Dial>,
-    /// Headers of an INVITE that are facts of the call for the agent, beside From, To, P-Asserted-Identity and Diversion.
-    pub metadata_headers: Vec<String>,
-    /// What we call ourselves in `User-Agent` and `Server`; `None`: nothing.
-    pub user_agent: Option<String>,
-}
-
-/// Where TLS is listened for.
-#[derive(Clone, Debug)]
-pub struct TlsListen {
-    /// Port 0 is any free one.
-    pub address: SocketAddr,
-    /// What we show.
-    pub pair: Pair,
-}
-
-/// `[line.NAME.register]`: the PBX that we are an extension of.
-#[derive(Clone, Debug)]
-pub struct Register {
-    /// Where we register. It has no user.
-    pub registrar: SipUri,
-    /// Where we register while the first does not take us.
-    pub backup: Option<SipUri>,
-    /// The user part of our address of record.
-    pub user: String,
-    /// The user of the digest.
-    pub auth_user: String,
-    /// The password of the digest; `None`: a registrar that asks for one is not answered.
-    pub password: Option<Secret>,
-    /// For how long we ask to be registered. The registrar may say otherwise.
-    pub expires: Duration,
-}
-
-/// How calls sound.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Audio {
-    /// In the order in which we like them; at least one, none twice.
-    pub codecs: Vec<Codec>,
-    /// The ports of RTP and RTCP.
-    pub rtp_ports: PortRange,
-    /// How keys come and go.
-    pub dtmf: Dtmf,
-    /// The agent does not learn which keys are pressed.
-    pub mask_dtmf: bool,
-    /// Audio may come from another address than the SDP names, and is answered there.
-    pub nat: bool,
-    /// The Differentiated Services code point of RTP, 0 to 63 (RFC 2474 3).
-    pub dscp: u8,
-    /// A call without RTP for so long is over, unless it is on hold; `None`: it may be silent for ever.
-    pub timeout: Option<Duration>,
-    /// The least delay that the jitter buffer aims at.
-    pub jitter_min: Duration,
-    /// The most delay that the jitter buffer aims at.
-    pub jitter_max: Duration,
-}
-
-/// A codec, as SDP has it (RFC 3551 6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Codec {
-    /// G.722 at 16 kHz, whose RTP clock has 8000 Hz.
-    G722,
-    /// G.711 A-law.
-    Pcma,
-    /// G.711 mu-law.
-    Pcmu,
-    /// Linear, 16 kHz.
-    L16Wide,
-    /// Linear, 8 kHz.
-    L16Narrow,
-}
-
-impl Codec {
-    /// Every one, as the config spells them.
-    pub const ALL: [(&'static str, Self); 5] = [
-        ("g722", Self::G722),
-        ("pcma", Self::Pcma),
-        ("pcmu", Self::Pcmu),
-        ("l16-16000", Self::L16Wide),
-        ("l16-8000", Self::L16Narrow),
-    ];
-
-    /// How its name is spelt in the config.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::G722 => "g722",
-            Self::Pcma => "pcma",
-            Self::Pcmu => "pcmu",
-            Self::L16Wide => "l16-16000",
-            Self::L16Narrow => "l16-8000",
-        }
-    }
-
-    /// The rate of its samples, which for G.722 is not that of its RTP clock.
-    #[must_use]
-    pub fn rate(self) -> Rate {
-        match self {
-            Self::G722 | Self::L16Wide => Rate::Hz16000,
-            Self::Pcma | Self::Pcmu | Self::L16Narrow => Rate::Hz8000,
-        }
-    }
-}
-
-/// Ports for RTP, on even ones, and RTCP on the next (RFC 3550 11).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortRange {
-    /// The first, even or not.
-    pub first: u16,
-    /// The last.
-    pub last: u16,
-}
-
-impl PortRange {
-    /// The even ports that have their odd neighbour here, too.
-    pub fn pairs(self) -> impl Iterator<Item = u16> {
-        let first = u32::from(self.first).next_multiple_of(2);
-        (first..u32::from(self.last)).step_by(2).filter_map(|port| u16::try_from(port).ok())
-    }
-
-    fn overlaps(self, other: Self) -> bool {
-        self.first <= other.last && other.first <= self.last
-    }
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.first, self.last)
-    }
-}
-
-/// How keys come and go. One way at a time, because a PBX that sends a key both ways would have pressed it twice.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Dtmf {
-    /// In RTP where the PBX has `telephone-event`, else by INFO.
-    #[default]
-    Auto,
-    /// In RTP only (RFC 4733).
-    Rtp,
-    /// By INFO only; `telephone-event` is not offered.
-    Info,
-}
-
-impl Dtmf {
-    const ALL: [(&'static str, Self); 3] = [("auto", Self::Auto), ("rfc4733", Self::Rtp), ("info", Self::Info)];
-}
-
-/// What the phone hears before a call is answered, or instead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ringing {
-    /// We make the tone ourselves, in early media (183); otherwise the phone or PBX does (180).
-    pub tone: bool,
-    /// For so long trunks are tried.
-    pub limit: Duration,
-    /// What the PBX is told when no trunk takes the call, unless there is a fallback.
-    pub refuse_status: u16,
-    /// Where the call goes (302) when no trunk takes it.
-    pub fallback: Option<SipUri>,
-}
-
-/// What happens while the caller is on hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hold {
-    /// The agent is sent silence; otherwise it is sent nothing.
-    pub silence: bool,
-    /// A call that is on hold for so long is over; `None`: it may be held for ever.
-    pub limit: Option<Duration>,
-}
-
-/// The session timer (RFC 4028).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SessionTimer {
-    /// The `Session-Expires` that we ask for.
-    pub expires: Duration,
-    /// The `Min-SE` that we insist on.
-    pub min: Duration,
-}
-
-/// What one source may ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Intake {
-    /// INVITEs a second of one source, twice as many at once. What is more is told 503.
-    pub invites_per_second: u32,
-    /// Answered calls whose ACK has not come; one more call is told 503.
-    pub max_unacked: u32,
-}
-
-/// `[line.NAME.dial]`: who may be called through the PBX, and whom callers may be transferred to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dial {
-    /// What may be called; at least one pattern.
-    pub plan: DialPlan,
-    /// Through whom numbers are reached. It has no user.
-    pub proxy: SipUri,
-    /// The user part of From.
-    pub from: String,
-    /// The name that is shown beside it.
-    pub display_name: Option<String>,
-    /// Who does not answer for so long is not called any more, and a transferred caller is taken back.
-    pub answer_timeout: Duration,
-}
-
-/// How a request travels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SipTransport {
-    /// A datagram each.
-    Udp,
-    /// A connection, in the clear.
-    Tcp,
-    /// A connection whose other end has shown a certificate.
-    Tls,
-}
-
-/// A SIP URI as the config names them: no password, no headers, and of the parameters only `transport`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SipUri {
-    /// `sips`.
-    pub secure: bool,
-    /// What stands before the `@`, as it is written.
-    pub user: Option<String>,
-    /// A name in lower case or an IP address, without brackets.
-    pub host: String,
-    /// `None`: the transport's own, or what SRV says (RFC 3263 4.2).
-    pub port: Option<u16>,
-    /// What `transport=` says; `None`: see [`SipUri::transport`].
-    pub transport: Option<SipTransport>,
-}
-
-impl SipUri {
-    /// Reads a URI.
-    ///
-    /// # Errors
-    /// Says what would do instead.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let (scheme, rest) = text.split_once(':').ok_or(WANTED_URI)?;
-        let secure = match scheme.to_ascii_lowercase().as_str() {
-            "sip" => false,
-            "sips" => true,
-            _ => return Err(WANTED_URI),
-        };
-        if !rest.bytes().all(|byte| byte.is_ascii_graphic()) || rest.contains(['<', '>', '"', ',', '?']) {
-            return Err("a SIP URI is visible ASCII here, without brackets, commas, quotes and a `?`");
-        }
-        let (address, parameters) = rest.split_once(';').map_or((rest, None), |(address, rest)| (address, Some(rest)));
-        let (user, host) = address.rsplit_once('@').map_or((None, address), |(user, host)| (Some(user), host));
-        if user.is_some_and(|user| user.contains(':')) {
-            return Err("a password does not belong into the URI; use `register.password`");
-        }
-        if user.is_some_and(|user| !is_user(user)) {
-            return Err("wanted a user of letters, digits and `-_.+*` before the `@`");
-        }
-        let transport = match parameters.map(str::to_ascii_lowercase).as_deref() {
-            None => None,
-            Some("transport=udp") if secure => return Err("sips: goes by TLS; leave out the transport"),
-            Some("transport=udp") => Some(SipTransport::Udp),
-            // RFC 3261 26.2.2: of a sips URI, TCP is what lies below TLS.
-            Some("transport=tcp" | "transport=tls") if secure => Some(SipTransport::Tls),
-            Some("transport=tcp") => Some(SipTransport::Tcp),
-            Some("transport=tls") => Some(SipTransport::Tls),
-            Some(_) => return Err("wanted no parameter but `;transport=udp`, `;transport=tcp` or `;transport=tls`"),
-        };
-        let is_v6 = host.starts_with('[');
-        let (host, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((host, "")) => (host, None),
-            Some((host, after)) => (host, Some(after.strip_prefix(':').ok_or(WANTED_URI)?)),
-            None => host.split_once(':').map_or((host, None), |(host, port)| (host, Some(port))),
-        };
-        if is_v6 && host.parse::<Ipv6Addr>().is_err() || !is_v6 && !is_host(host) {
-            return Err("no host that could be reached; wanted a name or an address, IPv6 in brackets");
-        }
-        let port = match port.map(str::parse) {
-            None => None,
-            Some(Ok(port)) if port > 0 => Some(port),
-            Some(_) => return Err("wanted a port from 1 to 65535, or none"),
-        };
-        Ok(Self { secure, user: user.map(str::to_owned), host: host.to_ascii_lowercase(), port, transport })
-    }
-
-    /// How it is reached: what it says, else TLS for `sips` and UDP for `sip`.
-    #[must_use]
-    pub fn transport(&self) -> SipTransport {
-        self.transport.unwrap_or(if self.secure { SipTransport::Tls } else { SipTransport::Udp })
-    }
-
-    /// The port to go to where SRV says nothing (RFC 3261 19.1.2).
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.port.unwrap_or(match self.transport() {
-            SipTransport::Udp | SipTransport::Tcp => PORT,
-            SipTransport::Tls => TLS_PORT,
-        })
-    }
-
-    /// The address, where it is one and not a name.
-    #[must_use]
-    pub fn ip(&self) -> Option<IpAddr> {
-        self.host.parse().ok()
-    }
-
-    /// The host, in brackets where it has to be.
-    #[must_use]
-    pub fn bracketed_host(&self) -> String {
-        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
-    }
-}
-
-impl fmt::Display for SipUri {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.secure { "sips:" } else { "sip:" })?;
-        if let Some(user) = &self.user {
-            write!(f, "{user}@")?;
-        }
-        f.write_str(&self.bracketed_host())?;
-        if let Some(port) = self.port {
-            write!(f, ":{port}")?;
-        }
-        match self.transport {
-            Some(SipTransport::Udp) => f.write_str(";transport=udp"),
-            Some(SipTransport::Tcp) => f.write_str(";transport=tcp"),
-            Some(SipTransport::Tls) if !self.secure => f.write_str(";transport=tls"),
-            Some(SipTransport::Tls) | None => Ok(()),
-        }
-    }
-}
-
-impl SipLine {
-    /// Whether whoever reaches it may bring calls.
-    #[must_use]
-    pub fn takes_anyone(&self) -> bool {
-        self.allow.is_empty() && self.register.is_none()
-    }
-
-    /// The address that the PBX is told to find us at.
-    #[must_use]
-    pub fn public_ip(&self) -> IpAddr {
-        self.advertise.unwrap_or(self.listen.ip())
-    }
-
-    /// The highest rate that a call can have.
-    pub(super) fn rate(&self) -> Rate {
-        self.audio.codecs.iter().map(|codec| codec.rate()).max().unwrap_or(Rate::Hz8000)
-    }
-
-    /// What a firewall has to let in.
-    pub(super) fn ports(&self) -> String {
-        let Self { listen, audio, .. } = self;
-        let mut ports = Vec::new();
-        ports.extend(self.udp.then(|| format!("udp {listen}")));
-        ports.extend(self.tcp.then(|| format!("tcp {listen}")));
-        ports.extend(self.tls.as_ref().map(|tls| format!("tcp {} (tls)", tls.address)));
-        format!("{} and udp {} for audio", ports.join(", "), audio.rtp_ports)
-    }
-
-    /// What is allowed but should not go unsaid.
-    pub(super) fn warn(&self, name: &str, warnings: &mut Vec<String>) {
-        let listen = self.listen;
-        if self.takes_anyone() && !is_loopback(listen.ip()) {
-            warnings.push(format!("[line.{name}] listen-anywhere: whoever reaches {listen} can place calls"));
-        }
-        for range in &self.allow {
-            if range.prefix == 0 {
-                warnings.push(format!("[line.{name}] allow: whoever reaches {listen} can place calls"));
-            } else if is_internet(range.address) {
-                warnings.push(format!("[line.{name}] allow: speech goes to {range} over the Internet in the clear"));
-            }
-        }
-        if let Some(register) = &self.register {
-            for (key, uri) in [("registrar", Some(&register.registrar)), ("backup-registrar", register.backup.as_ref())]
-            {
-                let Some(uri) = uri.filter(|uri| uri.ip().is_some_and(is_internet)) else { continue };
-                let table = format!("[line.{name}.register] {key}");
-                if uri.transport() == SipTransport::Tls {
-                    warnings.push(format!("{table}: speech goes to {uri} over the Internet in the clear"));
-                } else {
-                    warnings.push(format!(
-                        "{table}: calls go to {uri} over the Internet in the clear, and from a digest with MD5 the \
-                         password can be guessed"
-                    ));
-                }
-            }
-        }
-        for pattern in self.dial.iter().flat_map(|dial| dial.plan.patterns()).filter(|pattern| pattern.is_wide()) {
-            warnings.push(format!("[line.{name}.dial] plan: `{pattern}` lets calls go to numbers at any price"));
-        }
-    }
-}
-
-/// Whether an address is in the Internet, as far as it tells (RFC 1918, RFC 4193, RFC 5737, RFC 6598).
-fn is_internet(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => {
-            let is_shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
-            !(v4.is_private()
-                || v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_documentation()
-                || v4.is_unspecified()
-                || is_shared)
-        }
-        IpAddr::V6(v6) => {
-            let is_documentation = v6.segments()[0] == 0x2001 && v6.segments()[1] == 0xdb8;
-            !(v6.is_loopback()
-                || v6.is_unicast_link_local()
-                || v6.is_unique_local()
-                || v6.is_unspecified()
-                || is_documentation)
-        }
-    }
-}
-
 impl Resolver<'_> {
-    pub(super) fn sip(&self, name: &str, section: &mut Section<'_>) -> Option<SipLine> {
+    pub(in crate::config) fn sip(&self, name: &str, section: &mut Section<'_>) -> Option<SipLine> {
         let listen = section.require(
             "listen",
             "wanted this machine's address as the PBX reaches it, e.g. \"192.0.2.20:5060\"; on one machine with the PBX, \
@@ -694,12 +254,6 @@ fn user(value: &Value<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// What needs no escape there (RFC 3261 25.1, `user`), and at most what an extension has.
-fn is_user(text: &str) -> bool {
-    let is_user = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+*!~'()&=$".contains(&byte);
-    !text.is_empty() && text.len() <= MAX_TEXT && text.bytes().all(is_user)
-}
-
 /// A short text that goes into a header.
 fn text(value: &Value<'_>) -> Option<String> {
     let text = value.str()?;
@@ -733,7 +287,7 @@ fn audio(section: &mut Section<'_>) -> Audio {
             match Codec::ALL.iter().find(|(known, _)| *known == name) {
                 None => value.problem(no_such("codec", name, &Codec::ALL.map(|(known, _)| known))),
                 Some((_, codec)) if codecs.contains(codec) => {
-                    value.problem("it is there already; leave out one of the two")
+                    value.problem("it is there already; leave out one of the two");
                 }
                 Some((_, codec)) => codecs.push(*codec),
             }
@@ -891,7 +445,7 @@ fn domains(value: &Value<'_>) -> Vec<String> {
 }
 
 /// Reports lines that have too few ports for their calls, and those that would take each other's.
-pub(super) fn check_ports(sections: &[(&str, Section<'_>)], lines: &[Option<Line>], max_calls: usize) {
+pub(in crate::config) fn check_ports(sections: &[(&str, Section<'_>)], lines: &[Option<Line>], max_calls: usize) {
     let mut earlier: Vec<(&str, &SipLine)> = Vec::new();
     for ((name, section), line) in sections.iter().zip(lines) {
         let Some(Line { kind: LineKind::Sip(line), .. }) = line else { continue };
@@ -922,10 +476,8 @@ pub(super) fn check_ports(sections: &[(&str, Section<'_>)], lines: &[Option<Line
     }
 }
 
-const WANTED_URI: &str = "wanted a SIP URI such as `sip:pbx.example.com`";
-
 /// Every key of the kind.
-pub(super) const KEYS: &[&str] = &[
+pub(in crate::config) const KEYS: &[&str] = &[
     "listen",
     "listen-anywhere",
     "allow",
@@ -959,10 +511,6 @@ pub(super) const KEYS: &[&str] = &[
     "metadata-headers",
     "user-agent",
 ];
-
-/// RFC 3261 19.1.2.
-const PORT: u16 = 5060;
-const TLS_PORT: u16 = 5061;
 
 /// Above the ports that Linux gives out by itself (`net.ipv4.ip_local_port_range`, to 60999), and beside Asterisk's
 /// (10000 to 20000) and FreeSWITCH's (16384 to 32768), so that it may be on one machine with them. Two for each call.
@@ -998,16 +546,19 @@ const TOLD_ANYWAY: &[&str] = &["From", "To", "P-Asserted-Identity", "Diversion"]
 
 const MAX_HEADERS: usize = 16;
 
-/// Of what goes into one header or URI (bytes).
-const MAX_TEXT: usize = 64;
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+    };
 
     use super::*;
-    use crate::config::{Config, Environment, Problems, load};
+    use crate::{
+        config::{Config, Environment, Problems, load},
+        media::Rate,
+    };
 
     /// One variable and, as credentials, the files of a folder.
     struct Given(PathBuf);
@@ -1350,25 +901,5 @@ answer-timeout-seconds = 45
         assert!(said.ends_with("[line.b] listen: 127.0.0.1:5070 is taken by [line.pbx] listen; wanted another port"));
         assert_eq!(second("listen = \"127.0.0.1:5080\"\nrtp-ports = \"20000-20999\"").unwrap().ports().len(), 2);
         assert!(second("listen = \"127.0.0.2:5070\"").is_ok(), "ports of another address");
-    }
-
-    #[test]
-    fn a_uri_is_written_as_it_was_read() {
-        for text in [
-            "sip:pbx.example.com",
-            "sips:pbx.example.com:5071",
-            "sip:300@192.0.2.1:5070;transport=tcp",
-            "sip:*98@[2001:db8::1];transport=tls",
-            "sip:pbx.example.com;transport=udp",
-        ] {
-            assert_eq!(SipUri::parse(text).unwrap().to_string(), text);
-        }
-        let tls = SipUri::parse("sip:pbx;transport=tls").unwrap();
-        assert_eq!((tls.transport(), tls.port(), tls.ip()), (SipTransport::Tls, 5061, None));
-        for bad in
-            ["sip:", "sip:@pbx", "sip:a@", "sip:a@b@c", "sip:[::1", "sip:::1", "sip:[pbx]", "sip:pbx;transport=sctp"]
-        {
-            assert!(SipUri::parse(bad).is_err(), "{bad}");
-        }
     }
 }
