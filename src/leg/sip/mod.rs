@@ -14,6 +14,8 @@ pub mod header;
 pub mod message;
 pub mod parse;
 pub mod stream;
+#[cfg(test)]
+mod torture;
 pub mod uri;
 
 use core::fmt;
