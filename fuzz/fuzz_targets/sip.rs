@@ -4,8 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use trunkline::leg::sip::{
-    Headers, Item, MAX_DATAGRAM, MAX_HEADERS, Malformed, Message, NameAddr, Response, Splitter, Uri, Via,
-    field::split, parse,
+    Headers, Item, MAX_DATAGRAM, MAX_HEADERS, Malformed, Message, NameAddr, Response, Splitter, Uri, Via, field::split,
+    parse,
 };
 use trunkline_fuzz::Steer;
 

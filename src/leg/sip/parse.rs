@@ -21,12 +21,9 @@ use crate::leg::sip::{
 /// # Errors
 /// [`Malformed`], with the answer that it gets.
 pub fn parse(datagram: &[u8]) -> Result<Message, Malformed> {
-    let Some(within) = datagram.get(..MAX_DATAGRAM.min(datagram.len())) else {
-        return Err(Malformed::dropped("empty"));
-    };
-    let (head, rest) = Head::read(within);
+    let (head, rest) = Head::read(&datagram[..datagram.len().min(MAX_DATAGRAM)]);
     if datagram.len() > MAX_DATAGRAM {
-        return Err(head.refuse(513, Flaw(phrase(513))));
+        return Err(head.refuse(513, None, Flaw(phrase(513))));
     }
     let body = match head.content_length() {
         Ok(None) => Ok(rest),
@@ -44,9 +41,13 @@ pub(crate) fn parse_framed(message: &[u8]) -> Result<Message, Malformed> {
 }
 
 /// A message that cannot be read.
+///
+/// Its answer belongs to no transaction: it goes back at once to where the message came from, and is not repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Malformed {
     flaw: Flaw,
+    /// The header that has it.
+    name: Option<Name>,
     answer: Option<Box<Response>>,
 }
 
@@ -68,15 +69,14 @@ impl Malformed {
     pub fn response(&self) -> Option<Response> {
         self.answer.as_deref().cloned()
     }
-
-    fn dropped(words: &'static str) -> Self {
-        Self { flaw: Flaw(words), answer: None }
-    }
 }
 
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.flaw.fmt(f)
+        match &self.name {
+            Some(name) if !self.flaw.words().starts_with(name.as_str()) => write!(f, "{name}: {}", self.flaw),
+            _ => self.flaw.fmt(f),
+        }
     }
 }
 
@@ -128,87 +128,91 @@ impl Head {
         Ok(Some(len as usize))
     }
 
-    /// The refusal of the message that it is the head of.
-    pub(crate) fn refuse(&self, status: u16, flaw: Flaw) -> Malformed {
+    /// The refusal of the message that it is the head of, for what stands in a header or elsewhere.
+    pub(crate) fn refuse(&self, status: u16, name: Option<Name>, flaw: Flaw) -> Malformed {
+        let mut malformed = Malformed { flaw, name, answer: None };
         let is_answered = match &self.start {
             Start::Request { method, .. } => *method != Method::Ack,
             Start::Response { .. } | Start::Strange => false,
         };
-        // By these two a client knows whose answer it is (RFC 3261 17.1.3). The rest may be missing: RFC 4475 3.3.1.
         let headers = tie(&self.headers);
-        if !is_answered
-            || !headers.list(&Name::Via).next().is_some_and(leads_somewhere)
-            || headers.get(&Name::CSeq).is_none()
-        {
-            return Malformed { flaw, answer: None };
+        // By these two a client knows whose answer it is (RFC 3261 17.1.3). The rest may be missing: RFC 4475 3.3.1.
+        let finds_back =
+            headers.list(&Name::Via).next().is_some_and(leads_somewhere) && headers.get(&Name::CSeq).is_some();
+        if is_answered && finds_back {
+            let reason = malformed.to_string();
+            malformed.answer = Some(Box::new(Response { status, reason, headers, body: vec![] }));
         }
-        let response = Response { status, reason: flaw.words().to_owned(), headers, body: vec![] };
-        Malformed { flaw, answer: Some(Box::new(response)) }
+        malformed
     }
 
     /// The whole of it.
     fn message(mut self, body: Result<&[u8], Flaw>) -> Result<Message, Malformed> {
-        if let Start::Request { uri: Err((status, flaw)), .. } = self.start {
-            return Err(self.refuse(status, flaw));
-        }
-        let body = match self.flaw.map_or(Ok(()), Err).and_then(|()| self.check()).and(body) {
+        let body = match self.check().and(body.map_err(|flaw| (400, None, flaw))) {
             Ok(body) => body.to_vec(),
-            Err(flaw) => return Err(self.refuse(400, flaw)),
+            Err((status, name, flaw)) => return Err(self.refuse(status, name, flaw)),
         };
-        if let Err((status, flaw)) = self.check_method() {
-            return Err(self.refuse(status, flaw));
-        }
         self.headers.remove(&Name::ContentLength);
         let headers = self.headers;
         match self.start {
             Start::Request { method, uri: Ok(uri) } => Ok(Request { method, uri, headers, body }.into()),
             Start::Response { status, reason } => Ok(Response { status, reason, headers, body }.into()),
-            Start::Request { uri: Err((_, flaw)), .. } => Err(Malformed { flaw, answer: None }),
-            Start::Strange => Err(Malformed::dropped("not SIP")),
+            // It did not pass the check.
+            Start::Request { .. } | Start::Strange => Err(Malformed { flaw: NOT_SIP, name: None, answer: None }),
         }
     }
 
-    /// What everybody reads later can be read.
-    fn check(&self) -> Result<(), Flaw> {
-        let headers = &self.headers;
-        for (name, words) in ONCE {
-            if headers.all(&name).nth(1).is_some() {
-                return Err(Flaw(words));
-            }
+    /// All that is read later can be read, and says the same everywhere.
+    fn check(&self) -> Result<(), Wrong> {
+        match &self.start {
+            Start::Request { uri: Err((status, flaw)), .. } => return Err((*status, None, *flaw)),
+            Start::Strange => return Err((400, None, NOT_SIP)),
+            Start::Request { .. } | Start::Response { .. } => {}
         }
-        if headers.list(&Name::Via).next().is_none() {
-            return Err(Flaw("Via is missing"));
+        if let Some(flaw) = self.flaw {
+            return Err((400, None, flaw));
         }
-        headers.list(&Name::Via).try_for_each(|via| via.parse::<Via>().map(drop))?;
-        headers.from()?;
-        headers.to()?;
-        match headers.call_id() {
-            None | Some("") => return Err(Flaw("Call-ID is missing")),
-            Some(id) if id.contains(char::is_whitespace) => return Err(Flaw("Call-ID has a space")),
-            Some(_) => {}
-        }
-        headers.cseq()?;
-        if headers.get(&Name::MaxForwards).is_some() && headers.max_forwards().is_none() {
-            return Err(Flaw("Max-Forwards is no number below 256"));
-        }
-        for name in [Name::Contact, Name::Route, Name::RecordRoute] {
-            for value in headers.list(&name).filter(|value| *value != "*") {
-                value.parse::<NameAddr>()?;
-            }
+        self.check_headers().map_err(|(name, flaw)| (400, Some(name), flaw))?;
+        if let (Start::Request { method, .. }, Ok(cseq)) = (&self.start, self.headers.cseq())
+            && cseq.method != *method
+        {
+            // RFC 3261 8.1.1.5; RFC 4475 3.1.2.18
+            let status = if matches!(method, Method::Other(_)) { 501 } else { 400 };
+            return Err((status, Some(Name::CSeq), Flaw("CSeq is of another method")));
         }
         Ok(())
     }
 
-    /// The start line and CSeq say the same (RFC 3261 8.1.1.5).
-    fn check_method(&self) -> Result<(), (u16, Flaw)> {
-        let Start::Request { method, .. } = &self.start else { return Ok(()) };
-        let cseq = self.headers.cseq().map_err(|flaw| (400, flaw))?;
-        if cseq.method == *method {
-            return Ok(());
+    fn check_headers(&self) -> Result<(), (Name, Flaw)> {
+        let headers = &self.headers;
+        for name in ONCE {
+            if headers.all(&name).nth(1).is_some() {
+                return Err((name, Flaw("it is there twice")));
+            }
         }
-        // RFC 4475 3.1.2.18
-        let status = if matches!(method, Method::Other(_)) { 501 } else { 400 };
-        Err((status, Flaw("CSeq is of another method")))
+        if headers.list(&Name::Via).next().is_none() {
+            return Err((Name::Via, Flaw("Via is missing")));
+        }
+        for via in headers.list(&Name::Via) {
+            via.parse::<Via>().map_err(|flaw| (Name::Via, flaw))?;
+        }
+        headers.from().map_err(|flaw| (Name::From, flaw))?;
+        headers.to().map_err(|flaw| (Name::To, flaw))?;
+        match headers.call_id() {
+            None | Some("") => return Err((Name::CallId, Flaw("Call-ID is missing"))),
+            Some(id) if id.contains(char::is_whitespace) => return Err((Name::CallId, Flaw("Call-ID has a space"))),
+            Some(_) => {}
+        }
+        headers.cseq().map_err(|flaw| (Name::CSeq, flaw))?;
+        if headers.get(&Name::MaxForwards).is_some() && headers.max_forwards().is_none() {
+            return Err((Name::MaxForwards, Flaw("Max-Forwards is no number below 256")));
+        }
+        for name in [Name::Contact, Name::Route, Name::RecordRoute] {
+            for value in headers.list(&name).filter(|value| *value != "*") {
+                value.parse::<NameAddr>().map_err(|flaw| (name.clone(), flaw))?;
+            }
+        }
+        Ok(())
     }
 
     fn read_headers(&mut self, rest: &mut &[u8]) {
@@ -344,16 +348,14 @@ fn next_line<'b>(rest: &mut &'b [u8]) -> Option<&'b [u8]> {
     Some(line.strip_suffix(b"\r").unwrap_or(line))
 }
 
-/// Headers that come once (RFC 4475 3.3.8), and what their sender is told.
-const ONCE: [(Name, &str); 7] = [
-    (Name::From, "From is there twice"),
-    (Name::To, "To is there twice"),
-    (Name::CallId, "Call-ID is there twice"),
-    (Name::CSeq, "CSeq is there twice"),
-    (Name::MaxForwards, "Max-Forwards is there twice"),
-    (Name::ContentType, "Content-Type is there twice"),
-    (Name::ContentLength, "Content-Length is there twice"),
-];
+/// What is wrong: the status that it is answered by, the header that it stands in, the flaw.
+type Wrong = (u16, Option<Name>, Flaw);
+
+const NOT_SIP: Flaw = Flaw("not SIP");
+
+/// Headers that come once (RFC 4475 3.3.8).
+const ONCE: [Name; 7] =
+    [Name::From, Name::To, Name::CallId, Name::CSeq, Name::MaxForwards, Name::ContentType, Name::ContentLength];
 
 const _: () = assert!(MAX_DATAGRAM <= MAX_MESSAGE && MAX_VALUE < MAX_DATAGRAM);
 

@@ -144,7 +144,7 @@ impl Splitter {
         let (head, _) = Head::read(&self.bytes);
         self.is_lost = true;
         self.bytes = vec![];
-        Item::Lost(head.refuse(status, flaw))
+        Item::Lost(head.refuse(status, None, flaw))
     }
 
     fn drop_front(&mut self, len: usize) {

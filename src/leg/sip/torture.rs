@@ -150,25 +150,25 @@ fn each_message_of_rfc_4475_gets_what_it_should() {
 #[test]
 fn the_sender_is_told_what_is_wrong() {
     for (name, words) in [
-        ("badinv01", "empty parameter"),
+        ("badinv01", "Via: empty parameter"),
         ("clerr", "Content-Length is more than there is"),
         ("ncl", "Content-Length is no number"),
         ("scalar02", "CSeq is no number below 2147483648"),
-        ("quotbal", "quoted string is not closed"),
+        ("quotbal", "To: quoted string is not closed"),
         ("ltgtruri", "URI has a strange character"),
         ("lwsruri", "URI has a space"),
         ("lwsstart", "request line has more than one space between its parts"),
         ("trws", "request line ends in a space"),
         ("escruri", "Request-URI has headers"),
-        ("regbadct", "URI needs angle brackets"),
-        ("badaspec", "URI has a space"),
-        ("baddn", "display name needs quotes"),
+        ("regbadct", "Contact: URI needs angle brackets"),
+        ("badaspec", "To: URI has a space"),
+        ("baddn", "From: display name needs quotes"),
         ("badvers", "Version Not Supported"),
         ("mismatch01", "CSeq is of another method"),
         ("insuf", "From is missing"),
         ("unkscm", "Unsupported URI Scheme"),
-        ("multi01", "From is there twice"),
-        ("mcl01", "Content-Length is there twice"),
+        ("multi01", "From: it is there twice"),
+        ("mcl01", "Content-Length: it is there twice"),
     ] {
         let response = refused(name).response().expect(name);
         assert_eq!(response.reason, words, "{name}");
