@@ -23,6 +23,8 @@ pub mod parse;
 pub mod sdp;
 pub mod session_timer;
 pub mod stream;
+#[cfg(test)]
+mod torture;
 pub mod transaction;
 pub mod uri;
 
