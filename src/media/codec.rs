@@ -186,3 +186,104 @@ impl Encoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CODECS: [Codec; 7] = [
+        Codec::Pcmu,
+        Codec::Pcma,
+        Codec::G722,
+        Codec::L16(Rate::Hz8000),
+        Codec::L16(Rate::Hz16000),
+        Codec::L16(Rate::Hz24000),
+        Codec::L16(Rate::Hz48000),
+    ];
+
+    #[test]
+    fn an_rtpmap_names_its_codec_and_a_payload_type_of_old_needs_none() {
+        for codec in CODECS {
+            assert_eq!(Codec::from_rtpmap(codec.name(), codec.clock()), Some(codec));
+            assert_eq!(Codec::from_rtpmap(&codec.name().to_lowercase(), codec.clock()), Some(codec));
+            if let Some(payload_type) = codec.payload_type() {
+                assert_eq!(Codec::from_payload_type(payload_type), Some(codec));
+            }
+        }
+        assert_eq!(Codec::from_rtpmap("G722", 16_000), None);
+        assert_eq!(Codec::from_rtpmap("PCMU", 16_000), None);
+        assert_eq!(Codec::from_rtpmap("L16", 44_100), None);
+        assert_eq!(Codec::from_rtpmap("opus", 48_000), None);
+        assert_eq!(Codec::from_payload_type(13), None);
+    }
+
+    #[test]
+    fn twenty_milliseconds_are_a_frame_in_as_many_bytes_as_they_say() {
+        for codec in CODECS {
+            let frame = codec.rate().frame();
+            let (samples, mut bytes, mut back) = (vec![1000; frame], vec![0; 4000], vec![0; 4000]);
+            let n = Encoder::new(codec).encode(&samples, &mut bytes);
+            assert_eq!(n, codec.bytes(20));
+            assert_eq!(n / codec.bytes_per_tick() * codec.samples_per_tick(), frame);
+            assert_eq!(Decoder::new(codec).decode(&bytes[..n], &mut back), frame);
+        }
+    }
+
+    #[test]
+    fn l16_has_its_high_byte_first() {
+        let mut bytes = [0; 5];
+        assert_eq!(Encoder::new(Codec::L16(Rate::Hz8000)).encode(&[0x1234, -2, 7], &mut bytes), 4);
+        assert_eq!(bytes, [0x12, 0x34, 0xff, 0xfe, 0]);
+        let mut samples = [0; 3];
+        assert_eq!(Decoder::new(Codec::L16(Rate::Hz8000)).decode(&bytes, &mut samples), 2);
+        assert_eq!(samples, [0x1234, -2, 0]);
+    }
+
+    /// How far (dB) the sound is above what the way through the codec has added, at the best delay.
+    fn snr(said: &[i16], heard: &[i16]) -> f64 {
+        let at = |delay: usize| {
+            let pairs = said[1000..8000].iter().zip(&heard[1000 + delay..]);
+            let (mut power, mut noise) = (0.0, 1.0);
+            for (&said, &heard) in pairs {
+                power += f64::from(said).powi(2);
+                noise += (f64::from(said) - f64::from(heard)).powi(2);
+            }
+            10.0 * (power / noise).log10()
+        };
+        (0..50).map(at).fold(f64::MIN, f64::max)
+    }
+
+    #[test]
+    fn tones_and_voices_survive_the_way_there_and_back() {
+        let mut noise = 1_u32;
+        for codec in CODECS {
+            let hz = f64::from(codec.rate().hz());
+            let tone: Vec<i16> = (0..9000)
+                .map(|i| (f64::sin(f64::from(i) * 1000.0 * core::f64::consts::TAU / hz) * 12_000.0) as i16)
+                .collect();
+            // Harmonics of a gliding pitch, falling, and breath.
+            let mut phase = 0.0;
+            let voice: Vec<i16> = (0..9000)
+                .map(|i| {
+                    phase += (120.0 + f64::from(i) / hz * 60.0) / hz * core::f64::consts::TAU;
+                    noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    let voice: f64 = (1..20).map(|n| (phase * f64::from(n)).sin() / f64::from(n)).sum();
+                    (voice * 6000.0) as i16 + (noise >> 24) as i16
+                })
+                .collect();
+            for (what, said) in [("tone", tone), ("voice", voice)] {
+                let (mut bytes, mut heard) = (vec![0; 18_000], vec![0; 9000]);
+                let n = Encoder::new(codec).encode(&said, &mut bytes);
+                Decoder::new(codec).decode(&bytes[..n], &mut heard);
+                let snr = snr(&said, &heard);
+                println!("{codec:?} {what}: {snr:.1} dB");
+                let least = match codec {
+                    Codec::Pcmu | Codec::Pcma => 34.0,
+                    Codec::G722 => 25.0,
+                    Codec::L16(_) => 90.0,
+                };
+                assert!(snr >= least, "{codec:?} {what}: {snr:.1} dB");
+            }
+        }
+    }
+}

@@ -217,3 +217,90 @@ const FULL: i32 = 1 << 20;
 const HOLD_MS: usize = 20;
 const FADE_MS: usize = 60;
 const REST_MS: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tone(hz: f64, rate: Rate, n: usize) -> Vec<i16> {
+        (0..n)
+            .map(|i| (f64::sin(i as f64 * hz * core::f64::consts::TAU / f64::from(rate.hz())) * 12_000.0) as i16)
+            .collect()
+    }
+
+    fn largest_step(samples: &[i16]) -> i32 {
+        samples.windows(2).map(|pair| (i32::from(pair[1]) - i32::from(pair[0])).abs()).max().unwrap_or(0)
+    }
+
+    /// What is heard of this signal when `lost` of it is.
+    fn with_loss(rate: Rate, signal: &[i16], lost: core::ops::Range<usize>) -> Vec<i16> {
+        let mut concealer = Concealer::open(rate);
+        let mut heard = signal.to_vec();
+        // Odd pieces, as a cursor between packets makes them.
+        concealer.heard(&mut heard[..lost.start]);
+        for piece in heard[lost.clone()].chunks_mut(37) {
+            concealer.lost(piece);
+        }
+        for piece in heard[lost.end..].chunks_mut(23) {
+            concealer.heard(piece);
+        }
+        heard
+    }
+
+    #[test]
+    fn a_lost_frame_of_a_voice_goes_on_as_if_it_were_there() {
+        for rate in Rate::ALL {
+            for hz in [100.0, 133.0, 250.0, 400.0] {
+                let signal = tone(hz, rate, rate.samples(200));
+                let (from, until) = (rate.samples(100), rate.samples(120));
+                let heard = with_loss(rate, &signal, from..until);
+                assert!(largest_step(&heard) * 10 <= largest_step(&signal) * 13, "{rate} {hz}");
+                let error: f64 = heard.iter().zip(&signal).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+                let power: f64 = signal[from..until].iter().map(|&sample| f64::from(sample).powi(2)).sum();
+                assert!(error < power / 20.0, "{rate} {hz}: {error:.0} of {power:.0}");
+                assert_eq!(heard[until + rate.samples(12)..], signal[until + rate.samples(12)..]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_made_up_fades_away_within_a_tenth_of_a_second() {
+        for rate in Rate::ALL {
+            let mut concealer = Concealer::open(rate);
+            concealer.heard(&mut tone(200.0, rate, rate.samples(60)));
+            let mut out = vec![1; rate.samples(200)];
+            let audible = concealer.lost(&mut out);
+            assert!((rate.samples(60)..=rate.samples(100)).contains(&audible));
+            assert!(out[audible..].iter().all(|&sample| sample == 0));
+            assert!(largest_step(&out) <= largest_step(&tone(200.0, rate, 4000)) * 13 / 10);
+        }
+    }
+
+    #[test]
+    fn a_rest_lets_go_within_milliseconds_and_silence_stays_silence() {
+        let rate = Rate::Hz8000;
+        let mut concealer = Concealer::open(rate);
+        let mut out = [1; 160];
+        assert_eq!(concealer.lost(&mut out), 0);
+        assert_eq!(out, [0; 160]);
+        concealer.heard(&mut tone(200.0, rate, 480));
+        concealer.rest(&mut out);
+        assert!(out[41..].iter().all(|&sample| sample == 0));
+        assert!(out[..20].iter().any(|&sample| sample != 0));
+    }
+
+    #[test]
+    fn full_scale_noise_and_steps_stay_within_the_scale() {
+        let mut state = 1_u32;
+        let signal: Vec<i16> = (0..4800)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                if state >> 31 == 0 { i16::MAX } else { i16::MIN }
+            })
+            .collect();
+        for from in [0, 1, 100, 1000, 2000] {
+            with_loss(Rate::Hz8000, &signal, from..from + 2000);
+            with_loss(Rate::Hz48000, &signal, from..from + 2000);
+        }
+    }
+}

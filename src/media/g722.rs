@@ -310,8 +310,7 @@ mod tests {
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }
 
-    // What libg722 (by way of the Python package G722 1.2.8, which its authors checked with the vectors of G.722 appendix II)
-    // makes of the same input.
+    // What libg722 makes of the same input (Python package G722 1.2.8).
 
     #[test]
     fn a_second_of_sound_has_the_codes_that_libg722_gives_it() {

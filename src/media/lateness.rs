@@ -66,3 +66,40 @@ const EMPTY: Span = Span { fastest: i64::MAX, slowest: i64::MIN };
 /// short enough that a delay is given back within five seconds after it was needed.
 const SPANS: usize = 5;
 const SPAN: Now = Now::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spike_counts_at_once_and_is_forgiven_within_three_seconds() {
+        let mut lateness = Lateness::new();
+        assert_eq!((lateness.fastest(), lateness.most()), (None, 0));
+        let mut most = Vec::new();
+        for i in 0..400_u64 {
+            lateness.on_packet(Now::from_millis(20 * i), if i == 100 { 1300 } else { 100 });
+            most.push(lateness.most());
+        }
+        assert_eq!(most[99..102], [0, 1200, 1200]);
+        assert_eq!((most[199], most[250]), (1200, 0));
+        assert_eq!(lateness.fastest(), Some(100));
+    }
+
+    #[test]
+    fn a_longer_way_is_lateness_first_and_the_new_way_then() {
+        let mut lateness = Lateness::new();
+        for i in 0..200_u64 {
+            lateness.on_packet(Now::from_millis(20 * i), if i < 50 { 0 } else { 400 });
+            assert_eq!(lateness.most() == 400, (50..150).contains(&i), "{i}");
+        }
+        assert_eq!((lateness.fastest(), lateness.most()), (Some(400), 0));
+    }
+
+    #[test]
+    fn a_silence_forgets_nothing() {
+        let mut lateness = Lateness::new();
+        lateness.on_packet(Now::ZERO, 5);
+        lateness.on_packet(Now::from_secs(60), 25);
+        assert_eq!((lateness.fastest(), lateness.most()), (Some(5), 20));
+    }
+}

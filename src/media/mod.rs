@@ -1,6 +1,7 @@
 //! Samples and time: no heap, no clock, no log.
 //!
-//! Everything here works on slices and storage that the caller lends. PCM is signed 16-bit, mono.
+//! Everything here works on slices and storage that the caller lends; only a jitter buffer boxes its own when it is opened,
+//! because its size is the codec's. PCM is signed 16-bit, mono.
 //! `tests/no_std` builds this folder without the standard library to prove it.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros))]

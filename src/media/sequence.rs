@@ -102,3 +102,50 @@ impl Sequence {
 /// A packet this far ahead or behind is of another stream. Two seconds of 20 ms: MAX_MISORDER of RFC 3550 A.1, which is
 /// used in both directions because after two seconds there is nothing left to be reordered with.
 const FARTHEST: i16 = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Arrival::{Jumped, Newer, Older, Repeated, Stray};
+
+    fn arrivals<const N: usize>(sequence: &mut Sequence, numbers: [u16; N]) -> [Arrival; N] {
+        numbers.map(|number| sequence.on_packet(number))
+    }
+
+    #[test]
+    fn numbers_wrap_and_what_is_missing_is_lost_until_it_comes() {
+        let mut sequence = Sequence::default();
+        assert_eq!(arrivals(&mut sequence, [65_534, 65_535, 1, 2]), [Newer; 4]);
+        assert_eq!(sequence.lost(), 1);
+        assert_eq!(arrivals(&mut sequence, [0, 0, 2, 65_534]), [Older, Repeated, Repeated, Repeated]);
+        assert_eq!(sequence.lost(), 0);
+    }
+
+    #[test]
+    fn a_gap_is_whole_only_when_all_of_it_came() {
+        let mut sequence = Sequence::default();
+        arrivals(&mut sequence, [65_533, 65_534, 0, 1, 2]);
+        assert!(sequence.is_whole(65_533, 65_534));
+        assert!(sequence.is_whole(65_533, 65_534) && sequence.is_whole(0, 2));
+        assert!(!sequence.is_whole(65_534, 1));
+        sequence.on_packet(65_535);
+        assert!(sequence.is_whole(65_533, 2));
+        assert!(!sequence.is_whole(2, 1) && !sequence.is_whole(2, 2) && !sequence.is_whole(30_000, 2));
+    }
+
+    #[test]
+    fn one_number_from_elsewhere_is_a_stray_and_two_in_a_row_are_a_jump() {
+        let mut sequence = Sequence::default();
+        assert_eq!(arrivals(&mut sequence, [10, 20_000, 11, 20_001]), [Newer, Stray, Newer, Stray]);
+        assert_eq!(arrivals(&mut sequence, [20_002, 20_003, 20_003]), [Jumped, Newer, Repeated]);
+        assert_eq!(arrivals(&mut sequence, [11, 12]), [Stray, Jumped]);
+        assert_eq!(sequence.lost(), 0);
+    }
+
+    #[test]
+    fn a_hundred_lost_in_a_row_are_lost_and_not_a_jump() {
+        let mut sequence = Sequence::default();
+        assert_eq!(arrivals(&mut sequence, [0, 100, 201]), [Newer, Newer, Stray]);
+        assert_eq!(sequence.lost(), 99);
+    }
+}
