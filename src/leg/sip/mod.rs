@@ -1,3 +1,5 @@
 //! SIP: signalling, pure.
 
+pub mod digest;
 pub mod sdp;
+pub mod session_timer;
