@@ -109,7 +109,8 @@ pub const fn is_rtcp(datagram: &[u8]) -> bool {
 /// sender agree (RFC 3550 4 lets a sender count from when it was started).
 #[must_use]
 pub const fn ntp(now: Now) -> u64 {
-    now.as_secs() << 32 | ((now.subsec_nanos() as u64) << 32) / 1_000_000_000
+    let fraction = ((now.subsec_nanos() as u64) << 32) / 1_000_000_000;
+    now.as_secs() << 32 | fraction
 }
 
 /// How long a packet takes to the other side and back, by a block about what we sent. `None`: it does not say, or what
@@ -286,7 +287,7 @@ impl Report<'_> {
         writer.bytes(&[SDES_CNAME, CNAME as u8])?;
         writer.bytes(self.cname)?;
         writer.bytes(&[0])?;
-        while writer.len % 4 != 0 {
+        while !writer.len.is_multiple_of(4) {
             writer.bytes(&[0])?;
         }
         writer.close(start);
