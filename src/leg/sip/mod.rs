@@ -10,18 +10,21 @@
 //! that is checked before it is read.
 
 pub mod field;
+pub mod flow;
 pub mod header;
 pub mod message;
 pub mod parse;
 pub mod stream;
 #[cfg(test)]
 mod torture;
+pub mod transaction;
 pub mod uri;
 
 use core::fmt;
 
 pub use self::{
     field::{Headers, Name},
+    flow::{Flow, Transport},
     header::{CSeq, NameAddr, Params, RAck, Via},
     message::{Message, Method, Request, Response},
     parse::{Malformed, parse},
