@@ -9,6 +9,7 @@
 //! All of it is pure and runs on the control thread, so it may use the heap; whatever a peer can make grow has a limit
 //! that is checked before it is read.
 
+pub mod dialog;
 pub mod field;
 pub mod flow;
 pub mod header;
