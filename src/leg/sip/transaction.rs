@@ -214,7 +214,7 @@ impl Transactions {
         let share = |limit: usize| if is_known { limit } else { limit - limit / 8 };
         if self.servers.len() >= share(self.limits.servers) || self.kept_bytes >= share(self.limits.kept_bytes) {
             // Answered and not dropped: a PBX overflows to its next trunk at once on 503, and after 32 s on silence. It
-            // costs no memory, and the answer is no longer than the request, so that it is no tool against others.
+            // costs no memory, and the answer is hardly longer than the request, so that it is no tool against others.
             return self.refuse(request, reply, 503);
         }
         let id = self.next_id();
@@ -435,7 +435,6 @@ impl Transactions {
         incoming
     }
 
-    /// Answers without a transaction. Each copy of the request gets the same again.
     /// Whether this request came before, and its transaction remembers.
     #[must_use]
     pub fn is_repeat(&self, request: &Request) -> bool {
@@ -456,6 +455,7 @@ impl Transactions {
         self.out.send(identity::reply_to(&via, flow), &bytes);
     }
 
+    /// Answers without a transaction. Each copy of the request gets the same again.
     fn refuse(&mut self, request: &Request, reply: Flow, status: u16) -> Incoming {
         let tag = Identity::of_request(request).map(|identity| {
             let sent_by = identity.sent_by.as_str();
