@@ -9,13 +9,18 @@
 //! All of it is pure and runs on the control thread, so it may use the heap; whatever a peer can make grow has a limit
 //! that is checked before it is read.
 
+pub mod admission;
+pub mod connection;
 pub mod dial_plan;
 pub mod field;
 pub mod flow;
 pub mod header;
 pub mod message;
+mod oversize;
 pub mod parse;
+pub mod resolve;
 pub mod stream;
+pub mod transport;
 pub mod uri;
 
 use core::fmt;
