@@ -6,10 +6,15 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros))]
 
 pub mod clock;
+pub mod codec;
+pub mod conceal;
 pub mod debt;
 pub mod frame;
 pub mod g711;
+pub mod g722;
 pub mod histogram;
+pub mod jitter;
+pub mod lateness;
 pub mod level;
 pub mod marks;
 pub mod overlap;
@@ -18,6 +23,7 @@ pub mod playout;
 pub mod pool;
 pub mod resample;
 pub mod ring;
+pub mod sequence;
 pub mod talk;
 pub mod vad;
 

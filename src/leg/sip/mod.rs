@@ -12,13 +12,17 @@
 pub mod admission;
 pub mod connection;
 pub mod dial_plan;
+pub mod digest;
 pub mod field;
 pub mod flow;
 pub mod header;
 pub mod message;
 mod oversize;
 pub mod parse;
+pub mod registration;
 pub mod resolve;
+pub mod sdp;
+pub mod session_timer;
 pub mod stream;
 pub mod transport;
 pub mod uri;
