@@ -155,7 +155,7 @@ pub struct Sockets {
     addresses: Addresses,
 }
 
-/// Where the sockets are bound.
+/// Where the sockets are bound. [`Flow::local`] counts them in this order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// For datagrams.
@@ -281,7 +281,7 @@ impl Sockets {
     pub fn connect(&self, transport: Transport, remote: SocketAddr, name: &str) -> Result<Flow, Unsent> {
         let remote = canonical(remote);
         match transport {
-            Transport::Udp if self.inner.udp.is_some() => Ok(Flow::udp(0, remote)),
+            Transport::Udp if self.inner.udp.is_some() => Ok(Flow::udp(local(Transport::Udp), remote)),
             Transport::Udp => Err(Unsent::NoTransport),
             Transport::Tls if self.inner.trust.is_none() => Err(Unsent::NoTransport),
             Transport::Tcp | Transport::Tls => self.inner.connection_to(transport, remote, name),
@@ -444,7 +444,7 @@ impl Inner {
             }
         }
         self.last_connection.set(id);
-        let flow = Flow { transport, local: 0, remote, connection: id };
+        let flow = Flow { transport, local: local(transport), remote, connection: id };
         let (queue, queued) = Queue::new();
         let (stop, stopped) = oneshot::channel();
         connections.insert(id, Connection { flow, queue: queue.clone(), wanted, stop });
@@ -502,7 +502,7 @@ async fn read_datagrams(inner: Rc<Inner>) {
             continue;
         };
         inner.count(|counts| counts.received += 1);
-        place.send(Received::Message { flow: Flow::udp(0, remote), message: parse(datagram) });
+        place.send(Received::Message { flow: Flow::udp(local(Transport::Udp), remote), message: parse(datagram) });
     }
 }
 
@@ -677,6 +677,15 @@ fn mark(socket: &SockRef<'_>, is_v6: bool) {
     let _ = socket.set_tos_v4(CS3);
 }
 
+/// Which socket a flow names: as [`Addresses`] lists them.
+const fn local(transport: Transport) -> u8 {
+    match transport {
+        Transport::Udp => 0,
+        Transport::Tcp => 1,
+        Transport::Tls => 2,
+    }
+}
+
 fn named(what: &str, address: SocketAddr, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what} on {address}: {error}"))
 }
@@ -804,7 +813,7 @@ mod tests {
             let peer = UdpSocket::bind(any()).await.unwrap();
             peer.send_to(OPTIONS, sockets.addresses().udp.unwrap()).await.unwrap();
             let (flow, options) = message(&mut received).await;
-            assert_eq!(flow, Flow::udp(0, peer.local_addr().unwrap()));
+            assert_eq!(flow, Flow::udp(local(Transport::Udp), peer.local_addr().unwrap()));
             assert_eq!(method(&options), &Method::Options);
             assert_eq!(sockets.send(flow, &ANSWER.into()), Ok(()));
             let mut bytes = [0; 1000];
