@@ -5,7 +5,7 @@
 
 use core::{fmt, mem, net::SocketAddr};
 
-use crate::leg::sip::{CSeq, Flaw, MAX_VALUE, NameAddr, RAck, Via, header};
+use crate::leg::sip::{CSeq, Flaw, NameAddr, RAck, Via, header};
 
 macro_rules! names {
     ($($(#[$doc:meta])* $variant:ident $long:literal $($compact:literal)?,)*) => {
@@ -132,7 +132,6 @@ impl Headers {
 
     /// The value of each line of this name, whole.
     pub fn all<'h>(&'h self, name: &Name) -> impl Iterator<Item = &'h str> + use<'h> {
-        // Only another's name is kept; it is short-lived and rare.
         let name = name.clone();
         self.0.iter().filter(move |(own, _)| *own == name).map(|(_, value)| value.as_str())
     }
@@ -335,14 +334,114 @@ fn next_comma(text: &str) -> usize {
     text.len()
 }
 
-/// A value that cannot end its line, and is no longer than we read.
+/// A value that cannot end its line.
 fn one_line(mut value: String) -> String {
     if value.contains(['\r', '\n']) {
         value = value.replace(['\r', '\n'], " ");
     }
-    if value.len() > MAX_VALUE {
-        let end = (0..=MAX_VALUE).rev().find(|at| value.is_char_boundary(*at)).unwrap_or_default();
-        value.truncate(end);
-    }
     if value.trim().len() == value.len() { value } else { value.trim().to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_known_in_any_case_and_in_short() {
+        for (short, name) in [("v", Name::Via), ("I", Name::CallId), ("m", Name::Contact), ("x", Name::SessionExpires)]
+        {
+            assert_eq!(Name::from(short), name);
+            assert_eq!(Name::from(name.as_str().to_uppercase().as_str()), name);
+        }
+        assert_eq!(Name::from("X-Queue"), Name::Other("x-queue".to_owned()));
+        assert_ne!(Name::from("X-Queue"), Name::from("X-Quest"));
+    }
+
+    #[test]
+    fn a_list_is_split_outside_quotes_and_brackets_over_all_its_lines() {
+        let mut headers = Headers::default();
+        headers.push(Name::Contact, r#""a, \", b" <sip:a@b?x=1,2>;q=1, sip:c@d , ,"#);
+        headers.push(Name::Subject, "between");
+        headers.push(Name::Contact, "<sip:e@f>");
+        let contacts: Vec<_> = headers.list(&Name::Contact).collect();
+        assert_eq!(contacts, [r#""a, \", b" <sip:a@b?x=1,2>;q=1"#, "sip:c@d", "<sip:e@f>"]);
+        assert_eq!(split("a, \"b, c").collect::<Vec<_>>(), ["a", "\"b, c"]);
+        assert_eq!(split(" ,, ").count(), 0);
+        headers.push(Name::Supported, "timer,100rel ,replaces");
+        assert!(headers.has_token(&Name::Supported, "100REL") && !headers.has_token(&Name::Supported, "100"));
+    }
+
+    #[test]
+    fn lines_are_set_in_place_and_taken_out_together() {
+        let mut headers = Headers::default();
+        headers.push(Name::Route, "<sip:one>");
+        headers.push(Name::To, "<sip:b@c>");
+        headers.push(Name::Route, "<sip:two>");
+        headers.set(Name::Route, "<sip:three>");
+        headers.insert_front(Name::Via, "SIP/2.0/UDP h");
+        headers.set(Name::Expires, "60");
+        let lines: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        assert_eq!(lines, ["Via: SIP/2.0/UDP h", "Route: <sip:three>", "To: <sip:b@c>", "Expires: 60"]);
+        headers.remove(&Name::Route);
+        assert_eq!((headers.len(), headers.get(&Name::Route)), (3, None));
+    }
+
+    #[test]
+    fn a_value_cannot_end_its_line() {
+        let mut headers = Headers::default();
+        headers.push(Name::Subject, " a\r\nVia: b\n");
+        assert_eq!(headers.get(&Name::Subject), Some("a  Via: b"));
+    }
+
+    #[test]
+    fn the_answer_goes_where_the_request_came_from() {
+        let source = "198.51.100.7:40123".parse().expect("an address");
+        for (line, noted) in [
+            (
+                "SIP/2.0/UDP 10.0.0.1;branch=z9hG4bKa, SIP/2.0/UDP h",
+                "SIP/2.0/UDP 10.0.0.1;branch=z9hG4bKa;received=198.51.100.7, SIP/2.0/UDP h",
+            ),
+            ("SIP/2.0/UDP 198.51.100.7;branch=z9hG4bKa", "SIP/2.0/UDP 198.51.100.7;branch=z9hG4bKa"),
+            // RFC 3581 4: whoever asks for the port is told the address, too.
+            (
+                "SIP/2.0/UDP 198.51.100.7:5060;rport;branch=z9hG4bKa",
+                "SIP/2.0/UDP 198.51.100.7:5060;rport=40123;branch=z9hG4bKa;received=198.51.100.7",
+            ),
+        ] {
+            let mut headers = Headers::default();
+            headers.push(Name::Via, line);
+            headers.push(Name::Via, "SIP/2.0/UDP other");
+            headers.note_source(source);
+            assert_eq!(headers.all(&Name::Via).collect::<Vec<_>>(), [noted, "SIP/2.0/UDP other"]);
+        }
+    }
+
+    #[test]
+    fn a_tag_is_added_once_and_leaves_the_rest_as_it_was() {
+        for (to, tagged) in [
+            ("\"B\"  <sip:b@c>;x", "\"B\"  <sip:b@c>;x;tag=t"),
+            ("sip:b@c", "sip:b@c;tag=t"),
+            ("<sip:b@c>;tag=old", "<sip:b@c>;tag=old"),
+            ("\"broken", "\"broken"),
+        ] {
+            let mut headers = Headers::default();
+            headers.push(Name::To, to);
+            headers.set_to_tag("t");
+            assert_eq!(headers.get(&Name::To), Some(tagged));
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_past_what_follows_them() {
+        let mut headers = Headers::default();
+        headers.push(Name::SessionExpires, " 1800;refresher=uac");
+        headers.push(Name::RetryAfter, "5 (busy);duration=60");
+        headers.push(Name::Expires, "1".repeat(100));
+        headers.push(Name::MaxForwards, "0068");
+        headers.push(Name::MinSe, "-1");
+        assert_eq!(headers.number(&Name::SessionExpires), Some(1800));
+        assert_eq!(headers.number(&Name::RetryAfter), Some(5));
+        assert_eq!((headers.expires(), headers.max_forwards()), (Some(u32::MAX), Some(68)));
+        assert_eq!((headers.number(&Name::MinSe), headers.number(&Name::MinExpires)), (None, None));
+    }
 }

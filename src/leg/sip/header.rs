@@ -9,7 +9,7 @@ use core::{
 };
 use std::borrow::Cow;
 
-use crate::leg::sip::{Flaw, Method, Uri, is_token};
+use crate::leg::sip::{Flaw, Method, Uri, is_token, uri};
 
 /// Parameters in their order. Names are looked up in any case; of two of a name the first counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -161,7 +161,7 @@ impl FromStr for NameAddr {
         let (display, rest) = (text[..open].trim(), &text[open + 1..]);
         let Some((uri, params)) = rest.split_once('>') else { return Err(Flaw("angle bracket is not closed")) };
         let display = if display.starts_with('"') {
-            if find_outside_quotes(display, "<") != Some(display.len()) || quoted_len(display) != Some(display.len()) {
+            if quoted_len(display) != Some(display.len()) {
                 return Err(Flaw("display name is no quoted string"));
             }
             unquote(display)
@@ -300,6 +300,15 @@ impl fmt::Display for RAck {
     }
 }
 
+/// A word and its parameters: the value of Event, Session-Expires, Subscription-State, Reason, Replaces.
+///
+/// # Errors
+/// [`Flaw`] where the parameters cannot be read.
+pub fn with_params(text: &str) -> Result<(&str, Params), Flaw> {
+    let (word, params) = text.split_at(text.find(';').unwrap_or(text.len()));
+    Ok((word.trim(), Params::parse(params)?))
+}
+
 /// Digits, and nothing else; more than 32 bits are as much as 32 bits can say (RFC 4475 3.1.2.4).
 #[must_use]
 pub fn number(text: &str) -> Option<u32> {
@@ -415,7 +424,7 @@ pub(crate) fn write_host_port(f: &mut fmt::Formatter<'_>, host: &str, port: Opti
     if is_bare {
         f.write_char('[')?;
     }
-    f.write_str(host)?;
+    uri::write_clean(f, host)?;
     if is_bare {
         f.write_char(']')?;
     }
@@ -428,3 +437,136 @@ fn sequence(text: &str) -> Result<u32, Flaw> {
 }
 
 const UNTERMINATED: Flaw = Flaw("quoted string is not closed");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> NameAddr {
+        text.parse().unwrap_or_else(|flaw| panic!("{text}: {flaw}"))
+    }
+
+    #[test]
+    fn a_caller_is_read_as_phones_write_it() {
+        for (text, display, uri, tag) in [
+            (
+                r#""Keller, Ruth" <sip:6001@192.0.2.10>;tag=7e82"#,
+                Some("Keller, Ruth"),
+                "sip:6001@192.0.2.10",
+                Some("7e82"),
+            ),
+            (r#""say \"hi\" \\o/"<sip:a@b>"#, Some(r#"say "hi" \o/"#), "sip:a@b", None),
+            ("caller<sip:a@b>;tag=323", Some("caller"), "sip:a@b", Some("323")),
+            ("A. G. Bell <sip:a@b> ; tag = 1 ; x", Some("A. G. Bell"), "sip:a@b", Some("1")),
+            ("J\u{fc}rgen <sip:a@b>", Some("J\u{fc}rgen"), "sip:a@b", None),
+            (r#""" <sip:a@b>"#, None, "sip:a@b", None),
+            ("<sip:a@b;user=phone>;tag=1", None, "sip:a@b;user=phone", Some("1")),
+            // Without brackets the parameter is the header's.
+            ("sip:a@b;tag=1", None, "sip:a@b", Some("1")),
+            ("tel:+12015550123;tag=1", None, "tel:+12015550123", Some("1")),
+            (r#"<sip:a@b>;+u.sip!devicename.ccm.cisco.com="SEP;1,2";tag=1"#, None, "sip:a@b", Some("1")),
+        ] {
+            let read = address(text);
+            assert_eq!(read.display.as_deref(), display, "{text}");
+            assert_eq!((read.uri.to_string().as_str(), read.tag()), (uri, tag), "{text}");
+            assert_eq!(address(&read.to_string()), read, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_from_what_is() {
+        for text in [
+            "",
+            "Bob",
+            "<>",
+            "<sip:a@b",
+            "\"Bob <sip:a@b>",
+            "\"Bob\" x <sip:a@b>",
+            "Bell, Alexander <sip:a@b>",
+            "<sip:a@b> x",
+            "<sip:a@b>;;tag=1",
+            "<sip:a@b>;tag=1,<sip:c@d>",
+            "<sip:a@b>;tag=1 2",
+            "<sip:a@b>;x=\"1",
+            "<sip:a@b>;x=\"1\"2",
+            "< sip:a@b >",
+            "sip:a@b?Route=x",
+            "\"Bob\" sip:a@b",
+        ] {
+            assert!(text.parse::<NameAddr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_display_name_cannot_end_its_header() {
+        let mut address = address("<sip:a@b>");
+        address.display = Some("x\" <sip:evil@c>\r\nVia: y\0".to_owned());
+        address.set_tag("t");
+        assert_eq!(address.to_string(), "\"x\\\" <sip:evil@c>  Via: y\\\0\" <sip:a@b>;tag=t");
+    }
+
+    #[test]
+    fn a_via_is_read_with_spaces_in_odd_places() {
+        let via: Via = "SIP  / 2.0  / TCP     spindle.example.com  : 5062 ; branch  =   z9hG4bK9ikj8 ;rport"
+            .parse()
+            .expect("a Via");
+        assert_eq!((via.transport.as_str(), via.host.as_str(), via.port), ("TCP", "spindle.example.com", Some(5062)));
+        assert_eq!((via.branch(), via.params.has("rport"), via.rport()), (Some("z9hG4bK9ikj8"), true, None));
+        assert_eq!(via.to_string(), "SIP/2.0/TCP spindle.example.com:5062;branch=z9hG4bK9ikj8;rport");
+
+        // RFC 5118 4.5: with and without brackets.
+        let text = "SIP/2.0/UDP [2001:db8::9:1];received=[2001:db8::9:255];branch=z9hG4bKas3-111;rport=5070";
+        let via: Via = text.parse().expect("a Via");
+        assert_eq!(
+            (via.host.as_str(), via.received(), via.rport()),
+            ("2001:db8::9:1", Some("[2001:db8::9:255]"), Some(5070))
+        );
+        assert_eq!(via.to_string(), text);
+
+        for text in [
+            "",
+            "SIP/2.0/UDP",
+            "SIP/2.0/UDP ",
+            "SIP/2.0 h",
+            "HTTP/2.0/UDP h",
+            "SIP/7.0/UDP h",
+            "SIP/2.0/U@P h",
+            "SIP/2.0/UDP h;;",
+        ] {
+            assert!(text.parse::<Via>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_sequence_number_has_31_bits() {
+        let cseq: CSeq = "0009\t INVITE".parse().expect("a CSeq");
+        assert_eq!(cseq, CSeq { number: 9, method: Method::Invite });
+        assert_eq!("2147483647 x".parse::<CSeq>().map(|cseq| cseq.number), Ok(2_147_483_647));
+        for text in [
+            "",
+            "1",
+            "INVITE",
+            "2147483648 INVITE",
+            "36893488147419103232 INVITE",
+            "-1 INVITE",
+            "1 IN VITE",
+            "1 ",
+            "+1 BYE",
+        ] {
+            assert!(text.parse::<CSeq>().is_err(), "{text}");
+        }
+        let rack: RAck = "776656 1 INVITE".parse().expect("a RAck");
+        assert_eq!((rack.response, rack.cseq.number, rack.to_string().as_str()), (776_656, 1, "776656 1 INVITE"));
+    }
+
+    #[test]
+    fn parameters_are_found_set_and_taken_out() {
+        let (word, mut params) = with_params("1800 ;Refresher=uac;x=\"a;b\"").expect("a value");
+        assert_eq!((word, params.get("refresher"), params.get("x")), ("1800", Some("uac"), Some("\"a;b\"")));
+        assert_eq!(params.unquoted("X").as_deref(), Some("a;b"));
+        params.set("refresher", Some("uas"));
+        params.set("y", None);
+        params.remove("x");
+        assert_eq!(params.to_string(), ";Refresher=uas;y");
+    }
+}

@@ -280,3 +280,148 @@ impl fmt::Display for Method {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::leg::sip::{Scheme, parse};
+
+    fn invite(bytes: &[u8]) -> Request {
+        match parse(bytes) {
+            Ok(Message::Request(request)) if request.method == Method::Invite => request,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn written(message: impl Into<Message>) -> String {
+        let mut out = vec![];
+        message.into().write(&mut out);
+        String::from_utf8(out).expect("text")
+    }
+
+    /// As Asterisk 20 sends it, with other addresses.
+    #[test]
+    fn the_invite_of_asterisk_is_read() {
+        let invite = invite(include_bytes!("../../../tests/sip/peers/asterisk.sip"));
+        assert_eq!(invite.uri.to_string(), "sip:trunkline@192.0.2.20:5080");
+        let via = invite.via().expect("a Via");
+        assert_eq!((via.host.as_str(), via.port, via.params.has("rport")), ("192.0.2.10", Some(5060), true));
+        assert_eq!(via.branch(), Some("z9hG4bKPjac6a0a13-425d-4c85-b117-1d893768383b"));
+        let from = invite.from().expect("a caller");
+        assert_eq!((from.display.as_deref(), from.uri.user.as_deref()), (Some("Keller, Ruth"), Some("6001")));
+        assert_eq!(from.tag(), Some("7e826d40-db17-4666-85e5-7a580b962429"));
+        assert!(invite.headers.has_token(&Name::Supported, "100rel"));
+        assert_eq!(invite.headers.number(&Name::SessionExpires), Some(1800));
+        assert_eq!(invite.headers.get(&"x-queue".into()), Some("harbour"));
+        let diversion: NameAddr = invite.headers.get(&Name::Diversion).and_then(|text| text.parse().ok()).expect("one");
+        assert_eq!((diversion.uri.user.as_deref(), diversion.params.get("reason")), (Some("6009"), Some("no-answer")));
+        assert_eq!((invite.content_type(), invite.max_forwards()), (Some("application/sdp"), Some(70)));
+        assert!(invite.body.starts_with(b"v=0\r\n") && invite.body.ends_with(b"a=sendrecv\r\n"));
+    }
+
+    /// As FreeSWITCH 1.10 sends it to a gateway, with other addresses.
+    #[test]
+    fn the_invite_of_freeswitch_is_read() {
+        let invite = invite(include_bytes!("../../../tests/sip/peers/freeswitch.sip"));
+        assert_eq!(invite.uri.decoded_user().as_deref(), Some("gw+trunkline"));
+        assert_eq!((invite.uri.transport(), invite.uri.params.get("gw")), (Some("udp"), Some("trunkline")));
+        let contact = invite.contact().expect("a target");
+        assert_eq!(contact.uri.to_string(), "sip:gw+trunkline@192.0.2.30:5080;transport=udp;gw=trunkline");
+        assert_eq!(invite.via().map(|via| via.port), Ok(None));
+        assert_eq!(invite.cseq(), Ok(CSeq { number: 25_244_563, method: Method::Invite }));
+        let party: NameAddr = invite.headers.get(&Name::RemotePartyId).and_then(|text| text.parse().ok()).expect("one");
+        assert_eq!((party.display.as_deref(), party.params.get("privacy")), (Some("Sales"), Some("off")));
+    }
+
+    /// Taken off the wire: sipp 3.6.1, its own `uac` scenario.
+    #[test]
+    fn the_invite_of_sipp_is_read() {
+        let invite = invite(include_bytes!("../../../tests/sip/peers/sipp.sip"));
+        let from = invite.from().expect("a caller");
+        assert_eq!((from.display.as_deref(), from.tag()), (Some("sipp"), Some("17453SIPpTag001")));
+        assert_eq!(
+            invite.contact().map(|contact| contact.uri.to_string()),
+            Some("sip:sipp@127.0.0.1:25071".to_owned())
+        );
+        assert_eq!((invite.call_id(), invite.body.len()), (Some("1-17453@127.0.0.1"), 129));
+    }
+
+    /// Taken off the wire: baresip 1.0.0.
+    #[test]
+    fn the_invite_of_baresip_is_read() {
+        let invite = invite(include_bytes!("../../../tests/sip/peers/baresip.sip"));
+        assert_eq!(invite.via().map(|via| via.params.has("rport")), Ok(true));
+        let contact = invite.contact().expect("a target");
+        assert_eq!(contact.uri.to_string(), "sip:6001-0x55e4d6193590@127.0.0.1:25072");
+        assert_eq!(invite.headers.list(&Name::Allow).count(), 10);
+        assert!(invite.headers.has_token(&Name::Allow, "REFER"));
+    }
+
+    /// As a Cisco CUCM sends it, through two proxies that write short, with other addresses.
+    #[test]
+    fn the_invite_of_cisco_through_two_proxies_is_read() {
+        let invite = invite(include_bytes!("../../../tests/sip/peers/cisco.sip"));
+        let vias: Vec<Via> = invite.headers.list(&Name::Via).filter_map(|via| via.parse().ok()).collect();
+        let hops: Vec<_> = vias.iter().map(|via| (via.transport.as_str(), via.host.as_str())).collect();
+        assert_eq!(hops, [("TCP", "192.0.2.5"), ("TLS", "203.0.113.9"), ("TCP", "198.51.100.13")]);
+        assert_eq!((vias[0].params.get("i"), vias[1].received()), (Some("c"), Some("203.0.113.77")));
+        let routes: Vec<NameAddr> =
+            invite.headers.list(&Name::RecordRoute).filter_map(|one| one.parse().ok()).collect();
+        let hosts: Vec<_> = routes.iter().map(|route| (route.uri.host.as_str(), route.uri.is_loose())).collect();
+        assert_eq!(hosts, [("192.0.2.5", true), ("203.0.113.5", true), ("edge.example.net", true)]);
+        let from = invite.from().expect("a caller");
+        assert_eq!(from.display.as_deref(), Some("10048 - Armstrong, \"Clint\""));
+        assert_eq!((from.uri.params.get("x-refci"), from.uri.params.has("x-nearend")), (Some("38960750"), true));
+        let asserted: Vec<NameAddr> =
+            invite.headers.list(&Name::PAssertedIdentity).filter_map(|one| one.parse().ok()).collect();
+        assert_eq!((asserted[0].uri.user.as_deref(), &asserted[1].uri.scheme), (Some("10048"), &Scheme::Tel));
+        let contact = invite.contact().expect("a target");
+        let device = contact.params.unquoted("+u.sip!devicename.ccm.cisco.com");
+        assert_eq!((contact.uri.transport(), device.as_deref()), (Some("tcp"), Some("SEP0041D2924D45")));
+        assert_eq!((invite.headers.number(&Name::SessionExpires), invite.expires()), (Some(1800), Some(180)));
+        assert!(invite.headers.has_token(&Name::Supported, "replaces"));
+    }
+
+    #[test]
+    fn an_answer_is_tied_to_its_request_as_the_peer_wrote_it() {
+        let mut invite = invite(include_bytes!("../../../tests/sip/peers/cisco.sip"));
+        invite.note_source("192.0.2.5:33010".parse().expect("an address"));
+        let mut ringing = invite.answer(180);
+        ringing.headers.set_to_tag("t1");
+        let text = written(ringing.clone());
+        assert!(text.starts_with("SIP/2.0 180 Ringing\r\nVia: SIP/2.0/TCP 192.0.2.5:5060;branch="), "{text}");
+        for name in [Name::Via, Name::From, Name::CallId, Name::CSeq, Name::RecordRoute] {
+            assert!(ringing.headers.all(&name).eq(invite.headers.all(&name)), "{name}");
+        }
+        assert_eq!(ringing.headers.get(&Name::To), Some("<sip:7359@192.0.2.20>;tag=t1"));
+        assert_eq!(parse(text.as_bytes()), Ok(ringing.into()));
+        // A dialog is made by 101 to 299.
+        for (status, has_route) in [(100, false), (183, true), (200, true), (486, false)] {
+            assert_eq!(invite.answer(status).headers.get(&Name::RecordRoute).is_some(), has_route, "{status}");
+        }
+        assert_eq!(Request { method: Method::Bye, ..invite }.answer(200).headers.get(&Name::RecordRoute), None);
+    }
+
+    #[test]
+    fn the_length_is_that_of_the_body_whatever_a_header_says() {
+        let mut request = Request::new(Method::Options, Uri::sip("b", "192.0.2.1", None));
+        request.headers.push(Name::ContentLength, "7");
+        request.headers.push("l".into(), "8");
+        request.body = b"text".to_vec();
+        assert_eq!(written(request), "OPTIONS sip:b@192.0.2.1 SIP/2.0\r\nContent-Length: 4\r\n\r\ntext");
+    }
+
+    #[test]
+    fn a_reason_phrase_cannot_end_its_line() {
+        let request = Request::new(Method::Options, Uri::sip("b", "192.0.2.1", None));
+        let answer = request.response(603, "No\r\nVia: x");
+        assert_eq!(written(answer), "SIP/2.0 603 No  Via: x\r\nContent-Length: 0\r\n\r\n");
+    }
+
+    #[test]
+    fn methods_are_known_by_their_exact_case() {
+        assert_eq!("INVITE".parse(), Ok(Method::Invite));
+        assert_eq!("Invite".parse(), Ok(Method::Other("Invite".to_owned())));
+        assert!("IN VITE".parse::<Method>().is_err() && "".parse::<Method>().is_err());
+    }
+}

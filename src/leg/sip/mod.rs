@@ -24,6 +24,8 @@ pub mod resolve;
 pub mod sdp;
 pub mod session_timer;
 pub mod stream;
+#[cfg(test)]
+mod torture;
 pub mod transport;
 pub mod uri;
 

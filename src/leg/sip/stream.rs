@@ -36,7 +36,9 @@ pub const PONG: &[u8] = b"\r\n";
 #[derive(Debug, Default)]
 pub struct Splitter {
     bytes: Vec<u8>,
-    /// Up to here there is no end of a head. It is where a line begins.
+    /// Where the line begins in which the head may end.
+    line: usize,
+    /// Up to here it has no end.
     scanned: usize,
     /// How long the message is that has begun, once its head is there.
     len: Option<usize>,
@@ -118,13 +120,16 @@ impl Splitter {
 
     /// Where the head ends, once it does.
     fn find_head(&mut self) -> Option<usize> {
-        while let Some(line) = self.bytes[self.scanned..].iter().position(|byte| *byte == b'\n') {
-            let is_empty = matches!(&self.bytes[self.scanned..][..line], b"" | b"\r");
-            self.scanned += line + 1;
+        while let Some(at) = self.bytes[self.scanned..].iter().position(|byte| *byte == b'\n') {
+            let end = self.scanned + at;
+            let is_empty = matches!(&self.bytes[self.line..end], b"" | b"\r");
+            self.line = end + 1;
+            self.scanned = self.line;
             if is_empty {
-                return Some(self.scanned);
+                return Some(self.line);
             }
         }
+        self.scanned = self.bytes.len();
         None
     }
 
@@ -140,11 +145,117 @@ impl Splitter {
         let (head, _) = Head::read(&self.bytes);
         self.is_lost = true;
         self.bytes = vec![];
-        Item::Lost(head.refuse(status, flaw))
+        Item::Lost(head.refuse(status, None, flaw))
     }
 
     fn drop_front(&mut self, len: usize) {
         self.bytes.drain(..len);
+        self.line = 0;
         self.scanned = 0;
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds it in pieces of a size, and tells what came out.
+    fn cut(stream: &[u8], size: usize) -> Vec<Item> {
+        let mut splitter = Splitter::new();
+        let mut items = vec![];
+        for mut piece in stream.chunks(size) {
+            while !piece.is_empty() {
+                let taken = splitter.feed(piece);
+                piece = &piece[taken..];
+                let before = items.len();
+                items.extend(core::iter::from_fn(|| splitter.poll()));
+                assert!(taken > 0 || items.len() > before, "no room and nothing to tell is a dead end");
+            }
+        }
+        items
+    }
+
+    fn each_way(stream: &[u8]) -> Vec<Item> {
+        let whole = cut(stream, stream.len());
+        for size in [1, 2, 3, 7, 100, 1460] {
+            assert_eq!(cut(stream, size), whole, "in pieces of {size}");
+        }
+        whole
+    }
+
+    #[test]
+    fn messages_and_keep_alives_are_told_apart_however_they_arrive() {
+        let stream = [b"\r\n\r\n", ASTERISK, b"\r\n", BYE, b"\r\n\r\n\r\n\r\n", CISCO, BYE, b"\r\n"].concat();
+        let told: Vec<String> = each_way(&stream)
+            .into_iter()
+            .map(|item| match item {
+                Item::Message(Message::Request(request)) => request.method.to_string(),
+                Item::Ping => "ping".to_owned(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, ["ping", "INVITE", "BYE", "ping", "ping", "INVITE", "BYE"]);
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_read_does_not_take_the_next_one_along() {
+        let broken = String::from_utf8_lossy(BYE).replace("From: <sip:a@b>;tag=1", "From: \"a");
+        let items = each_way(&[broken.as_bytes(), BYE].concat());
+        let [Item::Malformed(malformed), Item::Message(Message::Request(_))] = &items[..] else { panic!("{items:?}") };
+        assert_eq!(malformed.status(), Some(400));
+    }
+
+    #[test]
+    fn without_a_length_nobody_knows_where_the_next_message_begins() {
+        for (length, words) in [
+            ("", "Content-Length is missing"),
+            ("l: -1\r\n", "Content-Length is no number"),
+            ("l: 0\r\nContent-Length: 0\r\n", "Content-Length is there twice"),
+        ] {
+            let broken = String::from_utf8_lossy(BYE).replace("l: 0\r\n", length);
+            let items = each_way(&[broken.as_bytes(), BYE].concat());
+            let [Item::Lost(malformed)] = &items[..] else { panic!("{items:?}") };
+            assert_eq!((malformed.flaw().words(), malformed.status()), (words, Some(400)));
+        }
+    }
+
+    #[test]
+    fn a_stream_holds_no_more_than_the_longest_message() {
+        let head = String::from_utf8_lossy(BYE).replace("l: 0", "l: 15000");
+        let body = vec![b'x'; 15_000];
+        let items = each_way(&[head.as_bytes(), &body, BYE].concat());
+        let [Item::Message(Message::Request(long)), Item::Message(_)] = &items[..] else { panic!("{items:?}") };
+        assert_eq!(long.body.len(), 15_000);
+
+        // Refused once the head is there, before the body is.
+        for length in ["16384", "4294967295", "99999999999999999999"] {
+            let head = String::from_utf8_lossy(BYE).replace("l: 0", &format!("l: {length}"));
+            let items = each_way(head.as_bytes());
+            assert!(matches!(&items[..], [Item::Lost(lost)] if lost.status() == Some(513)), "{items:?}");
+        }
+        // A head that does not end.
+        let endless = [&BYE[..BYE.len() - 2], &b"A: b\r\n".repeat(4_000)].concat();
+        let items = each_way(&endless);
+        assert!(matches!(&items[..], [Item::Lost(lost)] if lost.status() == Some(513)), "{items:?}");
+        // Nothing but line breaks is no message that has begun, and does not pile up.
+        assert!(each_way(&vec![b'\n'; 100_000]).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_sip_is_not_answered() {
+        for stream in [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], &[0x16; 40_000]] {
+            let items = each_way(stream);
+            assert!(matches!(&items[..], [Item::Lost(lost)] if lost.status().is_none()), "{items:?}");
+        }
+    }
+
+    const ASTERISK: &[u8] = include_bytes!("../../../tests/sip/peers/asterisk.sip");
+    const CISCO: &[u8] = include_bytes!("../../../tests/sip/peers/cisco.sip");
+    const BYE: &[u8] = b"BYE sip:b@c SIP/2.0\r\n\
+        Via: SIP/2.0/TCP 192.0.2.1;branch=z9hG4bKa\r\n\
+        From: <sip:a@b>;tag=1\r\n\
+        To: <sip:b@c>;tag=2\r\n\
+        Call-ID: c\r\n\
+        CSeq: 2 BYE\r\n\
+        l: 0\r\n\r\n";
 }

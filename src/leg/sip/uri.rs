@@ -311,7 +311,7 @@ fn is_same_text(own: Option<&str>, others: Option<&str>) -> bool {
 }
 
 /// Writes a part of a URI so that nothing in it can end the URI, whoever put it together.
-fn write_clean(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+pub(crate) fn write_clean(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     for byte in text.bytes() {
         if byte.is_ascii_graphic() && !b"<>\"".contains(&byte) {
             f.write_char(char::from(byte))?;
@@ -320,4 +320,133 @@ fn write_clean(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri(text: &str) -> Uri {
+        text.parse().unwrap_or_else(|flaw| panic!("{text}: {flaw}"))
+    }
+
+    #[test]
+    fn what_peers_write_comes_back_as_they_wrote_it() {
+        for text in [
+            "sip:6001@192.0.2.10:5080",
+            "sip:6001-0x55e4d6193590@127.0.0.1:25072",
+            "sip:gw+trunkline@192.0.2.30:5080;transport=udp;gw=trunkline",
+            "sip:*97@pbx.example.com",
+            "sip:%23%2A21@pbx.example.com",
+            "sip:#21#@pbx.example.com",
+            "sips:alice:secret@[2001:db8::10]:5061;lr;maddr=192.0.2.1?Replaces=a%40b%3Bto-tag%3D1&Subject=",
+            "sip:[::1]",
+            "sip:host_with_underscore",
+            "tel:+1-201-555-0123;phone-context=example.com",
+            "tel:*97",
+            "urn:service:sos",
+            "http://www.example.com/?q=1;2",
+        ] {
+            assert_eq!(uri(text).to_string(), text);
+        }
+        assert_eq!(uri("SIP:Alice@AtLanTa.CoM;Transport=tcp").to_string(), "sip:Alice@AtLanTa.CoM;Transport=tcp");
+    }
+
+    #[test]
+    fn the_parts_are_where_they_belong() {
+        let target =
+            uri("sip:user;par=u%40example.net:pw@[2001:db8::1]:5062;transport=tcp;lr?Replaces=a%40b%3Bto-tag%3D1");
+        assert_eq!(target.decoded_user().as_deref(), Some("user;par=u@example.net"));
+        assert_eq!(
+            (target.password.as_deref(), target.host.as_str(), target.port),
+            (Some("pw"), "2001:db8::1", Some(5062))
+        );
+        assert_eq!((target.transport(), target.is_loose()), (Some("tcp"), true));
+        assert_eq!(target.header("replaces").as_deref(), Some("a@b;to-tag=1"));
+
+        let number = uri("tel:+1-201-555-0123;phone-context=example.com");
+        assert_eq!((number.scheme.clone(), number.user.as_deref()), (Scheme::Tel, Some("+1-201-555-0123")));
+        assert_eq!(number.params.get("phone-context"), Some("example.com"));
+    }
+
+    #[test]
+    fn what_is_no_uri_is_told_from_what_is() {
+        for text in [
+            "",
+            "sip:",
+            "sip",
+            ":x",
+            "1sip:x",
+            "sip:@example.com",
+            "sip:a b@example.com",
+            "sip:a@",
+            "sip:a@example.com:",
+            "sip:a@example.com:65536",
+            "sip:a@example.com:+5",
+            "sip:a@example.com;;lr",
+            "sip:a@example.com;",
+            "sip:a@example.com?",
+            "sip:a@example.com?=1",
+            "sip:a@exa%6Dple.com",
+            "sip:a%4@example.com",
+            "sip:a%zz@example.com",
+            "sip:a@[2001:db8::1",
+            "sip:a@[example.com]",
+            "sip:a@2001:db8::1",
+            "sip:a@192.0.2.256",
+            "sip:a@b@c",
+            "sip:<a>@example.com",
+            "sip:a@example.com\r\nVia: x",
+            "sip:\u{e9}@example.com",
+            "tel:",
+            "tel:abc-x",
+        ] {
+            assert!(text.parse::<Uri>().is_err(), "{text}");
+        }
+    }
+
+    /// RFC 3261 19.1.4 gives the pairs.
+    #[test]
+    fn the_same_address_is_known_however_it_is_written() {
+        for (one, other) in [
+            ("sip:%61lice@atlanta.com;transport=TCP", "sip:alice@AtlanTa.CoM;Transport=tcp"),
+            ("sip:carol@chicago.com", "sip:carol@chicago.com;newparam=5"),
+            ("sip:carol@chicago.com", "sip:carol@chicago.com;security=on"),
+            (
+                "sip:biloxi.com;transport=tcp;method=REGISTER?to=sip:bob%40biloxi.com",
+                "sip:biloxi.com;method=REGISTER;transport=tcp?to=sip:bob%40biloxi.com",
+            ),
+            (
+                "sip:alice@atlanta.com?subject=project%20x&priority=urgent",
+                "sip:alice@atlanta.com?priority=urgent&subject=project%20x",
+            ),
+            ("tel:+1-201-555-0123", "tel:+12015550123"),
+        ] {
+            assert!(uri(one).is_equivalent(&uri(other)) && uri(other).is_equivalent(&uri(one)), "{one} {other}");
+        }
+        for (one, other) in [
+            ("SIP:ALICE@AtLanTa.CoM;Transport=udp", "sip:alice@AtLanTa.CoM;Transport=UDP"),
+            ("sip:bob@biloxi.com", "sip:bob@biloxi.com:5060"),
+            ("sip:bob@biloxi.com", "sip:bob@biloxi.com;transport=udp"),
+            ("sip:bob@biloxi.com", "sip:bob@biloxi.com:6000;transport=tcp"),
+            ("sip:carol@chicago.com", "sip:carol@chicago.com?Subject=next%20meeting"),
+            ("sip:carol@chicago.com;security=on", "sip:carol@chicago.com;security=off"),
+            ("sip:bob@phone21.boxesbybob.com", "sip:bob@192.0.2.4"),
+            ("sip:bob@biloxi.com", "sips:bob@biloxi.com"),
+            ("sip:bob@biloxi.com", "sip:bob:pw@biloxi.com"),
+        ] {
+            assert!(!uri(one).is_equivalent(&uri(other)) && !uri(other).is_equivalent(&uri(one)), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_we_put_into_a_uri_can_end_it() {
+        let mut target = Uri::sip("a b@c>\r\nVia: x", "192.0.2.1", Some(5060));
+        assert_eq!(target.to_string(), "sip:a%20b%40c%3E%0D%0AVia%3A%20x@192.0.2.1:5060");
+        assert_eq!(target.decoded_user().as_deref(), Some("a b@c>\r\nVia: x"));
+        target.params.set("x", Some("1> \r\n"));
+        target.host = "h\r\n".to_owned();
+        assert!(!target.to_string().contains(['\r', '\n', '>', ' ']));
+        assert_eq!(Uri::sip_host("[2001:db8::1]", None).to_string(), "sip:[2001:db8::1]");
+    }
 }
