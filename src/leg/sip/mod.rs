@@ -13,6 +13,7 @@ pub mod admission;
 pub mod connection;
 pub mod dial_plan;
 pub mod digest;
+pub mod dialog;
 pub mod field;
 pub mod flow;
 pub mod header;
@@ -26,6 +27,7 @@ pub mod session_timer;
 pub mod stream;
 #[cfg(test)]
 mod torture;
+pub mod transaction;
 pub mod transport;
 pub mod uri;
 
@@ -33,6 +35,7 @@ use core::fmt;
 
 pub use self::{
     field::{Headers, Name},
+    flow::{Flow, Transport},
     header::{CSeq, NameAddr, Params, RAck, Via},
     message::{Message, Method, Request, Response},
     parse::{Malformed, parse},

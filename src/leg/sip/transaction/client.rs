@@ -14,7 +14,7 @@ use super::{
     timers::{Resend, Timers},
 };
 use crate::{
-    leg::sip::{flow::Flow, message::Request},
+    leg::sip::{Request, flow::Flow},
     media::clock::Now,
 };
 
@@ -35,17 +35,36 @@ pub(super) struct Client {
 #[derive(Debug)]
 enum State {
     /// An INVITE that nothing answered yet. `cancelled`: its CANCEL follows the first 1xx.
-    Calling { request: Bytes, resend: Option<Resend>, until: Now, cancelled: bool },
+    Calling {
+        request: Bytes,
+        resend: Option<Resend>,
+        until: Now,
+        cancelled: bool,
+    },
     /// An INVITE that rings. With `until` it was cancelled and should end soon.
-    Proceeding { until: Option<Now> },
+    Proceeding {
+        until: Option<Now>,
+    },
     /// An INVITE that was answered, maybe by several; the ACK of each is kept for copies of its 2xx.
-    Accepted { acks: Vec<KeptAck>, until: Now },
+    Accepted {
+        acks: Vec<KeptAck>,
+        until: Now,
+    },
     /// An INVITE that was refused; the ACK is kept for copies of the refusal.
-    Completed { ack: Bytes, until: Now },
+    Completed {
+        ack: Bytes,
+        until: Now,
+    },
     /// Any other request.
-    Trying { request: Bytes, resend: Option<Resend>, until: Now },
+    Trying {
+        request: Bytes,
+        resend: Option<Resend>,
+        until: Now,
+    },
     /// Any other request, answered.
-    Done { until: Now },
+    Done {
+        until: Now,
+    },
     Terminated,
 }
 
@@ -82,13 +101,13 @@ impl Client {
         out: &mut Outbox,
     ) -> Self {
         out.send(flow, &request);
-        let resend = |resend: Resend| (!flow.is_reliable()).then_some(resend);
+        let if_lossy = |resend: Resend| (!flow.is_reliable()).then_some(resend);
         let state = if invite.is_some() {
             let until = now + timers.invite_give_up;
-            State::Calling { request, resend: resend(Resend::doubling(now, timers)), until, cancelled: false }
+            State::Calling { request, resend: if_lossy(Resend::doubling(now, timers)), until, cancelled: false }
         } else {
             let until = now + timers.patience();
-            State::Trying { request, resend: resend(Resend::capped(now, timers)), until }
+            State::Trying { request, resend: if_lossy(Resend::capped(now, timers)), until }
         };
         Self { id, flow, key, invite, is_ours: false, state }
     }

@@ -18,7 +18,10 @@ use super::{
     outbox::{Bytes, Event, Outbox},
     timers::{Resend, Timers},
 };
-use crate::{leg::sip::flow::Flow, media::clock::Now};
+use crate::{
+    leg::sip::{CSeq, Method, flow::Flow},
+    media::clock::Now,
+};
 
 /// A server transaction.
 #[derive(Debug)]
@@ -44,17 +47,37 @@ pub(super) struct Server {
 #[derive(Debug)]
 enum State {
     /// An INVITE without a final answer.
-    Proceeding { trying: Option<Trying>, last: Option<Bytes>, reliable: Option<Reliable> },
+    Proceeding {
+        trying: Option<Trying>,
+        last: Option<Bytes>,
+        reliable: Option<Reliable>,
+    },
     /// An INVITE that was answered with 2xx.
-    Accepted { unacked: Option<Unacked>, until: Now },
+    Accepted {
+        unacked: Option<Unacked>,
+        until: Now,
+    },
     /// An INVITE that was refused; the ACK is awaited.
-    Refused { response: Bytes, resend: Option<Resend>, until: Now },
+    Refused {
+        response: Bytes,
+        resend: Option<Resend>,
+        until: Now,
+    },
     /// The ACK of the refusal came; its copies are absorbed.
-    Confirmed { until: Now },
+    Confirmed {
+        until: Now,
+    },
     /// Any other request without a final answer.
-    Open { trying: Option<Trying>, last: Option<Bytes>, until: Now },
+    Open {
+        trying: Option<Trying>,
+        last: Option<Bytes>,
+        until: Now,
+    },
     /// Any other request, answered.
-    Closed { response: Bytes, until: Now },
+    Closed {
+        response: Bytes,
+        until: Now,
+    },
     Terminated,
 }
 
@@ -89,7 +112,7 @@ pub(super) struct Opening {
     pub(super) merge: Option<Key>,
     pub(super) cseq: u32,
     /// 100 Trying, ready to go.
-    pub(super) trying: Option<Bytes>,
+    pub(super) trying: Bytes,
     pub(super) is_invite: bool,
 }
 
@@ -97,12 +120,12 @@ impl Server {
     pub(super) fn open(now: Now, timers: &Timers, opening: Opening) -> Self {
         let Opening { id, flow, reply, key, merge, cseq, trying, is_invite } = opening;
         let state = if is_invite {
-            let trying = trying.map(|response| Trying { at: now + timers.trying_after, response });
-            State::Proceeding { trying, last: None, reliable: None }
+            let trying = Trying { at: now + timers.trying_after, response: trying };
+            State::Proceeding { trying: Some(trying), last: None, reliable: None }
         } else {
-            let trying = trying.map(|response| Trying { at: now + timers.non_invite_trying_after(), response });
+            let trying = Trying { at: now + timers.non_invite_trying_after(), response: trying };
             // RFC 4320 4.2: nobody waits for an answer that comes after the client's timer F.
-            State::Open { trying, last: None, until: now + timers.patience() }
+            State::Open { trying: Some(trying), last: None, until: now + timers.patience() }
         };
         Self { id, flow, reply, key, merge, cseq, rseq: 0, awaits_prack: false, state }
     }
@@ -181,8 +204,8 @@ impl Server {
     }
 
     /// Takes a PRACK's RAck. Whether it was for the 1xx that waits for one.
-    pub(super) fn acknowledge_reliable(&mut self, rseq: u32, cseq: u32) -> bool {
-        if !self.awaits_prack || rseq != self.rseq || cseq != self.cseq {
+    pub(super) fn acknowledge_reliable(&mut self, rseq: u32, cseq: &CSeq) -> bool {
+        if !self.awaits_prack || rseq != self.rseq || cseq.number != self.cseq || cseq.method != Method::Invite {
             return false;
         }
         self.awaits_prack = false;
@@ -243,6 +266,9 @@ impl Server {
 
     /// The flow of the request is gone.
     pub(super) fn handle_flow_failed(&mut self, out: &mut Outbox) {
+        if !self.flow.is_reliable() {
+            return;
+        }
         match self.state {
             State::Proceeding { .. } | State::Open { .. } => {
                 out.tell(Event::TransportFailed(self.id));
