@@ -1,468 +1,28 @@
-//! `[line.NAME]` of the kind `sip`: which PBX brings calls, how they sound, and who may be called through it.
-//!
-//! Either we are an extension of a PBX (`register`), or its trunk (`allow`). Who is neither the registrar nor allowed gets
-//! no answer at all, so a scanner does not learn that somebody is there. Nobody is called that no pattern of the dial plan
-//! allows.
+//! What a `[line.NAME]` of the kind `sip` says, checked.
 
-use core::{fmt, net::IpAddr, net::Ipv6Addr, net::SocketAddr, time::Duration};
-use std::path::PathBuf;
+use core::{net::IpAddr, net::SocketAddr, time::Duration};
 
 use crate::{
     config::{
-        Cidr, Line, LineKind, Pair, Secret,
+        Line, LineKind, Pair,
         file::{Section, Value, no_such},
-        is_host, is_loopback,
+        is_loopback,
         resolve::{Resolver, address, certificates, is_same_place, is_secret, ranges},
         secret,
+        sip::{
+            Audio, Codec, Dial, Dtmf, Hold, Intake, PortRange, Register, Ringing, SessionTimer, SipLine, SipTransport,
+            SipUri, TlsListen,
+            uri::{MAX_TEXT, PORT, TLS_PORT, is_user},
+        },
     },
     leg::{
         sip::dial_plan::{DialPlan, Pattern},
         websocket::tls,
     },
-    media::Rate,
 };
 
-/// A line to a PBX that speaks SIP.
-#[derive(Clone, Debug)]
-pub struct SipLine {
-    /// Where UDP and TCP listen; the audio has the same address. Port 0 is any free one.
-    pub listen: SocketAddr,
-    /// UDP is spoken.
-    pub udp: bool,
-    /// TCP is listened for. Connections to a registrar that asks for TCP are made all the same.
-    pub tcp: bool,
-    /// TLS is listened for; `None`: it is not. Connections to a registrar that asks for TLS are made all the same.
-    pub tls: Option<TlsListen>,
-    /// Certificates to trust beside the platform's, for TLS. The file held at least one at the start.
-    pub ca_file: Option<PathBuf>,
-    /// What Contact, Via and SDP name in place of the address of `listen`.
-    pub advertise: Option<IpAddr>,
-    /// Who may bring calls beside the registrar. Empty, and no `register`: whoever can.
-    pub allow: Vec<Cidr>,
-    /// Where we register; `None`: nowhere.
-    pub register: Option<Register>,
-    /// How calls sound.
-    pub audio: Audio,
-    /// What the phone hears before a call is answered, or instead.
-    pub ringing: Ringing,
-    /// What happens while the caller is on hold.
-    pub hold: Hold,
-    /// How it is found out that a call's other end is gone (RFC 4028).
-    pub session_timer: SessionTimer,
-    /// What one source may ask for.
-    pub intake: Intake,
-    /// Who may be called; `None`: nobody.
-    pub dial: Option<Dial>,
-    /// Headers of an INVITE that are facts of the call for the agent, beside From, To, P-Asserted-Identity and Diversion.
-    pub metadata_headers: Vec<String>,
-    /// What we call ourselves in `User-Agent` and `Server`; `None`: nothing.
-    pub user_agent: Option<String>,
-}
-
-/// Where TLS is listened for.
-#[derive(Clone, Debug)]
-pub struct TlsListen {
-    /// Port 0 is any free one.
-    pub address: SocketAddr,
-    /// What we show.
-    pub pair: Pair,
-}
-
-/// `[line.NAME.register]`: the PBX that we are an extension of.
-#[derive(Clone, Debug)]
-pub struct Register {
-    /// Where we register. It has no user.
-    pub registrar: SipUri,
-    /// Where we register while the first does not take us.
-    pub backup: Option<SipUri>,
-    /// The user part of our address of record.
-    pub user: String,
-    /// The user of the digest.
-    pub auth_user: String,
-    /// The password of the digest; `None`: a registrar that asks for one is not answered.
-    pub password: Option<Secret>,
-    /// For how long we ask to be registered. The registrar may say otherwise.
-    pub expires: Duration,
-}
-
-/// How calls sound.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Audio {
-    /// In the order in which we like them; at least one, none twice.
-    pub codecs: Vec<Codec>,
-    /// The ports of RTP and RTCP.
-    pub rtp_ports: PortRange,
-    /// How keys come and go.
-    pub dtmf: Dtmf,
-    /// The agent does not learn which keys are pressed.
-    pub mask_dtmf: bool,
-    /// Audio may come from another address than the SDP names, and is answered there.
-    pub nat: bool,
-    /// The Differentiated Services code point of RTP, 0 to 63 (RFC 2474 3).
-    pub dscp: u8,
-    /// A call without RTP for so long is over, unless it is on hold; `None`: it may be silent for ever.
-    pub timeout: Option<Duration>,
-    /// The least delay that the jitter buffer aims at.
-    pub jitter_min: Duration,
-    /// The most delay that the jitter buffer aims at.
-    pub jitter_max: Duration,
-}
-
-/// A codec, as SDP has it (RFC 3551 6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Codec {
-    /// G.722 at 16 kHz, whose RTP clock has 8000 Hz.
-    G722,
-    /// G.711 A-law.
-    Pcma,
-    /// G.711 mu-law.
-    Pcmu,
-    /// Linear, 16 kHz.
-    L16Wide,
-    /// Linear, 8 kHz.
-    L16Narrow,
-}
-
-impl Codec {
-    /// Every one, as the config spells them.
-    pub const ALL: [(&'static str, Self); 5] = [
-        ("g722", Self::G722),
-        ("pcma", Self::Pcma),
-        ("pcmu", Self::Pcmu),
-        ("l16-16000", Self::L16Wide),
-        ("l16-8000", Self::L16Narrow),
-    ];
-
-    /// How its name is spelt in the config.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::G722 => "g722",
-            Self::Pcma => "pcma",
-            Self::Pcmu => "pcmu",
-            Self::L16Wide => "l16-16000",
-            Self::L16Narrow => "l16-8000",
-        }
-    }
-
-    /// The rate of its samples, which for G.722 is not that of its RTP clock.
-    #[must_use]
-    pub fn rate(self) -> Rate {
-        match self {
-            Self::G722 | Self::L16Wide => Rate::Hz16000,
-            Self::Pcma | Self::Pcmu | Self::L16Narrow => Rate::Hz8000,
-        }
-    }
-}
-
-/// Ports for RTP, on even ones, and RTCP on the next (RFC 3550 11).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortRange {
-    /// The first, even or not.
-    pub first: u16,
-    /// The last.
-    pub last: u16,
-}
-
-impl PortRange {
-    /// The even ports that have their odd neighbour here, too.
-    pub fn pairs(self) -> impl Iterator<Item = u16> {
-        let first = u32::from(self.first).next_multiple_of(2);
-        (first..u32::from(self.last)).step_by(2).filter_map(|port| u16::try_from(port).ok())
-    }
-
-    fn overlaps(self, other: Self) -> bool {
-        self.first <= other.last && other.first <= self.last
-    }
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.first, self.last)
-    }
-}
-
-/// How keys come and go. One way at a time, because a PBX that sends a key both ways would have pressed it twice.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Dtmf {
-    /// In RTP where the PBX has `telephone-event`, else by INFO.
-    #[default]
-    Auto,
-    /// In RTP only (RFC 4733).
-    Rtp,
-    /// By INFO only; `telephone-event` is not offered.
-    Info,
-}
-
-impl Dtmf {
-    const ALL: [(&'static str, Self); 3] = [("auto", Self::Auto), ("rfc4733", Self::Rtp), ("info", Self::Info)];
-}
-
-/// What the phone hears before a call is answered, or instead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ringing {
-    /// We make the tone ourselves, in early media (183); otherwise the phone or PBX does (180).
-    pub tone: bool,
-    /// For so long trunks are tried.
-    pub limit: Duration,
-    /// What the PBX is told when no trunk takes the call, unless there is a fallback.
-    pub refuse_status: u16,
-    /// Where the call goes (302) when no trunk takes it.
-    pub fallback: Option<SipUri>,
-}
-
-/// What happens while the caller is on hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hold {
-    /// The agent is sent silence; otherwise it is sent nothing.
-    pub silence: bool,
-    /// A call that is on hold for so long is over; `None`: it may be held for ever.
-    pub limit: Option<Duration>,
-}
-
-/// The session timer (RFC 4028).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SessionTimer {
-    /// The `Session-Expires` that we ask for.
-    pub expires: Duration,
-    /// The `Min-SE` that we insist on.
-    pub min: Duration,
-}
-
-/// What one source may ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Intake {
-    /// INVITEs a second of one source, twice as many at once. What is more is told 503.
-    pub invites_per_second: u32,
-    /// Answered calls whose ACK has not come; one more call is told 503.
-    pub max_unacked: u32,
-}
-
-/// `[line.NAME.dial]`: who may be called through the PBX, and whom callers may be transferred to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dial {
-    /// What may be called; at least one pattern.
-    pub plan: DialPlan,
-    /// Through whom numbers are reached. It has no user.
-    pub proxy: SipUri,
-    /// The user part of From.
-    pub from: String,
-    /// The name that is shown beside it.
-    pub display_name: Option<String>,
-    /// Who does not answer for so long is not called any more, and a transferred caller is taken back.
-    pub answer_timeout: Duration,
-}
-
-/// How a request travels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SipTransport {
-    /// A datagram each.
-    Udp,
-    /// A connection, in the clear.
-    Tcp,
-    /// A connection whose other end has shown a certificate.
-    Tls,
-}
-
-/// A SIP URI as the config names them: no password, no headers, and of the parameters only `transport`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SipUri {
-    /// `sips`.
-    pub secure: bool,
-    /// What stands before the `@`, as it is written.
-    pub user: Option<String>,
-    /// A name in lower case or an IP address, without brackets.
-    pub host: String,
-    /// `None`: the transport's own, or what SRV says (RFC 3263 4.2).
-    pub port: Option<u16>,
-    /// What `transport=` says; `None`: see [`SipUri::transport`].
-    pub transport: Option<SipTransport>,
-}
-
-impl SipUri {
-    /// Reads a URI.
-    ///
-    /// # Errors
-    /// Says what would do instead.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let (scheme, rest) = text.split_once(':').ok_or(WANTED_URI)?;
-        let secure = match scheme.to_ascii_lowercase().as_str() {
-            "sip" => false,
-            "sips" => true,
-            _ => return Err(WANTED_URI),
-        };
-        if !rest.bytes().all(|byte| byte.is_ascii_graphic()) || rest.contains(['<', '>', '"', ',', '?']) {
-            return Err("a SIP URI is visible ASCII here, without brackets, commas, quotes and a `?`");
-        }
-        let (address, parameters) = rest.split_once(';').map_or((rest, None), |(address, rest)| (address, Some(rest)));
-        let (user, host) = address.rsplit_once('@').map_or((None, address), |(user, host)| (Some(user), host));
-        if user.is_some_and(|user| user.contains(':')) {
-            return Err("a password does not belong into the URI; use `register.password`");
-        }
-        if user.is_some_and(|user| !is_user(user)) {
-            return Err("wanted a user of letters, digits and `-_.+*` before the `@`");
-        }
-        let transport = match parameters.map(str::to_ascii_lowercase).as_deref() {
-            None => None,
-            Some("transport=udp") if secure => return Err("sips: goes by TLS; leave out the transport"),
-            Some("transport=udp") => Some(SipTransport::Udp),
-            // RFC 3261 26.2.2: of a sips URI, TCP is what lies below TLS.
-            Some("transport=tcp" | "transport=tls") if secure => Some(SipTransport::Tls),
-            Some("transport=tcp") => Some(SipTransport::Tcp),
-            Some("transport=tls") => Some(SipTransport::Tls),
-            Some(_) => return Err("wanted no parameter but `;transport=udp`, `;transport=tcp` or `;transport=tls`"),
-        };
-        let (host, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((host, "")) => (host, None),
-            Some((host, after)) => (host, Some(after.strip_prefix(':').ok_or(WANTED_URI)?)),
-            None => host.split_once(':').map_or((host, None), |(host, port)| (host, Some(port))),
-        };
-        let is_v6 = host.parse::<Ipv6Addr>().is_ok();
-        if !is_v6 && !is_host(host) {
-            return Err("no host that could be reached; wanted a name or an address, IPv6 in brackets");
-        }
-        let port = match port.map(str::parse) {
-            None => None,
-            Some(Ok(port)) if port > 0 => Some(port),
-            Some(_) => return Err("wanted a port from 1 to 65535, or none"),
-        };
-        Ok(Self { secure, user: user.map(str::to_owned), host: host.to_ascii_lowercase(), port, transport })
-    }
-
-    /// How it is reached: what it says, else TLS for `sips` and UDP for `sip`.
-    #[must_use]
-    pub fn transport(&self) -> SipTransport {
-        self.transport.unwrap_or(if self.secure { SipTransport::Tls } else { SipTransport::Udp })
-    }
-
-    /// The port to go to where SRV says nothing (RFC 3261 19.1.2).
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.port.unwrap_or(match self.transport() {
-            SipTransport::Udp | SipTransport::Tcp => PORT,
-            SipTransport::Tls => TLS_PORT,
-        })
-    }
-
-    /// The address, where it is one and not a name.
-    #[must_use]
-    pub fn ip(&self) -> Option<IpAddr> {
-        self.host.parse().ok()
-    }
-
-    /// The host, in brackets where it has to be.
-    #[must_use]
-    pub fn bracketed_host(&self) -> String {
-        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
-    }
-}
-
-impl fmt::Display for SipUri {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.secure { "sips:" } else { "sip:" })?;
-        if let Some(user) = &self.user {
-            write!(f, "{user}@")?;
-        }
-        f.write_str(&self.bracketed_host())?;
-        if let Some(port) = self.port {
-            write!(f, ":{port}")?;
-        }
-        match self.transport {
-            Some(SipTransport::Udp) => f.write_str(";transport=udp"),
-            Some(SipTransport::Tcp) => f.write_str(";transport=tcp"),
-            Some(SipTransport::Tls) if !self.secure => f.write_str(";transport=tls"),
-            Some(SipTransport::Tls) | None => Ok(()),
-        }
-    }
-}
-
-impl SipLine {
-    /// Whether whoever reaches it may bring calls.
-    #[must_use]
-    pub fn takes_anyone(&self) -> bool {
-        self.allow.is_empty() && self.register.is_none()
-    }
-
-    /// The address that the PBX is told to find us at.
-    #[must_use]
-    pub fn public_ip(&self) -> IpAddr {
-        self.advertise.unwrap_or(self.listen.ip())
-    }
-
-    /// The highest rate that a call can have.
-    pub(super) fn rate(&self) -> Rate {
-        self.audio.codecs.iter().map(|codec| codec.rate()).max().unwrap_or(Rate::Hz8000)
-    }
-
-    /// What a firewall has to let in.
-    pub(super) fn ports(&self) -> String {
-        let Self { listen, audio, .. } = self;
-        let mut ports = Vec::new();
-        ports.extend(self.udp.then(|| format!("udp {listen}")));
-        ports.extend(self.tcp.then(|| format!("tcp {listen}")));
-        ports.extend(self.tls.as_ref().map(|tls| format!("tcp {} (tls)", tls.address)));
-        format!("{} and udp {} for audio", ports.join(", "), audio.rtp_ports)
-    }
-
-    /// What is allowed but should not go unsaid.
-    pub(super) fn warn(&self, name: &str, warnings: &mut Vec<String>) {
-        let listen = self.listen;
-        if self.takes_anyone() && !is_loopback(listen.ip()) {
-            warnings.push(format!("[line.{name}] listen-anywhere: whoever reaches {listen} can place calls"));
-        }
-        for range in &self.allow {
-            if range.prefix == 0 {
-                warnings.push(format!("[line.{name}] allow: whoever reaches {listen} can place calls"));
-            } else if is_internet(range.address) {
-                warnings.push(format!("[line.{name}] allow: speech goes to {range} over the Internet in the clear"));
-            }
-        }
-        if let Some(register) = &self.register {
-            for (key, uri) in [("registrar", Some(&register.registrar)), ("backup-registrar", register.backup.as_ref())]
-            {
-                let Some(uri) = uri.filter(|uri| uri.ip().is_some_and(is_internet)) else { continue };
-                let table = format!("[line.{name}.register] {key}");
-                if uri.transport() == SipTransport::Tls {
-                    warnings.push(format!("{table}: speech goes to {uri} over the Internet in the clear"));
-                } else {
-                    warnings.push(format!(
-                        "{table}: calls go to {uri} over the Internet in the clear, and from a digest with MD5 the \
-                         password can be guessed"
-                    ));
-                }
-            }
-        }
-        for pattern in self.dial.iter().flat_map(|dial| dial.plan.patterns()).filter(|pattern| pattern.is_wide()) {
-            warnings.push(format!("[line.{name}.dial] plan: `{pattern}` lets calls go to numbers at any price"));
-        }
-    }
-}
-
-/// Whether an address is in the Internet, as far as it tells (RFC 1918, RFC 4193, RFC 5737, RFC 6598).
-fn is_internet(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => {
-            let is_shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
-            !(v4.is_private()
-                || v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_documentation()
-                || v4.is_unspecified()
-                || is_shared)
-        }
-        IpAddr::V6(v6) => {
-            let is_documentation = v6.segments()[0] == 0x2001 && v6.segments()[1] == 0xdb8;
-            !(v6.is_loopback()
-                || v6.is_unicast_link_local()
-                || v6.is_unique_local()
-                || v6.is_unspecified()
-                || is_documentation)
-        }
-    }
-}
-
 impl Resolver<'_> {
-    pub(super) fn sip(&self, name: &str, section: &mut Section<'_>) -> Option<SipLine> {
+    pub(in crate::config) fn sip(&self, name: &str, section: &mut Section<'_>) -> Option<SipLine> {
         let listen = section.require(
             "listen",
             "wanted this machine's address as the PBX reaches it, e.g. \"192.0.2.20:5060\"; on one machine with the PBX, \
@@ -694,12 +254,6 @@ fn user(value: &Value<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// What needs no escape there (RFC 3261 25.1, `user`), and at most what an extension has.
-fn is_user(text: &str) -> bool {
-    let is_user = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+*!~'()&=$".contains(&byte);
-    !text.is_empty() && text.len() <= MAX_TEXT && text.bytes().all(is_user)
-}
-
 /// A short text that goes into a header.
 fn text(value: &Value<'_>) -> Option<String> {
     let text = value.str()?;
@@ -733,7 +287,7 @@ fn audio(section: &mut Section<'_>) -> Audio {
             match Codec::ALL.iter().find(|(known, _)| *known == name) {
                 None => value.problem(no_such("codec", name, &Codec::ALL.map(|(known, _)| known))),
                 Some((_, codec)) if codecs.contains(codec) => {
-                    value.problem("it is there already; leave out one of the two")
+                    value.problem("it is there already; leave out one of the two");
                 }
                 Some((_, codec)) => codecs.push(*codec),
             }
@@ -891,7 +445,7 @@ fn domains(value: &Value<'_>) -> Vec<String> {
 }
 
 /// Reports lines that have too few ports for their calls, and those that would take each other's.
-pub(super) fn check_ports(sections: &[(&str, Section<'_>)], lines: &[Option<Line>], max_calls: usize) {
+pub(in crate::config) fn check_ports(sections: &[(&str, Section<'_>)], lines: &[Option<Line>], max_calls: usize) {
     let mut earlier: Vec<(&str, &SipLine)> = Vec::new();
     for ((name, section), line) in sections.iter().zip(lines) {
         let Some(Line { kind: LineKind::Sip(line), .. }) = line else { continue };
@@ -922,10 +476,8 @@ pub(super) fn check_ports(sections: &[(&str, Section<'_>)], lines: &[Option<Line
     }
 }
 
-const WANTED_URI: &str = "wanted a SIP URI such as `sip:pbx.example.com`";
-
 /// Every key of the kind.
-pub(super) const KEYS: &[&str] = &[
+pub(in crate::config) const KEYS: &[&str] = &[
     "listen",
     "listen-anywhere",
     "allow",
@@ -959,10 +511,6 @@ pub(super) const KEYS: &[&str] = &[
     "metadata-headers",
     "user-agent",
 ];
-
-/// RFC 3261 19.1.2.
-const PORT: u16 = 5060;
-const TLS_PORT: u16 = 5061;
 
 /// Above the ports that Linux gives out by itself (`net.ipv4.ip_local_port_range`, to 60999), and beside Asterisk's
 /// (10000 to 20000) and FreeSWITCH's (16384 to 32768), so that it may be on one machine with them. Two for each call.
@@ -998,5 +546,360 @@ const TOLD_ANYWAY: &[&str] = &["From", "To", "P-Asserted-Identity", "Diversion"]
 
 const MAX_HEADERS: usize = 16;
 
-/// Of what goes into one header or URI (bytes).
-const MAX_TEXT: usize = 64;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+    };
+
+    use super::*;
+    use crate::{
+        config::{Config, Environment, Problems, load},
+        media::Rate,
+    };
+
+    /// One variable and, as credentials, the files of a folder.
+    struct Given(PathBuf);
+
+    impl Environment for Given {
+        fn var(&self, name: &str) -> Option<String> {
+            (name == "SIP_PASSWORD").then(|| "hush-hush".to_owned())
+        }
+
+        fn credentials_dir(&self) -> Option<PathBuf> {
+            Some(self.0.clone())
+        }
+    }
+
+    const REST: &str = "[trunk.agent]\nurl = \"wss://agent.example.com/ws\"\ndialect = \"ozonetel\"\n\
+                        [[route]]\nline = \"pbx\"\ntrunks = [\"agent\"]\n";
+
+    fn read_in(folder: &Path, keys: &str) -> Result<Config, Problems> {
+        let path = folder.join("t.toml");
+        fs::write(&path, format!("[line.pbx]\nkind = \"sip\"\n{keys}\n{REST}")).unwrap();
+        load(&path, &Given(folder.to_owned()))
+    }
+
+    fn line(config: &Config) -> &SipLine {
+        let LineKind::Sip(line) = &config.lines[0].kind else { panic!("another kind") };
+        line
+    }
+
+    const EXTENSION: &str =
+        "listen = \"192.0.2.20\"\nregister = { registrar = \"sip:pbx.example.com\", user = \"201\" }";
+
+    #[test]
+    fn two_keys_make_an_extension_and_the_rest_has_its_default() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("pbx-password"), "hush-hush\n").unwrap();
+        let config = read_in(folder.path(), EXTENSION).unwrap();
+        let line = line(&config);
+        assert_eq!((line.listen.to_string().as_str(), line.udp, line.tcp), ("192.0.2.20:5060", true, true));
+        assert!(line.tls.is_none() && line.ca_file.is_none() && line.dial.is_none() && !line.takes_anyone());
+        assert_eq!(line.public_ip().to_string(), "192.0.2.20");
+        let register = line.register.as_ref().unwrap();
+        assert_eq!((register.registrar.to_string().as_str(), register.registrar.port()), ("sip:pbx.example.com", 5060));
+        assert_eq!((register.user.as_str(), register.auth_user.as_str()), ("201", "201"));
+        assert_eq!(register.password.as_ref().unwrap().reveal(), "hush-hush", "the credential LINE-password");
+        assert_eq!((register.expires, register.backup.as_ref()), (Duration::from_secs(300), None));
+        let audio = &line.audio;
+        assert_eq!(audio.codecs, [Codec::G722, Codec::Pcma, Codec::Pcmu]);
+        assert_eq!((audio.rtp_ports.first, audio.rtp_ports.last, audio.dtmf), (61_000, 64_999, Dtmf::Auto));
+        assert_eq!((audio.mask_dtmf, audio.nat, audio.dscp), (false, false, 46));
+        assert_eq!(audio.timeout, Some(Duration::from_secs(60)));
+        assert_eq!((audio.jitter_min, audio.jitter_max), (Duration::from_millis(20), Duration::from_millis(120)));
+        let ringing = Ringing { tone: false, limit: Duration::from_secs(30), refuse_status: 503, fallback: None };
+        assert_eq!(line.ringing, ringing);
+        assert_eq!(line.hold, Hold { silence: true, limit: None });
+        let timer = SessionTimer { expires: Duration::from_secs(1800), min: Duration::from_secs(90) };
+        assert_eq!(line.session_timer, timer);
+        assert_eq!(line.intake, Intake { invites_per_second: 10, max_unacked: 16 });
+        assert!(line.metadata_headers.is_empty());
+        assert!(line.user_agent.as_ref().unwrap().starts_with("Trunkline/"));
+        assert_eq!((config.line_rate(), config.warnings()), (Rate::Hz16000, Vec::new()));
+        assert_eq!(
+            config.ports(),
+            ["[line.pbx] needs udp 192.0.2.20:5060, tcp 192.0.2.20:5060 and udp 61000-64999 for audio"]
+        );
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+
+    #[test]
+    fn everything_that_can_be_said_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        tls::throwaway_ca(folder.path(), &[]).unwrap();
+        let config = read_in(
+            folder.path(),
+            r#"
+listen = "0.0.0.0:5080"
+advertise = "203.0.113.7"
+transports = ["tls", "udp"]
+tls-listen = "0.0.0.0:5081"
+certificate = "server.pem"
+key = { credential = "server-key.pem" }
+ca-file = "server.pem"
+allow = ["192.0.2.10", "198.51.100.0/24"]
+codecs = ["pcmu", "l16-16000", "l16-8000"]
+rtp-ports = "10001-10017"
+media-timeout-seconds = 0
+jitter-min-ms = 40
+jitter-max-ms = 40
+dtmf = "info"
+mask-dtmf = true
+nat = true
+dscp = 0
+ringing = "tone"
+ring-timeout-seconds = 20
+fallback = "sip:300@pbx.example.com"
+hold = "nothing"
+hold-limit-seconds = 600
+session-expires-seconds = 600
+min-session-expires-seconds = 120
+invites-per-second = 50
+max-unacked = 100
+metadata-headers = ["X-Campaign", "Subject"]
+user-agent = "off"
+[line.pbx.register]
+registrar = "sips:PBX.example.com"
+backup-registrar = "sip:[2001:db8::1]:5070;transport=TCP"
+user = "201"
+auth-user = "auth 201"
+password = { env = "SIP_PASSWORD" }
+expires-seconds = 3600
+[line.pbx.dial]
+plan = ["2??", "+49 (30) *"]
+domains = ["PBX.example.com:5060", "192.0.2.10:5080"]
+proxy = "sip:192.0.2.10;transport=tcp"
+from = "+4930123456"
+display-name = "Front desk"
+answer-timeout-seconds = 45
+"#,
+        )
+        .unwrap();
+        let line = line(&config);
+        assert_eq!((line.udp, line.tcp, line.public_ip().to_string().as_str()), (true, false, "203.0.113.7"));
+        let tls = line.tls.as_ref().unwrap();
+        assert_eq!((tls.address.port(), &tls.pair.key), (5081, &folder.path().join("server-key.pem")));
+        assert_eq!(line.allow.len(), 2);
+        let register = line.register.as_ref().unwrap();
+        assert_eq!((register.registrar.transport(), register.registrar.port()), (SipTransport::Tls, 5061));
+        let backup = register.backup.as_ref().unwrap();
+        assert_eq!(backup.to_string(), "sip:[2001:db8::1]:5070;transport=tcp");
+        assert_eq!((register.auth_user.as_str(), register.expires), ("auth 201", Duration::from_secs(3600)));
+        assert_eq!(register.password.as_ref().unwrap().reveal(), "hush-hush");
+        let audio = &line.audio;
+        assert_eq!(audio.codecs, [Codec::Pcmu, Codec::L16Wide, Codec::L16Narrow]);
+        assert_eq!(
+            audio.rtp_ports.pairs().collect::<Vec<_>>(),
+            [10002, 10004, 10006, 10008, 10010, 10012, 10014, 10016]
+        );
+        assert_eq!((audio.dtmf, audio.mask_dtmf, audio.nat, audio.dscp), (Dtmf::Info, true, true, 0));
+        assert_eq!(
+            (audio.timeout, audio.jitter_min, audio.jitter_max),
+            (None, Duration::from_millis(40), audio.jitter_min)
+        );
+        assert!(line.ringing.tone);
+        assert_eq!(line.ringing.fallback.as_ref().unwrap().to_string(), "sip:300@pbx.example.com");
+        assert_eq!(line.hold, Hold { silence: false, limit: Some(Duration::from_secs(600)) });
+        assert_eq!(line.session_timer.min, Duration::from_secs(120));
+        assert_eq!(line.intake, Intake { invites_per_second: 50, max_unacked: 100 });
+        assert_eq!((line.metadata_headers.join(" ").as_str(), line.user_agent.as_ref()), ("X-Campaign Subject", None));
+        let dial = line.dial.as_ref().unwrap();
+        assert_eq!((dial.from.as_str(), dial.display_name.as_deref()), ("+4930123456", Some("Front desk")));
+        assert_eq!((dial.proxy.transport(), dial.answer_timeout), (SipTransport::Tcp, Duration::from_secs(45)));
+        assert!(dial.plan.target("sip:201@pbx.example.com").is_ok());
+        assert!(dial.plan.target("sip:201@192.0.2.10:5080").is_ok());
+        assert!(dial.plan.target("+493099").is_ok() && dial.plan.target("+4830").is_err());
+        assert_eq!(config.warnings(), [""; 0]);
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+
+    #[test]
+    fn calls_out_go_through_the_registrar_in_the_name_of_the_extension() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = read_in(folder.path(), &format!("{EXTENSION}\ndial = {{ plan = [\"2??\"] }}")).unwrap();
+        let dial = line(&config).dial.as_ref().unwrap();
+        assert_eq!((dial.proxy.to_string().as_str(), dial.from.as_str()), ("sip:pbx.example.com", "201"));
+        assert!(dial.plan.target("sip:201@pbx.example.com").is_err(), "a URI only where its host is listed");
+    }
+
+    #[test]
+    fn what_is_allowed_but_unwise_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        for (keys, said) in [
+            (
+                "listen = \"192.0.2.20\"\nlisten-anywhere = true",
+                &["[line.pbx] listen-anywhere: whoever reaches 192.0.2.20:5060 can place calls"][..],
+            ),
+            (
+                "listen = \"192.0.2.20\"\nallow = [\"0.0.0.0/0\"]",
+                &["[line.pbx] allow: whoever reaches 192.0.2.20:5060 can place calls"],
+            ),
+            (
+                "listen = \"192.0.2.20\"\nallow = [\"10.0.0.0/8\", \"8.8.8.0/24\"]",
+                &["[line.pbx] allow: speech goes to 8.8.8.0/24 over the Internet in the clear"],
+            ),
+            (
+                "listen = \"10.0.0.1\"\nregister = { registrar = \"sip:8.8.8.8\", user = \"201\", \
+                 backup-registrar = \"sip:8.8.4.4;transport=tls\" }",
+                &[
+                    "[line.pbx.register] registrar: calls go to sip:8.8.8.8 over the Internet in the clear, and from a \
+                     digest with MD5 the password can be guessed",
+                    "[line.pbx.register] backup-registrar: speech goes to sip:8.8.4.4;transport=tls over the Internet in \
+                     the clear",
+                ],
+            ),
+            (
+                "listen = \"127.0.0.1:5070\"\ndial = { plan = [\"2??\", \"00*\"], proxy = \"sip:127.0.0.1\" }",
+                &["[line.pbx.dial] plan: `00*` lets calls go to numbers at any price"],
+            ),
+            ("listen = \"127.0.0.1:5070\"", &[]),
+            ("listen = \"100.64.0.1\"\nallow = [\"100.64.0.2\", \"fd00::1\", \"192.168.0.0/16\"]", &[]),
+        ] {
+            assert_eq!(read_in(folder.path(), keys).unwrap().warnings(), said, "{keys}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_or_lets_strangers_in_is_refused_with_what_would_do() {
+        let folder = tempfile::tempdir().unwrap();
+        tls::throwaway_ca(folder.path(), &[]).unwrap();
+        fs::write(folder.path().join("bad.pem"), "rubbish").unwrap();
+        let here = |more: &str| format!("listen = \"127.0.0.1:5070\"\n{more}");
+        let registered = |more: &str| {
+            format!(
+                "listen = \"192.0.2.20\"\nregister = {{ registrar = \"sip:pbx.example.com\", user = \"201\", {more} }}"
+            )
+        };
+        let registrar =
+            |uri: &str| format!("listen = \"192.0.2.20\"\nregister = {{ registrar = \"{uri}\", user = \"1\" }}");
+        let dial = |more: &str| format!("{EXTENSION}\ndial = {{ {more} }}");
+        let tls = |more: &str| here(&format!("transports = [\"tls\"]\n{more}"));
+        let pair = "certificate = \"server.pem\"\nkey = \"server-key.pem\"";
+        for (keys, words) in [
+            (String::new(), "listen: missing; wanted this machine's address as the PBX reaches it"),
+            ("listen = \"pbx\"".to_owned(), "wanted an IP address and a port, e.g. \"127.0.0.1:5060\""),
+            ("listen = \"192.0.2.20\"".to_owned(), "others could reach it and place calls; name the PBX"),
+            ("listen = \"0.0.0.0\"\nallow = [\"10.0.0.0/8\"]".to_owned(), "or `advertise` beside it"),
+            (format!("{EXTENSION}\nlisten-anywhere = true"), "beside `allow` or `register`"),
+            (here("allow = []"), "wanted at least one range"),
+            (here("advertise = \"203.0.113.7:5060\""), "without a port, e.g. \"203.0.113.7\""),
+            (here("advertise = \"2001:db8::1\""), "an address of the other version of IP"),
+            (here("advertise = \"0.0.0.0\""), "nobody can call back there"),
+            (here("transport = [\"udp\"]"), "no such key; did you mean `transports`?"),
+            (here("transports = []"), "wanted at least one of \"udp\", \"tcp\" and \"tls\""),
+            (here("transports = [\"ucp\"]"), "no such transport; did you mean"),
+            (here(pair), "certificate: it is for TLS; put \"tls\" into `transports`"),
+            (here("tls-listen = \"127.0.0.1\""), "tls-listen: it is for TLS"),
+            (tls(""), "with \"tls\", wanted the files of `certificate` and `key`"),
+            (tls("certificate = \"bad.pem\"\nkey = \"server-key.pem\""), "bad.pem has no certificate"),
+            (
+                here(&format!("transports = [\"tcp\", \"tls\"]\ntls-listen = \"127.0.0.1:5070\"\n{pair}")),
+                "taken by `listen`",
+            ),
+            (tls(&format!("{pair}\ntls-listen = \"127.0.0.1:9464\"")), "127.0.0.1:9464 is taken by [control] http"),
+            (here("ca-file = \"none.pem\""), "cannot be read"),
+            (here("register = 5"), "wanted a table: [line.pbx.register]"),
+            (here("register = { user = \"1\" }"), "[line.pbx.register] registrar: missing; wanted e.g."),
+            (here("register = { registrar = \"sip:localhost\" }"), "user: missing; wanted our extension"),
+            (
+                here("register = { registrar = \"sip:192.0.2.1\", user = \"1\" }"),
+                "could not call us back while `listen`",
+            ),
+            (registrar("pbx.example.com"), "wanted a SIP URI such as"),
+            (registrar("https://pbx.example.com"), "wanted a SIP URI such as"),
+            (registrar("sip:201@pbx.example.com"), "wanted the PBX alone, without a user"),
+            (
+                registrar("sip:201:hush@pbx.example.com"),
+                "registrar = \"***@pbx.example.com\": a password does not belong",
+            ),
+            (registrar("sip:pbx.example.com:0"), "wanted a port from 1 to 65535"),
+            (registrar("sip:pbx.example.com;lr"), "wanted no parameter but `;transport=udp`"),
+            (registrar("sips:pbx.example.com;transport=udp"), "sips: goes by TLS"),
+            (registrar("sip:pbx..com"), "no host that could be reached"),
+            (registrar("sip:pbx.com?X=1"), "without brackets, commas, quotes and a `?`"),
+            (
+                format!("transports = [\"tcp\"]\n{}", registrar("sip:pbx.example.com")),
+                "it is reached by UDP; put \"udp\" into `transports`, or end it with ;transport=tcp",
+            ),
+            (registered("user-name = \"1\""), "[line.pbx.register] user-name: no such key"),
+            (registered("auth-user = \"a\\\"b\""), "wanted a name without quotes"),
+            (registered("password = \"hush\""), "a secret is never written down here"),
+            (registered("password = { env = \"NO_SUCH\" }"), "this environment variable is not set"),
+            (registered("expires-seconds = 10"), "wanted a whole number from 60 to 86400"),
+            (
+                registered("backup-registrar = \"pbx2\""),
+                "[line.pbx.register] backup-registrar = \"pbx2\": wanted a SIP URI",
+            ),
+            (here("register = { registrar = \"sip:localhost\", user = \"2 1\" }"), "wanted letters, digits and"),
+            (here("codecs = []"), "wanted at least one codec"),
+            (here("codecs = [\"opus\"]"), "no such codec; there are: g722, pcma, pcmu, l16-16000, l16-8000"),
+            (here("codecs = [\"pcma\", \"pcma\"]"), "it is there already"),
+            (here("rtp-ports = 10000"), "wanted two ports from 1024 to 65535, the lower first"),
+            (here("rtp-ports = \"20000-10000\""), "the lower first"),
+            (here("rtp-ports = \"80-10000\""), "from 1024"),
+            (here("rtp-ports = \"10001-10016\""), "is enough for 7 calls; wanted two ports for each of the 8 calls"),
+            (here("rtp-ports = \"5000-5999\""), "5070 is the port of SIP itself"),
+            (here("jitter-min-ms = 80\njitter-max-ms = 60"), "more than the 60 of `jitter-max-ms`"),
+            (here("jitter-max-ms = 500"), "wanted a whole number from 20 to 120"),
+            (here("dtmf = \"inband\""), "no such way; there are: auto, rfc4733, info"),
+            (here("dscp = 64"), "wanted a whole number from 0 to 63"),
+            (here("ringing = \"183\""), "no such way; did you mean `180`?"),
+            (here("refuse-status = 200"), "wanted one of 403, 404,"),
+            (here("refuse-status = 401"), "wanted one of 403, 404,"),
+            (here("fallback = \"sip:pbx.example.com\""), "wanted who is called instead, e.g."),
+            (
+                here("fallback = \"sip:300@pbx\"\nrefuse-status = 486"),
+                "beside `fallback`, which takes the call instead",
+            ),
+            (here("fallback = \"sip:3%200@pbx\""), "wanted a user of letters, digits"),
+            (here("hold = \"music\""), "no such way; there are: silence, nothing"),
+            (here("session-expires-seconds = 60"), "wanted a whole number from 90 to 86400"),
+            (
+                here("session-expires-seconds = 120\nmin-session-expires-seconds = 180"),
+                "more than the 120 of `session-expires-seconds`",
+            ),
+            (here("invites-per-second = 0"), "wanted a whole number from 1 to 1000"),
+            (here("metadata-headers = []"), "wanted at least one name of a header"),
+            (here("metadata-headers = [\"X A\"]"), "not the name of a header"),
+            (here("metadata-headers = [\"diversion\"]"), "the agent is told this header anyway"),
+            (here("metadata-headers = [\"Proxy-Authorization\"]"), "by its name this header may hold a secret"),
+            (here("metadata-headers = [\"X-A\", \"x-a\"]"), "this header is there already"),
+            (here("user-agent = \"a\\u000ab\""), "wanted at most 64 characters of ASCII"),
+            (here("dial = { plan = [\"2??\"] }"), "[line.pbx.dial] proxy: missing; wanted who reaches the numbers"),
+            (here("dial = true"), "wanted a table: [line.pbx.dial]"),
+            (dial(""), "[line.pbx.dial] plan: missing; wanted the numbers that may be called"),
+            (dial("plan = []"), "wanted at least one pattern"),
+            (dial("plan = [\"2xx\"]"), "a pattern is digits, `+`, `*` and `#`"),
+            (dial("plan = [\"2+\"]"), "a `+` is at the beginning"),
+            (dial("plan = [\"2\"], domains = [\"sip:pbx\"]"), "wanted a host, and a port unless 5060"),
+            (dial("plan = [\"2\"], domains = [\"a@pbx.example.com\"]"), "wanted a host, and a port unless 5060"),
+            (dial("plan = [\"2\"], from = \"a b\""), "wanted letters, digits and"),
+            (dial("plan = [\"2\"], display-name = \"a\\\"b\""), "without quotes and backslashes"),
+            (dial("plan = [\"2\"], answer-timeout-seconds = 1"), "wanted a whole number from 5 to 180"),
+        ] {
+            let said = read_in(folder.path(), &keys).map(|_| keys.clone()).unwrap_err().to_string();
+            assert!(said.contains(words), "with\n{keys}\n{said}");
+            assert!(!said.contains("hush"), "{said}");
+        }
+    }
+
+    #[test]
+    fn two_lines_do_not_take_each_others_ports() {
+        let folder = tempfile::tempdir().unwrap();
+        let second = |keys: &str| {
+            let keys = format!(
+                "listen = \"127.0.0.1:5070\"\n[line.b]\nkind = \"sip\"\n{keys}\n[[route]]\nline = \"b\"\ntrunks = [\"agent\"]"
+            );
+            read_in(folder.path(), &keys)
+        };
+        let said = second("listen = \"127.0.0.1:5080\"").unwrap_err().to_string();
+        assert!(said.ends_with("[line.b] rtp-ports: [line.pbx] has 61000-64999; wanted ports of its own"), "{said}");
+        let said = second("listen = \"127.0.0.1:5070\"\nrtp-ports = \"20000-20999\"").unwrap_err().to_string();
+        assert!(said.ends_with("[line.b] listen: 127.0.0.1:5070 is taken by [line.pbx] listen; wanted another port"));
+        assert_eq!(second("listen = \"127.0.0.1:5080\"\nrtp-ports = \"20000-20999\"").unwrap().ports().len(), 2);
+        assert!(second("listen = \"127.0.0.2:5070\"").is_ok(), "ports of another address");
+    }
+}
