@@ -10,6 +10,7 @@
 //! that is checked before it is read.
 
 pub mod admission;
+pub mod connection;
 pub mod dial_plan;
 pub mod dialog;
 pub mod digest;
@@ -19,13 +20,16 @@ pub mod header;
 pub mod leg;
 pub mod line;
 pub mod message;
+mod oversize;
 pub mod parse;
+pub mod registration;
+pub mod resolve;
 pub mod sdp;
 pub mod session_timer;
 pub mod stream;
-#[cfg(test)]
 mod torture;
 pub mod transaction;
+pub mod transport;
 pub mod uri;
 
 use core::fmt;

@@ -62,10 +62,11 @@ impl Splitter {
         taken
     }
 
-    /// A message has begun and is not there in full: a peer that stays so is not to be waited for.
+    /// A message has begun and is not there in full: a peer that stays so is not to be waited for. A lone line break is
+    /// none: that is how a peer answers our own ping.
     #[must_use]
     pub fn is_mid_message(&self) -> bool {
-        !self.bytes.is_empty()
+        self.bytes.iter().any(|byte| !matches!(byte, b'\r' | b'\n'))
     }
 
     /// The next thing that came; `None` until more comes.
