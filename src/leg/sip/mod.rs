@@ -27,6 +27,7 @@ pub mod resolve;
 pub mod sdp;
 pub mod session_timer;
 pub mod stream;
+#[cfg(test)]
 mod torture;
 pub mod transaction;
 pub mod transport;
