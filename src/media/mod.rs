@@ -26,6 +26,7 @@ pub mod resample;
 pub mod ring;
 pub mod sequence;
 pub mod talk;
+pub mod tone;
 pub mod vad;
 
 pub use self::{clock::Now, frame::Rate};

@@ -412,6 +412,12 @@ impl Session {
         self.rtcp_from.or_else(|| Some(SocketAddr::new(peer.ip(), peer.port().checked_add(1)?)))
     }
 
+    /// Whether RTCP goes where RTP does (RFC 5761).
+    #[must_use]
+    pub const fn is_muxed(&self) -> bool {
+        self.media.rtcp_mux
+    }
+
     /// Whether the peer seems to be gone: neither audio nor a report came for the time that the setup says. Never while
     /// the call is held.
     #[must_use]
