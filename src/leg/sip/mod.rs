@@ -12,8 +12,8 @@
 pub mod admission;
 pub mod connection;
 pub mod dial_plan;
-pub mod digest;
 pub mod dialog;
+pub mod digest;
 pub mod field;
 pub mod flow;
 pub mod header;
