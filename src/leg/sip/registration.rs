@@ -21,12 +21,9 @@ use self::binding::{Answered, Binding, Outcome, Told};
 pub use self::failure::Failure;
 use crate::{
     config::Register,
-    leg::sip::{Request, Response, flow::Transport},
+    leg::sip::{Request, Response, flow::Transport, transaction::Random},
     media::Now,
 };
-
-/// Where random numbers come from: the kernel, or a seed.
-pub type Random = Box<dyn FnMut() -> u64 + Send>;
 
 /// Where a registrar is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,13 +2,14 @@
 
 use core::{fmt, time::Duration};
 
-use super::{Contact, Failure, Random, Target};
+use super::{Contact, Failure, Target};
 use crate::{
     config::{Register, SipTransport, SipUri},
     leg::sip::{
         CSeq, Method, Name, NameAddr, Request, Response, Scheme, Uri,
         digest::{self, Asker, Challenged, Credentials},
         flow::Transport,
+        transaction::Random,
     },
     media::Now,
 };
