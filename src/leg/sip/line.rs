@@ -3,7 +3,7 @@
 //! ```text
 //!   handle_message, handle_flow_failed, handle_timeout       what happened
 //!   ring, accept, refuse, hang_up, transfer, send_digit      what the daemon wants of a call
-//!   call, set_open, drain                                    and of the line
+//!   call, set_closed, unregister                             and of the line
 //!   poll_transmit, poll_event, poll_timeout                  what follows from it
 //! ```
 //!
@@ -21,6 +21,7 @@ use crate::{
         admission::{self, Admission, Load, Verdict},
         digest,
         leg::{Callee, Ending, Event, Leg, LegId, Parts, Setup, capabilities, not_allowed},
+        registration::{self, Contact, Failure, Registration, Step},
         transaction::{self, Incoming, Limits, Random, SentBy, Timers, Transactions, Transmit, TxId},
     },
     media::Now,
@@ -34,6 +35,8 @@ pub struct LineSetup {
     pub admission: admission::Policy,
     /// What proves who we are; `None`: nothing does.
     pub credentials: Option<digest::Credentials>,
+    /// What keeps us registered; `None`: we are not.
+    pub registration: Option<Registration>,
     /// How long the steps of a transaction take.
     pub timers: Timers,
     /// Where random numbers come from: one source for the transactions, one for the rest.
@@ -47,6 +50,10 @@ pub struct Line {
     legs: BTreeMap<LegId, Leg>,
     admission: Admission,
     digest: Option<digest::Client>,
+    registration: Option<Registration>,
+    /// Where the registrar is, and the REGISTER that waits for its answer.
+    registrar: Option<Flow>,
+    register: Option<TxId>,
     random: Random,
     events: VecDeque<Event>,
     last_leg: u64,
@@ -58,7 +65,7 @@ impl Line {
     /// A line without calls.
     #[must_use]
     pub fn new(setup: LineSetup) -> Self {
-        let LineSetup { leg, admission, credentials, timers, random: [ours, random] } = setup;
+        let LineSetup { leg, admission, credentials, registration, timers, random: [ours, random] } = setup;
         let sent_by = SentBy { host: leg.host.clone(), port: leg.ports[0] };
         let mut transactions = Transactions::new(Limits::default(), timers, ours, sent_by);
         for (local, port) in (0..).zip(leg.ports) {
@@ -72,6 +79,9 @@ impl Line {
             legs: BTreeMap::new(),
             admission: Admission::new(admission),
             digest: credentials.map(digest::Client::new),
+            registration,
+            registrar: None,
+            register: None,
             random,
             events: VecDeque::new(),
             last_leg: 0,
@@ -193,6 +203,12 @@ impl Line {
 
     fn on_response(&mut self, now: Now, flow: Flow, response: &Response) {
         let Some(tx) = self.transactions.handle_response(now, flow, response) else { return };
+        if self.register == Some(tx) {
+            if let Some(registration) = &mut self.registration {
+                registration.handle_response(now, response);
+            }
+            return self.register(now);
+        }
         if let Some(id) = self.leg_that_asked(tx) {
             self.with_leg(now, id, |leg, parts| leg.handle_response(parts, tx, response));
         }
@@ -202,13 +218,78 @@ impl Line {
     pub fn handle_flow_failed(&mut self, now: Now, flow: Flow) {
         self.transactions.handle_flow_failed(flow);
         self.take_transaction_events(now);
+        if flow.is_reliable() && self.registrar == Some(flow) {
+            self.registrar = None;
+            if let Some(registration) = &mut self.registration {
+                registration.renew(now);
+            }
+            self.register(now);
+        }
+    }
+
+    /// Does what keeps us registered.
+    fn register(&mut self, now: Now) {
+        let Some(registration) = &mut self.registration else { return };
+        while let Some(step) = registration.poll_step(now) {
+            match (step, self.registrar) {
+                (Step::Reach(target), _) => self.events.push_back(Event::Reach(target)),
+                (Step::Send(request), Some(flow)) => match self.transactions.request(now, flow, request) {
+                    Ok(tx) => self.register = Some(tx),
+                    Err(full) => registration.handle_failure(now, Failure::Unreachable(full.to_string())),
+                },
+                (Step::Send(_), None) => {
+                    registration.handle_failure(now, Failure::Unreachable("its connection is gone".to_owned()));
+                }
+            }
+        }
+        while let Some(news) = registration.poll_news() {
+            self.events.push_back(Event::Registration(news));
+        }
+    }
+
+    /// There is a flow to the registrar that [`Event::Reach`] asked for, and this is where it finds us.
+    pub fn handle_reached(&mut self, now: Now, flow: Flow, contact: Contact) {
+        self.registrar = Some(flow);
+        if let Some(registration) = &mut self.registration {
+            registration.handle_reached(contact);
+        }
+        self.register(now);
+    }
+
+    /// There is none.
+    pub fn handle_unreached(&mut self, now: Now, words: String) {
+        if let Some(registration) = &mut self.registration {
+            registration.handle_failure(now, Failure::Unreachable(words));
+        }
+        self.register(now);
+    }
+
+    /// How our registration stands, if we register.
+    #[must_use]
+    pub fn registration(&self, now: Now) -> Option<registration::State> {
+        self.registration.as_ref().map(|registration| registration.state(now))
+    }
+
+    /// The daemon goes down: the registrar is told, within `limit`.
+    pub fn unregister(&mut self, now: Now, limit: Now) {
+        if let Some(registration) = &mut self.registration {
+            registration.unregister(now, limit);
+        }
+        self.register(now);
+    }
+
+    /// Whether no registrar has to be told any more.
+    #[must_use]
+    pub fn is_unregistered(&self) -> bool {
+        self.registration.as_ref().is_none_or(Registration::is_over)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Now> {
         let legs = self.legs.values().filter_map(Leg::poll_timeout);
-        legs.chain(self.transactions.poll_timeout()).min()
+        let registration = self.registration.as_ref().and_then(Registration::poll_timeout);
+        legs.chain(self.transactions.poll_timeout()).chain(registration).min()
     }
 
     /// Time went on.
@@ -224,6 +305,7 @@ impl Line {
         for id in due {
             self.with_leg(now, id, |leg, parts| leg.handle_timeout(parts));
         }
+        self.register(now);
         self.settle();
     }
 
@@ -248,7 +330,12 @@ impl Line {
     }
 
     fn on_no_answer(&mut self, now: Now, tx: TxId, status: u16) {
-        if let Some(id) = self.leg_that_asked(tx) {
+        if self.register == Some(tx) {
+            if let Some(registration) = &mut self.registration {
+                registration.handle_failure(now, Failure::NoAnswer);
+            }
+            self.register(now);
+        } else if let Some(id) = self.leg_that_asked(tx) {
             self.with_leg(now, id, |leg, parts| leg.handle_no_answer(parts, tx, status));
         } else if let Some(id) = self.leg_with_invite(tx) {
             // The connection of a call that still rings is gone.
@@ -276,8 +363,8 @@ impl Line {
         self.admission.set_registrars(addresses);
     }
 
-    /// Whether calls are taken, and if not why.
-    pub const fn set_open(&mut self, closed: Option<(&'static str, u32)>) {
+    /// Why no calls are taken, and in how many seconds one may be again; `None`: they are.
+    pub const fn set_closed(&mut self, closed: Option<(&'static str, u32)>) {
         self.closed = closed;
     }
 

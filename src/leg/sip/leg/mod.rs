@@ -27,7 +27,7 @@ use crate::{
     leg::sip::{
         Flow, Method, Name, NameAddr, Request, Response, Transport, Uri,
         dialog::Dialog,
-        digest,
+        digest, registration,
         sdp::{self, Local, Media},
         session_timer::{Granted, Received, SessionTimer},
         transaction::{Random, Transactions, TxId},
@@ -124,6 +124,10 @@ pub enum Event {
         /// How.
         what: Transferred,
     },
+    /// A flow to a registrar is wanted: [`Line::handle_reached`](super::line::Line::handle_reached).
+    Reach(registration::Target),
+    /// How our registration stands has changed.
+    Registration(registration::News),
     /// A call was turned away before there was anything of it.
     NotTaken {
         /// Who sent it.
