@@ -31,10 +31,7 @@ mod websocket;
 pub use self::{
     keep::{Events, Folder, Keep, Sink, SinkKind, SinkUrl, Spools},
     secret::Secret,
-    sip::{
-        Audio, Codec, Dial, Dtmf, Hold, Intake, PortRange, Register, Ringing, SessionTimer, SipLine, SipTransport,
-        SipUri, TlsListen,
-    },
+    sip::{Audio, Dial, Dtmf, Hold, Intake, PortRange, Register, Ringing, SessionTimer, SipLine, SipUri, TlsListen},
     telnyx::Telnyx,
     websocket::{Access, Jwt, Listen, Origin, Pair, WebsocketLine, WebsocketPath},
 };

@@ -1,7 +1,7 @@
-//! Samples and time: no heap, no clock, no log.
+//! Samples and time: no clock, no log, and nothing allocated once a call is open.
 //!
-//! Everything here works on slices and storage that the caller lends; only a jitter buffer boxes its own when it is opened,
-//! because its size is the codec's. PCM is signed 16-bit, mono.
+//! Everything here works on slices and storage that the caller lends. Only a jitter buffer brings its own: its size is the
+//! codec's, so it is boxed when it is opened, and kept. PCM is signed 16-bit, mono.
 //! `tests/no_std` builds this folder without the standard library to prove it.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros))]

@@ -9,15 +9,15 @@ use std::path::PathBuf;
 
 use crate::{
     config::{Cidr, Pair, Secret, is_loopback},
-    leg::sip::dial_plan::DialPlan,
-    media::Rate,
+    leg::sip::{dial_plan::DialPlan, flow::Transport},
+    media::{Rate, codec::Codec},
 };
 
 mod read;
 mod uri;
 
 pub(super) use self::read::{KEYS, check_ports};
-pub use self::uri::{SipTransport, SipUri};
+pub use self::uri::SipUri;
 
 /// A line to a PBX that speaks SIP.
 #[derive(Clone, Debug)]
@@ -103,53 +103,6 @@ pub struct Audio {
     pub jitter_min: Duration,
     /// The most delay that the jitter buffer aims at.
     pub jitter_max: Duration,
-}
-
-/// A codec, as SDP has it (RFC 3551 6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Codec {
-    /// G.722 at 16 kHz, whose RTP clock has 8000 Hz.
-    G722,
-    /// G.711 A-law.
-    Pcma,
-    /// G.711 mu-law.
-    Pcmu,
-    /// Linear, 16 kHz.
-    L16Wide,
-    /// Linear, 8 kHz.
-    L16Narrow,
-}
-
-impl Codec {
-    /// Every one, as the config spells them.
-    pub const ALL: [(&'static str, Self); 5] = [
-        ("g722", Self::G722),
-        ("pcma", Self::Pcma),
-        ("pcmu", Self::Pcmu),
-        ("l16-16000", Self::L16Wide),
-        ("l16-8000", Self::L16Narrow),
-    ];
-
-    /// How its name is spelt in the config.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::G722 => "g722",
-            Self::Pcma => "pcma",
-            Self::Pcmu => "pcmu",
-            Self::L16Wide => "l16-16000",
-            Self::L16Narrow => "l16-8000",
-        }
-    }
-
-    /// The rate of its samples, which for G.722 is not that of its RTP clock.
-    #[must_use]
-    pub fn rate(self) -> Rate {
-        match self {
-            Self::G722 | Self::L16Wide => Rate::Hz16000,
-            Self::Pcma | Self::Pcmu | Self::L16Narrow => Rate::Hz8000,
-        }
-    }
 }
 
 /// Ports for RTP, on even ones, and RTCP on the next (RFC 3550 11).
@@ -296,7 +249,7 @@ impl SipLine {
             {
                 let Some(uri) = uri.filter(|uri| uri.ip().is_some_and(is_internet)) else { continue };
                 let table = format!("[line.{name}.register] {key}");
-                if uri.transport() == SipTransport::Tls {
+                if uri.transport() == Transport::Tls {
                     warnings.push(format!("{table}: speech goes to {uri} over the Internet in the clear"));
                 } else {
                     warnings.push(format!(

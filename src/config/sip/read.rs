@@ -10,15 +10,18 @@ use crate::{
         resolve::{Resolver, address, certificates, is_same_place, is_secret, ranges},
         secret,
         sip::{
-            Audio, Codec, Dial, Dtmf, Hold, Intake, PortRange, Register, Ringing, SessionTimer, SipLine, SipTransport,
-            SipUri, TlsListen,
+            Audio, Dial, Dtmf, Hold, Intake, PortRange, Register, Ringing, SessionTimer, SipLine, SipUri, TlsListen,
             uri::{MAX_TEXT, PORT, TLS_PORT, is_user},
         },
     },
     leg::{
-        sip::dial_plan::{DialPlan, Pattern},
+        sip::{
+            dial_plan::{DialPlan, Pattern},
+            flow::Transport,
+        },
         websocket::tls,
     },
+    media::{Rate, codec::Codec},
 };
 
 impl Resolver<'_> {
@@ -231,7 +234,7 @@ fn server(value: &Value<'_>, has_udp: bool) -> Option<SipUri> {
         value.problem("wanted the PBX alone, without a user and an `@`");
         return None;
     }
-    if uri.transport() == SipTransport::Udp && !has_udp {
+    if uri.transport() == Transport::Udp && !has_udp {
         value.problem("it is reached by UDP; put \"udp\" into `transports`, or end it with ;transport=tcp");
     }
     Some(uri)
@@ -284,8 +287,8 @@ fn audio(section: &mut Section<'_>) -> Audio {
     if let Some(value) = section.get("codecs") {
         codecs.clear();
         for (name, value) in value.texts("wanted at least one codec, e.g. [\"pcma\", \"pcmu\"]") {
-            match Codec::ALL.iter().find(|(known, _)| *known == name) {
-                None => value.problem(no_such("codec", name, &Codec::ALL.map(|(known, _)| known))),
+            match CODECS.iter().find(|(known, _)| *known == name) {
+                None => value.problem(no_such("codec", name, &CODECS.map(|(known, _)| known))),
                 Some((_, codec)) if codecs.contains(codec) => {
                     value.problem("it is there already; leave out one of the two");
                 }
@@ -512,6 +515,15 @@ pub(in crate::config) const KEYS: &[&str] = &[
     "user-agent",
 ];
 
+/// Every codec that a line may have, as the config spells it.
+const CODECS: [(&str, Codec); 5] = [
+    ("g722", Codec::G722),
+    ("pcma", Codec::Pcma),
+    ("pcmu", Codec::Pcmu),
+    ("l16-16000", Codec::L16(Rate::Hz16000)),
+    ("l16-8000", Codec::L16(Rate::Hz8000)),
+];
+
 /// Above the ports that Linux gives out by itself (`net.ipv4.ip_local_port_range`, to 60999), and beside Asterisk's
 /// (10000 to 20000) and FreeSWITCH's (16384 to 32768), so that it may be on one machine with them. Two for each call.
 const RTP_PORTS: PortRange = PortRange { first: 61_000, last: 64_999 };
@@ -555,10 +567,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        config::{Config, Environment, Problems, load},
-        media::Rate,
-    };
+    use crate::config::{Config, Environment, Problems, load};
 
     /// One variable and, as credentials, the files of a folder.
     struct Given(PathBuf);
@@ -684,13 +693,13 @@ answer-timeout-seconds = 45
         assert_eq!((tls.address.port(), &tls.pair.key), (5081, &folder.path().join("server-key.pem")));
         assert_eq!(line.allow.len(), 2);
         let register = line.register.as_ref().unwrap();
-        assert_eq!((register.registrar.transport(), register.registrar.port()), (SipTransport::Tls, 5061));
+        assert_eq!((register.registrar.transport(), register.registrar.port()), (Transport::Tls, 5061));
         let backup = register.backup.as_ref().unwrap();
         assert_eq!(backup.to_string(), "sip:[2001:db8::1]:5070;transport=tcp");
         assert_eq!((register.auth_user.as_str(), register.expires), ("auth 201", Duration::from_secs(3600)));
         assert_eq!(register.password.as_ref().unwrap().reveal(), "hush-hush");
         let audio = &line.audio;
-        assert_eq!(audio.codecs, [Codec::Pcmu, Codec::L16Wide, Codec::L16Narrow]);
+        assert_eq!(audio.codecs, [Codec::Pcmu, Codec::L16(Rate::Hz16000), Codec::L16(Rate::Hz8000)]);
         assert_eq!(
             audio.rtp_ports.pairs().collect::<Vec<_>>(),
             [10002, 10004, 10006, 10008, 10010, 10012, 10014, 10016]
@@ -708,7 +717,7 @@ answer-timeout-seconds = 45
         assert_eq!((line.metadata_headers.join(" ").as_str(), line.user_agent.as_ref()), ("X-Campaign Subject", None));
         let dial = line.dial.as_ref().unwrap();
         assert_eq!((dial.from.as_str(), dial.display_name.as_deref()), ("+4930123456", Some("Front desk")));
-        assert_eq!((dial.proxy.transport(), dial.answer_timeout), (SipTransport::Tcp, Duration::from_secs(45)));
+        assert_eq!((dial.proxy.transport(), dial.answer_timeout), (Transport::Tcp, Duration::from_secs(45)));
         assert!(dial.plan.target("sip:201@pbx.example.com").is_ok());
         assert!(dial.plan.target("sip:201@192.0.2.10:5080").is_ok());
         assert!(dial.plan.target("+493099").is_ok() && dial.plan.target("+4830").is_err());

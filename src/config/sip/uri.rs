@@ -2,18 +2,10 @@
 
 use core::{fmt, net::IpAddr, net::Ipv6Addr};
 
-use crate::config::is_host;
-
-/// How a request travels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SipTransport {
-    /// A datagram each.
-    Udp,
-    /// A connection, in the clear.
-    Tcp,
-    /// A connection whose other end has shown a certificate.
-    Tls,
-}
+use crate::{
+    config::is_host,
+    leg::sip::{Params, Scheme, Uri, flow::Transport},
+};
 
 /// A SIP URI as the config names them: no password, no headers, and of the parameters only `transport`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +19,7 @@ pub struct SipUri {
     /// `None`: the transport's own, or what SRV says (RFC 3263 4.2).
     pub port: Option<u16>,
     /// What `transport=` says; `None`: see [`SipUri::transport`].
-    pub transport: Option<SipTransport>,
+    pub transport: Option<Transport>,
 }
 
 impl SipUri {
@@ -56,11 +48,11 @@ impl SipUri {
         let transport = match parameters.map(str::to_ascii_lowercase).as_deref() {
             None => None,
             Some("transport=udp") if secure => return Err("sips: goes by TLS; leave out the transport"),
-            Some("transport=udp") => Some(SipTransport::Udp),
+            Some("transport=udp") => Some(Transport::Udp),
             // RFC 3261 26.2.2: of a sips URI, TCP is what lies below TLS.
-            Some("transport=tcp" | "transport=tls") if secure => Some(SipTransport::Tls),
-            Some("transport=tcp") => Some(SipTransport::Tcp),
-            Some("transport=tls") => Some(SipTransport::Tls),
+            Some("transport=tcp" | "transport=tls") if secure => Some(Transport::Tls),
+            Some("transport=tcp") => Some(Transport::Tcp),
+            Some("transport=tls") => Some(Transport::Tls),
             Some(_) => return Err("wanted no parameter but `;transport=udp`, `;transport=tcp` or `;transport=tls`"),
         };
         let is_v6 = host.starts_with('[');
@@ -82,16 +74,16 @@ impl SipUri {
 
     /// How it is reached: what it says, else TLS for `sips` and UDP for `sip`.
     #[must_use]
-    pub fn transport(&self) -> SipTransport {
-        self.transport.unwrap_or(if self.secure { SipTransport::Tls } else { SipTransport::Udp })
+    pub fn transport(&self) -> Transport {
+        self.transport.unwrap_or(if self.secure { Transport::Tls } else { Transport::Udp })
     }
 
     /// The port to go to where SRV says nothing (RFC 3261 19.1.2).
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port.unwrap_or(match self.transport() {
-            SipTransport::Udp | SipTransport::Tcp => PORT,
-            SipTransport::Tls => TLS_PORT,
+            Transport::Udp | Transport::Tcp => PORT,
+            Transport::Tls => TLS_PORT,
         })
     }
 
@@ -108,6 +100,27 @@ impl SipUri {
     }
 }
 
+impl From<&SipUri> for Uri {
+    fn from(uri: &SipUri) -> Self {
+        let SipUri { secure, user, host, port, transport } = uri;
+        let mut params = Params::default();
+        match transport {
+            Some(transport) if !(*secure && *transport == Transport::Tls) => {
+                params.set("transport", Some(&transport.as_str().to_ascii_lowercase()));
+            }
+            // `sips` says it already.
+            Some(_) | None => {}
+        }
+        Self {
+            scheme: if *secure { Scheme::Sips } else { Scheme::Sip },
+            // Nothing that `is_user` lets through needs an escape.
+            user: user.clone(),
+            params,
+            ..Self::sip_host(host, *port)
+        }
+    }
+}
+
 impl fmt::Display for SipUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.secure { "sips:" } else { "sip:" })?;
@@ -119,10 +132,10 @@ impl fmt::Display for SipUri {
             write!(f, ":{port}")?;
         }
         match self.transport {
-            Some(SipTransport::Udp) => f.write_str(";transport=udp"),
-            Some(SipTransport::Tcp) => f.write_str(";transport=tcp"),
-            Some(SipTransport::Tls) if !self.secure => f.write_str(";transport=tls"),
-            Some(SipTransport::Tls) | None => Ok(()),
+            Some(Transport::Udp) => f.write_str(";transport=udp"),
+            Some(Transport::Tcp) => f.write_str(";transport=tcp"),
+            Some(Transport::Tls) if !self.secure => f.write_str(";transport=tls"),
+            Some(Transport::Tls) | None => Ok(()),
         }
     }
 }
@@ -156,10 +169,12 @@ mod tests {
             "sip:*98@[2001:db8::1];transport=tls",
             "sip:pbx.example.com;transport=udp",
         ] {
-            assert_eq!(SipUri::parse(text).unwrap().to_string(), text);
+            let uri = SipUri::parse(text).unwrap();
+            assert_eq!(uri.to_string(), text);
+            assert_eq!(Uri::from(&uri), text.parse().unwrap(), "a request to it goes to the same place");
         }
         let tls = SipUri::parse("sip:pbx;transport=tls").unwrap();
-        assert_eq!((tls.transport(), tls.port(), tls.ip()), (SipTransport::Tls, 5061, None));
+        assert_eq!((tls.transport(), tls.port(), tls.ip()), (Transport::Tls, 5061, None));
         for bad in
             ["sip:", "sip:@pbx", "sip:a@", "sip:a@b@c", "sip:[::1", "sip:::1", "sip:[pbx]", "sip:pbx;transport=sctp"]
         {

@@ -486,6 +486,7 @@ impl Line {
 /// Word of something that no call of ours asked for: new voice mail is taken note of (RFC 3842), the rest is not ours.
 fn notified(request: &Request) -> Response {
     let package = request.headers.get(&Name::Event).unwrap_or_default();
-    let is_mail = package.split(';').next().is_some_and(|package| package.trim().eq_ignore_ascii_case("message-summary"));
+    let is_mail =
+        package.split(';').next().is_some_and(|package| package.trim().eq_ignore_ascii_case("message-summary"));
     request.answer(if is_mail { 200 } else { 489 })
 }

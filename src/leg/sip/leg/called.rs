@@ -1,6 +1,9 @@
 //! A call that came to us, until it is answered or not.
 
-use super::{ALLOW, Ending, Event, Invitation, Leg, LegId, Parts, SDP, Stage, describe, grant, offer_in, set_sdp, timer_of, unsupported};
+use super::{
+    ALLOW, Ending, Event, Invitation, Leg, LegId, Parts, SDP, Stage, describe, grant, offer_in, set_sdp, timer_of,
+    unsupported,
+};
 use crate::leg::sip::{
     Flow, Headers, Method, Name, NameAddr, Request, Response, Uri,
     dialog::Dialog,
@@ -80,8 +83,8 @@ impl Leg {
         })?;
         let tag = format!("{:016x}", (parts.random)());
         let contact = parts.setup.contact(flow);
-        let dialog = Dialog::uas(&request, &tag, contact.clone())
-            .map_err(|flaw| NotTaken::new(400, flaw.to_string()))?;
+        let dialog =
+            Dialog::uas(&request, &tag, contact.clone()).map_err(|flaw| NotTaken::new(400, flaw.to_string()))?;
         let reliable = request.headers.has_token(&Name::Require, "100rel");
         let takes_update = super::allows(&request.headers, &Method::Update);
         let mut leg = Self::new(id, flow, Stage::Over, parts);
@@ -133,8 +136,7 @@ impl Leg {
             media
         });
         if invited.reliable {
-            invited.awaits_prack =
-                parts.transactions.respond_reliably(parts.now, invited.invite, response).is_ok();
+            invited.awaits_prack = parts.transactions.respond_reliably(parts.now, invited.invite, response).is_ok();
         } else {
             let invite = invited.invite;
             parts.respond(invite, response);
@@ -274,9 +276,11 @@ fn invitation(
     let came_to = user_of(&request.uri);
     let to_user = to.as_ref().map(user).unwrap_or_default();
     let did = if came_to == to_user || came_to == parts.setup.user { String::new() } else { came_to };
-    let told = parts.setup.told_headers.iter().filter_map(|name| {
-        headers.get(name).map(|value| (name.as_str().to_owned(), value.to_owned()))
-    });
+    let told = parts
+        .setup
+        .told_headers
+        .iter()
+        .filter_map(|name| headers.get(name).map(|value| (name.as_str().to_owned(), value.to_owned())));
     Invitation {
         leg,
         source: flow.remote,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Ending, Event, Leg, LegId, Parts, Stage, SUPPORTED, ALLOW, ask_for, set_sdp};
+use super::{ALLOW, Ending, Event, Leg, LegId, Parts, SUPPORTED, Stage, ask_for, set_sdp};
 use crate::{
     leg::sip::{
         CSeq, Flow, Method, Name, NameAddr, Request, Response, Uri,
@@ -67,7 +67,8 @@ impl Leg {
         set_sdp(&mut request.headers, &mut request.body, sdp);
         let give_up_at = Some(parts.now + parts.setup.answer_timeout);
         let invite = send(parts, flow, &request)?;
-        leg.stage = Stage::Calling(Box::new(Calling { invite, request, give_up_at, why: None, tries: 0, early: vec![] }));
+        leg.stage =
+            Stage::Calling(Box::new(Calling { invite, request, give_up_at, why: None, tries: 0, early: vec![] }));
         Some(leg)
     }
 

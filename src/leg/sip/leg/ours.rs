@@ -2,10 +2,7 @@
 
 use super::{Ending, Leg, Parts, Stage, ask_for, set_sdp};
 use crate::{
-    leg::sip::{
-        Method, Name, NameAddr, Request, Response, session_timer,
-        transaction::TxId,
-    },
+    leg::sip::{Method, Name, NameAddr, Request, Response, session_timer, transaction::TxId},
     media::Now,
 };
 
@@ -15,9 +12,7 @@ pub(super) enum Wish {
     /// Are you still there (RFC 4028)?
     Refresh,
     /// Call somebody else.
-    Refer {
-        to: String,
-    },
+    Refer { to: String },
     /// A key was pressed.
     Digit(u8),
 }

@@ -1,6 +1,9 @@
 //! What the peer asks inside of a call: new audio, holds, keys, its end (RFC 3261 12.2.2, 14.2, 15.1.2; RFC 3311).
 
-use super::{ALLOW, Ending, Event, Leg, Parts, SUPPORTED, Stage, called::not_allowed, describe, grant, offer_in, set_sdp, timer_of, unsupported};
+use super::{
+    ALLOW, Ending, Event, Leg, Parts, SUPPORTED, Stage, called::not_allowed, describe, grant, offer_in, set_sdp,
+    timer_of, unsupported,
+};
 use crate::leg::{
     rtp::dtmf::info_digit,
     sip::{
@@ -107,7 +110,9 @@ impl Leg {
             let response = later(request, parts);
             return parts.respond(tx, response);
         }
-        if offer.is_some() && (self.has_offered() || !matches!(self.stage, Stage::Up | Stage::Answered { offered: false, .. })) {
+        if offer.is_some()
+            && (self.has_offered() || !matches!(self.stage, Stage::Up | Stage::Answered { offered: false, .. }))
+        {
             return parts.respond(tx, request.answer(491));
         }
         let granted = match self.timer.handle_request(&timer_of(&request.headers)) {

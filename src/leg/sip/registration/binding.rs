@@ -4,7 +4,7 @@ use core::{fmt, time::Duration};
 
 use super::{Contact, Failure, Target};
 use crate::{
-    config::{Register, SipTransport, SipUri},
+    config::{Register, SipUri},
     leg::sip::{
         CSeq, Method, Name, NameAddr, Request, Response, Scheme, Uri,
         digest::{self, Asker, Challenged, Credentials},
@@ -100,11 +100,7 @@ impl Binding {
     }
 
     pub(super) fn target(&self) -> Target {
-        let transport = match self.registrar.transport() {
-            SipTransport::Udp => Transport::Udp,
-            SipTransport::Tcp => Transport::Tcp,
-            SipTransport::Tls => Transport::Tls,
-        };
+        let transport = self.registrar.transport();
         Target { host: self.registrar.host.clone(), port: self.registrar.port(), transport }
     }
 
