@@ -8,7 +8,7 @@ use std::{
     io,
     net::SocketAddr,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use socket2::SockRef;

@@ -52,7 +52,7 @@ use crate::{
         },
         pipe,
         rtp::session,
-        sip::sdp::Media,
+        sip::{leg::Transferred, sdp::Media},
         websocket::{
             leg::{Flow, Leg, Over, Setup},
             link::{Link, LinkError},
@@ -115,6 +115,10 @@ pub enum LineOrder {
     Digit(u8),
     /// A key is to be pressed: in RTP, where the peer takes that there.
     Press(u8),
+    /// The caller is to be passed on to this URI, once what the agent has said was heard.
+    PassOn(String),
+    /// How that came on.
+    Transfer(Transferred),
     /// It is over.
     Ended {
         /// Why.
@@ -155,6 +159,20 @@ pub enum Ask {
     Answer {
         /// Which call.
         seq: u64,
+    },
+    /// The agent has been heard to the end: now pass the caller on.
+    PassOn {
+        /// Which call.
+        seq: u64,
+        /// To whom.
+        uri: String,
+    },
+    /// This key cannot be pressed in RTP.
+    Unpressed {
+        /// Which call.
+        seq: u64,
+        /// One of `0-9*#A-D`.
+        digit: u8,
     },
     /// Another connection to this call's trunk.
     Redial {
@@ -362,6 +380,10 @@ struct Call {
     /// Steps that were told; [`STEPS`] of them are all.
     steps_told: usize,
     words: Option<String>,
+    /// Where the caller goes once the agent has been heard.
+    pass_on: Option<String>,
+    /// A key that RTP does not take.
+    unpressed: Option<u8>,
 }
 
 /// Plays one frame of every call on every second tick.
@@ -491,6 +513,12 @@ impl Shard {
         {
             // A control thread that is behind by so many is asked again on the next tick.
             io.owes_answer = self.asks.try_send(Ask::Answer { seq: call.seq }).is_err();
+        }
+        if let Some(uri) = call.pass_on.take() {
+            let _ = self.asks.try_send(Ask::PassOn { seq: call.seq, uri });
+        }
+        if let Some(digit) = call.unpressed.take() {
+            let _ = self.asks.try_send(Ask::Unpressed { seq: call.seq, digit });
         }
         while let Some(step) = call.poll_step() {
             // A step that is not told is missing in a log, no more.
@@ -710,6 +738,8 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
         steps_told: if tell_steps { 0 } else { STEPS.len() },
         line: io,
         words: None,
+        pass_on: None,
+        unpressed: None,
     };
     let slot = match this.calls.iter().position(Option::is_none) {
         Some(slot) => slot,
@@ -1154,9 +1184,10 @@ impl Call {
             }
             LineOrder::Digit(digit) if !io.masks_dtmf() => self.bridge.handle_digit(now, digit),
             LineOrder::Digit(_) => {}
-            LineOrder::Press(digit) => {
-                io.press(digit);
-            }
+            LineOrder::Press(digit) if io.press(digit) => {}
+            LineOrder::Press(digit) => self.unpressed = Some(digit),
+            LineOrder::PassOn(uri) => self.pass_on = Some(uri),
+            LineOrder::Transfer(_) => {}
             LineOrder::Ended { reason, words } => {
                 if let Some(words) = words {
                     self.words.get_or_insert(words);

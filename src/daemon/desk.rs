@@ -56,6 +56,7 @@ impl Desk for Shared {
         for thread in &*self.silent.borrow() {
             problems.push(format!("the thread {thread} does not answer"));
         }
+        problems.extend(self.sip.borrow().values().filter_map(|line| line.problem(self)));
         if self.is_overloaded() {
             problems.push("overload: more than 1 % of the last 10 s' frames left over 20 ms late".to_owned());
         }

@@ -22,6 +22,7 @@ use tokio::{
 use crate::{
     call::{
         EndReason,
+        redact::Numbers,
         rtp_io::{NewRtp, RtpSetup},
         shard::{LineOrder, Order},
     },
@@ -92,7 +93,7 @@ impl SipLine {
         };
         let certificate = config.tls.as_ref().map(|tls| Certificate::load(name, &tls.pair).map(Rc::new)).transpose();
         let certificate = certificate.map_err(|error| Fault::config(format!("[line.{name}] {error}")))?;
-        let wants_tls = config.tls.is_some() || registrars(config).any(|uri| uri.transport() == config::SipTransport::Tls);
+        let wants_tls = config.tls.is_some() || registrars(config).any(|uri| uri.transport() == Transport::Tls);
         let trust = wants_tls.then(|| tls::client_config(config.ca_file.as_deref())).transpose();
         let trust = trust.map_err(|error| Fault::config(format!("[line.{name}] {error}")))?;
         let own: Rc<OnceCell<Rc<Self>>> = Rc::default();
@@ -187,8 +188,8 @@ impl SipLine {
             let line = self.name(shared);
             match reason {
                 Reason::Stranger => warn!(
-                    message_id = messages::OUTSIDER, line, peer:% = source, count = requests;
-                    "SIP from an address that is not allowed is not answered"
+                    message_id = messages::OUTSIDER, line, peer:% = source, connections = requests;
+                    "SIP from outside `allow` is not answered"
                 ),
                 _ => warn!(
                     message_id = messages::CALLS_REFUSED, line, peer:% = source, refused = requests;
@@ -317,7 +318,7 @@ impl SipLine {
         match talk {
             Some(Talk::Call { seq, .. }) => shared.tell_line(seq, LineOrder::Ended { reason, words }),
             Some(Talk::Calling { facts, .. }) => {
-                let (line, to) = (self.name(shared), shared.shown_number(&facts.to));
+                let (line, to) = (self.name(shared), shown(shared, &facts.to));
                 warn!(line, to; "the call that was asked for did not come about: {why}");
             }
             None => {}
@@ -482,12 +483,12 @@ impl SipLine {
         let Some(dial) = &config.dial else { return };
         let line = self.name(&shared);
         let uri = uri_of(&target, &dial.proxy);
-        let flow = self.flow_to(&shared, &dial.proxy.host, dial.proxy.port, transport_of(dial.proxy.transport())).await;
+        let flow = self.flow_to(&shared, &dial.proxy.host, dial.proxy.port, dial.proxy.transport()).await;
         let flow = match flow {
             Ok((flow, _)) => flow,
             Err(words) => return warn!(line; "nobody could be called: {words}"),
         };
-        let Some(codec) = config.audio.codecs.first().copied().map(media_codec) else { return };
+        let Some(codec) = config.audio.codecs.first().copied() else { return };
         let Some((rtp, address)) = self.open_rtp(&shared, codec) else { return };
         let mut facts = Facts { from: text(&dial.from), to: text(&target.number), ..Facts::default() };
         facts.custom.add("direction", "outbound");
@@ -537,7 +538,7 @@ impl Shared {
     /// Calls somebody by a SIP line.
     pub(super) fn place_call(self: &Rc<Self>, line: usize, target: &dial_plan::Target) -> Result<String, String> {
         let sip = self.sip_line_of(line).ok_or("the line is not open")?;
-        let number = self.shown_number(&target.number);
+        let number = shown(self, &target.number);
         spawn_local(sip.call(Rc::clone(self), target.clone()));
         Ok(format!("{number} is called; `trunkline status` has the call once it is answered"))
     }
@@ -625,7 +626,7 @@ fn line_setup(config: &config::SipLine, ports: [Option<u16>; 3], max_calls: usiz
             host,
             ports,
             user_agent: config.user_agent.clone(),
-            codecs: audio.codecs.iter().copied().map(media_codec).collect(),
+            codecs: audio.codecs.iter().copied().collect(),
             rtp_digits: audio.dtmf != config::Dtmf::Info,
             tone: config.ringing.tone,
             session_expires: session_timer.expires,
@@ -674,6 +675,12 @@ fn facts_of(invitation: Invitation) -> Facts {
 
 fn media_order(media: Media, up: bool) -> LineOrder {
     LineOrder::Media { media: Box::new(media), up }
+}
+
+/// A number, as logs have it.
+fn shown(shared: &Shared, number: &str) -> String {
+    let numbers = if shared.config.records.full_numbers { Numbers::Full } else { Numbers::Redacted };
+    numbers.keep(number).unwrap_or_default()
 }
 
 /// The URI of a target of the dial plan.

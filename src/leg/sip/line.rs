@@ -353,6 +353,12 @@ impl Line {
         self.events.pop_front()
     }
 
+    /// Whether anything at all is taken from there.
+    #[must_use]
+    pub fn is_known(&self, source: IpAddr) -> bool {
+        self.admission.is_known(source)
+    }
+
     /// Requests that were not let in, told once a minute.
     pub fn poll_refusals(&mut self) -> Option<admission::News> {
         self.admission.poll_news()
