@@ -16,7 +16,7 @@ pub struct SipUri {
     pub user: Option<String>,
     /// A name in lower case or an IP address, without brackets.
     pub host: String,
-    /// `None`: the transport's own, or what SRV says (RFC 3263 4.2).
+    /// `None`: the transport's own. SRV is not looked up.
     pub port: Option<u16>,
     /// What `transport=` says; `None`: see [`SipUri::transport`].
     pub transport: Option<Transport>,
@@ -78,7 +78,7 @@ impl SipUri {
         self.transport.unwrap_or(if self.secure { Transport::Tls } else { Transport::Udp })
     }
 
-    /// The port to go to where SRV says nothing (RFC 3261 19.1.2).
+    /// The port to go to (RFC 3261 19.1.2).
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port.unwrap_or(match self.transport() {

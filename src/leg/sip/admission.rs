@@ -93,7 +93,7 @@ impl Reason {
     #[must_use]
     pub const fn words(self) -> &'static str {
         match self {
-            Self::Stranger => "it comes from an address that is neither in `allow` nor a registrar's",
+            Self::Stranger => "it comes from an address that is neither in allow nor a registrar's",
             Self::TooFast => "its source brings more calls in a second than it may; see `invites-per-second`",
             Self::Unacked => "too many calls wait for the ACK of their answer; does our 200 reach the PBX?",
             Self::Ringing => "too many calls ring already",

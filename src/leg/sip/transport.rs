@@ -288,7 +288,7 @@ impl Sockets {
         }
     }
 
-    /// Sends a message, or drops it.
+    /// Sends a message, or drops it. Two line breaks are a message, too: they keep the NAT before us open.
     ///
     /// # Errors
     /// [`Unsent`] when the flow has failed. What the kernel has no room for is no error, see [`Counts::unsent`].
@@ -838,6 +838,23 @@ mod tests {
             let first = received.recv().await.unwrap();
             assert!(matches!(first, Received::Message { message: Err(_), .. }), "the rubbish: {first:?}");
             assert_eq!((sockets.counts().strangers, sockets.connections()), (2, 0));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_socket_for_ipv6_speaks_ipv4_as_well() {
+        on_control_thread(async {
+            let udp = Some((core::net::Ipv6Addr::UNSPECIFIED, 0).into());
+            // Some machines have no IPv6, and no such trouble.
+            let Ok((sockets, mut received)) = Sockets::open(Setup { udp, ..setup() }) else { return };
+            let port = sockets.addresses().udp.unwrap().port();
+            let peer = UdpSocket::bind(any()).await.unwrap();
+            peer.send_to(OPTIONS, (Ipv4Addr::LOCALHOST, port)).await.unwrap();
+            let (flow, _) = message(&mut received).await;
+            assert_eq!(flow.remote, peer.local_addr().unwrap());
+            assert_eq!(sockets.send(flow, &ANSWER.into()), Ok(()));
+            assert_eq!(peer.recv_from(&mut [0; 1000]).await.unwrap().0, ANSWER.len());
         })
         .await;
     }

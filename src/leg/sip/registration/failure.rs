@@ -58,7 +58,7 @@ impl fmt::Display for Failure {
             Self::Unanswerable(why) => why.fmt(f),
             Self::AlwaysStale => f.write_str("it calls each of its own nonces stale"),
             Self::Expiry(0) => f.write_str("it took us for 0 s, which is not at all"),
-            Self::Expiry(seconds) => write!(f, "it takes us for {seconds} s or longer only; see `expires-seconds`"),
+            Self::Expiry(seconds) => write!(f, "it takes us for {seconds} s or longer only"),
             Self::Status { status: 403, reason } => {
                 write!(f, "it answered 403 {reason}; may this extension register from here?")
             }
