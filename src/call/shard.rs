@@ -749,9 +749,7 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
         }
     };
     this.calls[slot] = Some(call);
-    if trunkless
-        && let Some(Some(Call { line: LineIo::Rtp(io), .. })) = this.calls.get_mut(slot)
-    {
+    if trunkless && let Some(Some(Call { line: LineIo::Rtp(io), .. })) = this.calls.get_mut(slot) {
         io.owes_answer = true;
     }
     // What came with the first message is there already.

@@ -115,8 +115,7 @@ impl SipLine {
         let ports = [addresses.udp, addresses.tcp, addresses.tls].map(|address| address.map(|address| address.port()));
         let line = RefCell::new(Line::new(line_setup(config, ports, shared.config.media.max_calls)));
         let next_port = Cell::new(seed() as usize);
-        let this =
-            Rc::new(Self { index, line, sockets, talks: RefCell::default(), next_port, woken: Notify::new() });
+        let this = Rc::new(Self { index, line, sockets, talks: RefCell::default(), next_port, woken: Notify::new() });
         if own.set(Rc::clone(&this)).is_err() {
             return Ok(()); // it was made a moment ago
         }
@@ -193,7 +192,7 @@ impl SipLine {
                 ),
                 _ => warn!(
                     message_id = messages::CALLS_REFUSED, line, peer:% = source, refused = requests;
-                    "calls are refused: {reason}"
+                    "calls are refused: {}", reason.words()
                 ),
             }
         }
@@ -376,7 +375,8 @@ impl SipLine {
         let pair = (0..ports.len()).find_map(|step| {
             let at = (start + step) % ports.len();
             let port = ports[at];
-            let pair = udp(ip, port, config.audio.dscp).and_then(|rtp| Ok((rtp, udp(ip, port + 1, config.audio.dscp)?)));
+            let pair =
+                udp(ip, port, config.audio.dscp).and_then(|rtp| Ok((rtp, udp(ip, port + 1, config.audio.dscp)?)));
             self.next_port.set(at + 1);
             pair.ok().map(|pair| (pair, port))
         });

@@ -271,7 +271,13 @@ async fn whom_to_dial(trunk: &Trunk, tls: Option<&Arc<rustls::ClientConfig>>, fa
 impl Refused {
     /// For good, before it was dialled.
     fn by(trunk: &Trunk, words: String) -> Self {
-        Self { agent: trunk.url.authority.clone(), words, is_timeout: false, is_unreachable: false, is_worth_a_retry: false }
+        Self {
+            agent: trunk.url.authority.clone(),
+            words,
+            is_timeout: false,
+            is_unreachable: false,
+            is_worth_a_retry: false,
+        }
     }
 }
 
