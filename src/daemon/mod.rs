@@ -66,6 +66,7 @@ mod accept;
 mod arrivals;
 mod calls;
 mod desk;
+mod outgoing;
 mod watch;
 
 /// Runs the daemon with this config until a signal, or until its only line, a pipe, has ended. Returns the exit code.
