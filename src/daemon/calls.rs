@@ -502,7 +502,7 @@ impl Shared {
     }
 
     /// Why no more calls may come, if so.
-    fn why_full(&self) -> Option<&'static str> {
+    pub(super) fn why_full(&self) -> Option<&'static str> {
         let calls = self.calls.borrow();
         let max_calls = self.config.media.max_calls;
         if calls.draining {
