@@ -567,12 +567,9 @@ impl Shared {
     }
 
     /// Presses keys: in RTP where the PBX takes them there, else by INFO.
-    pub(super) fn press(self: &Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
-        let (seq, line) = self.sip_call(call_id)?;
-        for digit in digits.bytes() {
-            self.tell_line(seq, LineOrder::Press(digit));
-        }
-        let _ = line;
+    pub(super) fn press(&self, call_id: &str, digits: &str) -> Result<(), String> {
+        let (seq, _) = self.sip_call(call_id)?;
+        digits.bytes().for_each(|digit| self.tell_line(seq, LineOrder::Press(digit)));
         Ok(())
     }
 
