@@ -349,7 +349,6 @@ impl Shared {
                 }
             }
             Ask::PassOn { seq, uri } => self.on_spoken(seq, uri),
-            Ask::Unpressed { seq, digit } => self.on_unpressed(seq, digit),
             Ask::Step { seq, step } => {
                 if let Some(Live { telnyx_call: Some(id), call_id, .. }) = self.calls.borrow().live.get(&seq) {
                     telnyx::log_step(step, id, Some(call_id));

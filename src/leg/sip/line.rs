@@ -405,6 +405,12 @@ impl Line {
         taken
     }
 
+    /// Whether the peer of this call takes keys in RTP.
+    #[must_use]
+    pub fn takes_rtp_digits(&self, leg: LegId) -> bool {
+        self.legs.get(&leg).is_some_and(Leg::takes_rtp_digits)
+    }
+
     /// A key is pressed, by INFO.
     pub fn send_digit(&mut self, now: Now, leg: LegId, digit: u8) {
         self.with_leg(now, leg, |leg, parts| leg.send_digit(parts, digit));

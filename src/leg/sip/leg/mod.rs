@@ -401,6 +401,11 @@ impl Leg {
             || self.called_by.as_ref().is_some_and(|(invite, _)| *invite == tx)
     }
 
+    /// Whether the peer takes keys in RTP.
+    pub(super) fn takes_rtp_digits(&self) -> bool {
+        self.media.as_ref().is_some_and(|media| media.codec.dtmf_payload_type.is_some())
+    }
+
     /// Our tag.
     pub(super) fn tag(&self) -> Option<&str> {
         self.dialog.as_ref().map(|dialog| dialog.id().local_tag.as_str())
