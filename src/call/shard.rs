@@ -1163,9 +1163,7 @@ impl Call {
                 let rate = media.codec.codec.rate();
                 io.set_media(now, *media, up);
                 self.codec = io.codec().map(Codec::name);
-                if rate != self.bridge.line_rate() {
-                    self.bridge.handle_line_audio(now, rate, &[], pool);
-                }
+                self.bridge.handle_line_rate(rate, pool);
             }
             LineOrder::Digit(digit) if !io.masks_dtmf() => self.bridge.handle_digit(now, digit),
             LineOrder::Digit(_) => {}
