@@ -1,14 +1,14 @@
 //! The daemon at its desk: what it says of itself, and what it can be told.
 
 use crate::{
-    call::gauges::Reading,
+    call::gauges::{Reading, RtpReading},
     clock,
     config::LineKind,
     control::{
         call_info::CallInfo,
         desk::{
-            CallStatus, Desk, Handshake, LineStatus, Readiness, RecordsStatus, Refusal, SinksStatus, Status, TellError,
-            TrunkStatus,
+            CallStatus, Desk, Handshake, LineStatus, Readiness, RecordsStatus, Refusal, RtpStatus, SinksStatus, Status,
+            TellError, TrunkStatus,
         },
         journal,
         metrics::{Counter, Metrics},
@@ -70,6 +70,8 @@ impl Desk for Shared {
     }
 
     fn metrics(&self) -> &Metrics {
+        let unregistered = self.sip.borrow().values().filter(|line| line.tell_metrics(&self.metrics)).count();
+        self.metrics.set_unregistered(unregistered as u64);
         &self.metrics
     }
 
@@ -106,6 +108,7 @@ impl Shared {
                 listen: news.listens_on.map(|address| address.to_string()),
                 calls: calls.live.values().filter(|live| live.line == index).count(),
                 last_call_ms_ago: news.last_call.map(|at| ms(now.saturating_sub(at))),
+                registration: self.sip_line_of(index).and_then(|sip| sip.registration()).map(str::to_owned),
             })
             .collect()
     }
@@ -137,6 +140,7 @@ impl Shared {
             dropped,
             underruns,
             late,
+            rtp,
         } = live.gauges.get();
         CallStatus {
             call_id: live.call_id.clone(),
@@ -153,6 +157,14 @@ impl Shared {
             dropped,
             underruns,
             late,
+            rtp: rtp.map(|RtpReading { packets, lost, concealed, jitter, round_trip, delay }| RtpStatus {
+                packets,
+                lost,
+                concealed_samples: concealed,
+                jitter_ms: ms(jitter),
+                round_trip_ms: round_trip.map(ms),
+                delay_ms: ms(delay),
+            }),
         }
     }
 }
