@@ -11,10 +11,7 @@ mod within;
 use super::*;
 use crate::{
     config::{Cidr, Secret},
-    leg::{
-        rtp::dice::Dice,
-        sip::{NameAddr, parse},
-    },
+    leg::{rtp::dice::Dice, sip::parse},
     media::codec::Codec,
 };
 
@@ -288,6 +285,7 @@ fn setup(host: &str, seed: u64) -> LineSetup {
             max_ringing: 30,
         },
         credentials: None,
+        registration: None,
         timers: Timers::default(),
         random: [dice(seed), dice(seed + 1000)],
     }
@@ -386,6 +384,8 @@ fn word(event: &Event) -> String {
         Event::Transfer { what: Transferred::Done, .. } => "transfer done".into(),
         Event::Transfer { what: Transferred::Failed(status, _), .. } => format!("transfer failed {status}"),
         Event::NotTaken { status, .. } => format!("not taken {status}"),
+        Event::Reach(_) => "reach".into(),
+        Event::Registration(_) => "registration".into(),
         Event::Ended { why, .. } => format!("ended: {why}"),
     }
 }

@@ -29,13 +29,13 @@ fn a_pbx_that_asks_whether_we_live_hears_what_we_can_or_that_it_should_go_elsewh
     assert_eq!(header(&answer.headers, "Accept"), "application/sdp");
     assert_eq!(header(&answer.headers, "Supported"), "100rel, timer");
     assert!(header(&answer.headers, "Allow").contains("INVITE"));
-    bench.line.set_open(Some(("the daemon is going down", 30)));
+    bench.line.set_closed(Some(("the daemon is going down", 30)));
     assert_eq!(ask(&mut bench, "OPTIONS", ""), 503);
     bench.receive(&invite(""));
     let refusal = bench.answered("INVITE");
     assert_eq!((refusal.status, refusal.reason.as_str()), (503, "the daemon is going down"));
     assert_eq!(header(&refusal.headers, "Retry-After"), "30");
-    bench.line.set_open(None);
+    bench.line.set_closed(None);
     assert_eq!(ask(&mut bench, "OPTIONS", ""), 200);
     assert!(bench.told().is_empty());
 }
@@ -43,7 +43,7 @@ fn a_pbx_that_asks_whether_we_live_hears_what_we_can_or_that_it_should_go_elsewh
 #[test]
 fn a_line_that_closes_keeps_the_calls_that_it_has() {
     let (mut bench, leg) = Bench::ringing();
-    bench.line.set_open(Some(("the daemon is going down", 30)));
+    bench.line.set_closed(Some(("the daemon is going down", 30)));
     bench.receive(&invite(""));
     assert_eq!(bench.said(), ["180 INVITE"], "a copy");
     bench.accept(leg);
