@@ -5,6 +5,7 @@ use crate::{
         EndReason,
         bridge::{Bridge, Delays, Times, UplinkTally},
         turns::Turns,
+        wishes::WishFigures,
     },
     dialect::Direction,
     leg::websocket::leg::Tally,
@@ -30,6 +31,8 @@ pub struct Figures {
     pub delays: Delays,
     /// What went over the line's connection.
     pub line: LineTally,
+    /// What was asked of the line, and what became of it.
+    pub wishes: WishFigures,
 }
 
 /// What went over a line's connection.
@@ -55,6 +58,7 @@ impl Figures {
             times: bridge.times(),
             delays: bridge.delays(),
             line,
+            wishes: bridge.wishes(),
         }
     }
 }
