@@ -1,0 +1,236 @@
+//! Our extension at a registrar that is not ours, `peers/registrar.py`, whose digest is Python's hashlib.
+
+#![allow(clippy::unwrap_used)]
+
+mod sip;
+mod site;
+
+use std::{
+    net::Ipv4Addr,
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use sip::{free_udp_port, is_installed};
+use site::{Daemon, Process, SOON, field, http_get, number, wait_for};
+
+/// A registrar and a line that registers there.
+struct Extension {
+    registrar: Process,
+    daemon: Daemon,
+    _agent: Process,
+    _dir: tempfile::TempDir,
+}
+
+impl Extension {
+    fn start(registrar: &[&str]) -> Option<Self> {
+        Self::start_with(registrar, PASSWORD, "")
+    }
+
+    /// With this password, and these keys more in the table of the registration.
+    fn start_with(args: &[&str], password: &str, keys: &str) -> Option<Self> {
+        if !is_installed("python3") {
+            return None;
+        }
+        let registrar = registrar(args);
+        let port = number(&registrar.line(&["listening="]), "listening");
+        let (daemon, agent, dir) = line(&format!("sip:127.0.0.1:{port}"), password, keys);
+        Some(Self { registrar, daemon, _agent: agent, _dir: dir })
+    }
+
+    /// What the n-th REGISTER said and was told.
+    fn request(&self, n: usize) -> String {
+        self.registrar.nth_line(n, &["request=", "method=REGISTER"])
+    }
+
+    /// The requests up to one that was answered like this.
+    fn until(&self, status: &str) -> Vec<String> {
+        let mut requests = Vec::new();
+        loop {
+            let request = self.request(requests.len());
+            let is_last = field(&request, "status") == status;
+            requests.push(request);
+            if is_last {
+                return requests;
+            }
+        }
+    }
+}
+
+fn registrar(args: &[&str]) -> Process {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/registrar.py");
+    Process::start(Command::new("python3").env("PYTHONDONTWRITEBYTECODE", "1").arg(script).args(args))
+}
+
+/// A daemon that registers at this URI.
+fn line(registrar: &str, password: &str, keys: &str) -> (Daemon, Process, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("password");
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&secret);
+    std::io::Write::write_all(&mut file.unwrap(), password.as_bytes()).unwrap();
+    let (agent, agent_port) = sip::agent(&["--plain"]);
+    let daemon = Daemon::start_of(&["pbx"], "max-calls = 8", "drain-seconds = 5", |ports| {
+        format!(
+            "[line.pbx]\nkind = \"sip\"\nlisten = \"127.0.0.1:{}\"\n\
+             [line.pbx.register]\nregistrar = \"{registrar}\"\nuser = \"201\"\npassword = {{ file = {secret:?} }}\n{keys}\n\
+             [trunk.agent]\nurl = \"ws://127.0.0.1:{agent_port}/\"\ndialect = \"ozonetel\"\n\
+             [[route]]\nline = \"pbx\"\ntrunks = [\"agent\"]\n",
+            ports[0]
+        )
+    });
+    (daemon, agent, dir)
+}
+
+const PASSWORD: &str = "line of sight";
+
+/// What `/health` says.
+fn health(daemon: &Daemon) -> String {
+    http_get(daemon.http(), "/health")
+}
+
+#[test]
+fn of_two_challenges_the_better_is_answered() {
+    let Some(extension) = Extension::start(&["--algorithms", "SHA-256,MD5"]) else { return };
+    let requests = extension.until("200");
+    let [first, second] = &requests[..] else { panic!("{requests:#?}") };
+    assert_eq!((field(first, "status"), field(first, "auth")), ("401", "none"));
+    assert_eq!((field(second, "algorithm"), field(second, "qop"), field(second, "nc")), ("SHA-256", "auth", "00000001"));
+    // RFC 3261 10.2: one call, one count, and nobody's user part in the Request-URI.
+    assert_eq!(field(first, "call_id"), field(second, "call_id"));
+    assert_eq!(number(first, "cseq") + 1, number(second, "cseq"));
+    assert!(!field(first, "uri").contains('@'), "{first}");
+    assert!(field(first, "to").contains("sip:201@"), "{first}");
+    wait_for("it is told", || health(&extension.daemon).contains("\"registered\""));
+}
+
+#[test]
+fn every_digest_that_a_pbx_may_ask_for_is_answered() {
+    for (algorithms, qop, chosen) in [
+        ("MD5,SHA-256", "auth", "SHA-256"),
+        ("MD5", "", "MD5"),
+        ("MD5", "auth", "MD5"),
+        ("SHA-256", "auth,auth-int", "SHA-256"),
+        ("MD5", "auth-int,auth", "MD5"),
+        ("SHA-512-256,MD5", "auth", "SHA-512-256"),
+    ] {
+        let Some(extension) = Extension::start(&["--algorithms", algorithms, "--qop", qop]) else { return };
+        let requests = extension.until("200");
+        assert_eq!(requests.len(), 2, "{algorithms} {qop}: {requests:#?}");
+        assert_eq!(field(&requests[1], "algorithm"), chosen, "{algorithms} {qop}");
+        let wanted = if qop.is_empty() { "-" } else { "auth" };
+        assert_eq!(field(&requests[1], "qop"), wanted, "{algorithms} {qop}");
+    }
+}
+
+#[test]
+fn a_stale_nonce_is_no_wrong_password() {
+    let Some(extension) = Extension::start(&["--stale"]) else { return };
+    let requests = extension.until("200");
+    let told: Vec<_> = requests.iter().map(|request| (field(request, "status"), field(request, "auth"))).collect();
+    assert_eq!(told, [("401", "none"), ("401", "stale"), ("200", "ok")]);
+}
+
+#[test]
+fn a_registrar_that_wants_longer_gets_it() {
+    let Some(extension) = Extension::start_with(&["--min-expires", "900"], PASSWORD, "expires-seconds = 60") else {
+        return;
+    };
+    let requests = extension.until("200");
+    let brief = requests.iter().find(|request| field(request, "status") == "423").expect("a 423");
+    assert_eq!(number(brief, "expires"), 60);
+    assert_eq!(number(requests.last().unwrap(), "expires"), 900);
+}
+
+#[test]
+fn what_was_granted_is_refreshed_before_it_ends_in_the_same_call() {
+    let Some(extension) = Extension::start(&["--grants", "6"]) else { return };
+    let first = extension.until("200");
+    let (ok, n) = (first.last().unwrap(), first.len());
+    let refresh = extension.request(n);
+    let after = Duration::from_nanos(number(&refresh, "at") - number(ok, "at"));
+    assert!((2.5..6.0).contains(&after.as_secs_f64()), "{after:?}");
+    assert_eq!(field(&refresh, "call_id"), field(ok, "call_id"));
+    assert_eq!(field(&refresh, "contact"), field(ok, "contact"));
+    assert_eq!(number(&refresh, "cseq"), number(ok, "cseq") + 1);
+    // The nonce is used again, one further, or is asked for anew.
+    assert!(matches!((field(&refresh, "auth"), field(&refresh, "nc")), ("ok", "00000002") | ("none", "-")), "{refresh}");
+}
+
+#[test]
+fn an_extension_that_drains_says_goodbye_to_its_registrar() {
+    let Some(extension) = Extension::start(&[]) else { return };
+    let n = extension.until("200").len();
+    extension.daemon.process.terminate();
+    let mut requests = vec![extension.request(n)];
+    if field(&requests[0], "status") == "401" {
+        requests.push(extension.request(n + 1));
+    }
+    let last = requests.last().unwrap();
+    assert_eq!((number(last, "expires"), field(last, "status")), (0, "200"), "{requests:#?}");
+    let (status, said) = extension.daemon.process.wait(SOON);
+    assert_eq!(status.code(), Some(0), "{said}");
+}
+
+#[test]
+fn a_call_comes_over_the_way_of_the_registration() {
+    let Some(extension) = Extension::start(&["--calls"]) else { return };
+    let called = extension.registrar.line(&["called="]);
+    assert!(called.ends_with("200,200"), "{called}");
+    let ended = extension.daemon.process.line(&["call ended"]);
+    assert_eq!(field(&ended, "end_reason"), "line-hung-up", "{ended}");
+}
+
+#[test]
+fn a_wrong_password_is_told_in_one_clear_line_and_tried_more_and_more_seldom() {
+    let Some(extension) = Extension::start_with(&[], "wrong", "") else { return };
+    let told = extension.daemon.process.line(&["registr"]);
+    let requests = extension.until("403");
+    assert!(requests.len() <= 3, "{requests:#?}");
+    extension.daemon.process.line(&["403"]);
+    wait_for("it is told", || !health(&extension.daemon).contains("\"registered\""));
+    // It does not come again at once: a PBX that bans who guesses would ban the whole site.
+    let until = Instant::now() + Duration::from_secs(5);
+    wait_for("5 s pass", || Instant::now() > until);
+    let count = extension.registrar.count(&["request="]);
+    assert!(count <= requests.len() + 2, "{count} requests in 5 s: {told}");
+    let lines = extension.daemon.process.count(&["403"]);
+    assert!(lines <= 2, "{lines} lines");
+}
+
+#[test]
+fn a_registrar_that_nobody_knows_is_told_and_tried_again_without_end() {
+    if !is_installed("python3") {
+        return;
+    }
+    // A port that nobody has, and a name that nobody has (RFC 2606 2).
+    let nobody = format!("sip:127.0.0.1:{}", free_udp_port(Ipv4Addr::LOCALHOST));
+    for registrar in [nobody.as_str(), "sip:registrar.invalid"] {
+        let (daemon, _agent, _dir) = line(registrar, PASSWORD, "");
+        let host = registrar.trim_start_matches("sip:");
+        let told = daemon.process.line(&["WARN", host]);
+        assert!(told.contains("regist"), "{told}");
+        assert!(!health(&daemon).contains("\"registered\""), "{}", health(&daemon));
+        let lines = daemon.process.count(&["WARN"]);
+        assert!(lines <= 3, "{lines} lines of warning:\n{}", daemon.process.said());
+    }
+}
+
+#[test]
+fn a_registrar_that_is_silent_is_left_for_its_backup() {
+    if !is_installed("python3") {
+        return;
+    }
+    let (silent, good) = (registrar(&["--silent"]), registrar(&[]));
+    let port = |registrar: &Process| number(&registrar.line(&["listening="]), "listening");
+    let backup = format!("backup-registrar = \"sip:127.0.0.1:{}\"", port(&good));
+    let (_daemon, _agent, _dir) = line(&format!("sip:127.0.0.1:{}", port(&silent)), PASSWORD, &backup);
+    silent.line(&["request="]);
+    // Timer F, 32 s, RFC 3261 17.1.2.2.
+    let until = Instant::now() + Duration::from_secs(45);
+    while good.count(&["status=200"]) == 0 {
+        assert!(Instant::now() < until, "{}\n{}", silent.said(), good.said());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
