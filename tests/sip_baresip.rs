@@ -30,8 +30,7 @@ fn speech(seconds: f64) -> Vec<i16> {
 /// The best normalized correlation of a second of `said` with what was heard, and where it was found in it.
 fn correlation(said: &[i16], heard: &[i16]) -> (f64, usize) {
     let energy = |samples: &[i16]| samples.iter().map(|&sample| f64::from(sample).powi(2)).sum::<f64>();
-    let product =
-        |a: &[i16], b: &[i16]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    let product = |a: &[i16], b: &[i16]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
     let own = energy(said);
     let mut best = (0.0, 0);
     for (at, window) in heard.windows(said.len()).enumerate() {

@@ -27,11 +27,9 @@ fn answered() -> Scenario {
 
 #[test]
 fn two_hundred_calls_at_twenty_a_second_are_all_carried_with_their_speech() {
-    let Some(site) = Site::start_with(
-        &[Trunk::Echo],
-        "invites-per-second = 100\nrtp-ports = \"64000-64999\"",
-        "max-calls = 120",
-    ) else {
+    let Some(site) =
+        Site::start_with(&[Trunk::Echo], "invites-per-second = 100\nrtp-ports = \"64000-64999\"", "max-calls = 120")
+    else {
         return;
     };
     let noise = site.noise_file(5.0);
@@ -231,12 +229,21 @@ fn what_cannot_be_served_is_refused_with_the_status_and_the_header_that_say_why(
     let invite = |headers: &str, body: &str| Scenario::caller().invite(headers, body).may(100);
     let g729 = SDP.replace("RTP/AVP 0 101", "RTP/AVP 18").replace("a=rtpmap:0 PCMU/8000", "a=rtpmap:18 G729/8000");
     let refused = [
-        invite("Require: gnusto, 100rel\n", SDP).expect(420).header("Unsupported", "gnusto").lacks("Unsupported:.*100rel"),
+        invite("Require: gnusto, 100rel\n", SDP)
+            .expect(420)
+            .header("Unsupported", "gnusto")
+            .lacks("Unsupported:.*100rel"),
         invite("Max-Forwards: 0\n", SDP).expect(483),
-        Scenario::caller().request("INVITE", "Content-Type: text/plain\n", "hello\n").may(100).expect(415)
+        Scenario::caller()
+            .request("INVITE", "Content-Type: text/plain\n", "hello\n")
+            .may(100)
+            .expect(415)
             .header("Accept", "application/sdp"),
-        Scenario::caller().request("INVITE", "Content-Type: application/sdp\nContent-Encoding: gzip\n", SDP).may(100)
-            .expect(415).lacks("Accept-Encoding:.*gzip"),
+        Scenario::caller()
+            .request("INVITE", "Content-Type: application/sdp\nContent-Encoding: gzip\n", SDP)
+            .may(100)
+            .expect(415)
+            .lacks("Accept-Encoding:.*gzip"),
         invite("", &g729).expect(488),
         invite("", &SDP.replace("m=audio", "m=video")).expect(488),
         invite("Session-Expires: 10\nSupported: timer\n", SDP).expect(422).header("Min-SE", "90"),
@@ -311,7 +318,8 @@ fn a_trunk_that_is_out_of_reach_is_told_by_options() {
 fn the_message_waiting_of_a_pbx_is_taken_or_refused_and_never_left_unanswered() {
     let Some(site) = Site::start() else { return };
     let body = "Messages-Waiting: yes\nVoice-Message: 2/8 (0/2)\n";
-    let headers = "Event: message-summary\nSubscription-State: active\nContent-Type: application/simple-message-summary\n";
+    let headers =
+        "Event: message-summary\nSubscription-State: active\nContent-Type: application/simple-message-summary\n";
     site.plays(&Scenario::caller().request("NOTIFY", headers, body).expect(200).end());
     let unknown = Scenario::caller().request("NOTIFY", "Event: weather\nSubscription-State: active\n", "");
     site.plays(&unknown.expect(489).header("Allow-Events", "message-summary").end());
@@ -468,7 +476,8 @@ fn an_answer_without_an_ack_is_repeated_as_rfc_3261_has_it_and_then_hung_up() {
     let playing = site.sipp(&call.answer("200 OK", "", "").end()).start();
     let played = playing.ends_well(Duration::from_secs(50));
     let came = times(&played);
-    let answers: Vec<f64> = came.iter().filter(|(_, line)| line.starts_with("SIP/2.0 200")).map(|(at, _)| *at).collect();
+    let answers: Vec<f64> =
+        came.iter().filter(|(_, line)| line.starts_with("SIP/2.0 200")).map(|(at, _)| *at).collect();
     let first = answers[0];
     // RFC 3261 13.3.1.4: from T1 on twice as long each time up to T2, and 64 times T1 in all.
     let due = [0.0, 0.5, 1.5, 3.5, 7.5, 11.5, 15.5, 19.5, 23.5, 27.5, 31.5];

@@ -96,7 +96,8 @@ fn not_one_sample_of_a_stranger_is_heard_by_the_agent() {
     let began = Instant::now();
     let mut slipped = 0u16;
     while began.elapsed() < Duration::from_secs(3) {
-        let (sequence, timestamp) = (FIRST.0.wrapping_add(slipped + 30), FIRST.1.wrapping_add(160 * (u32::from(slipped) + 30)));
+        let (sequence, timestamp) =
+            (FIRST.0.wrapping_add(slipped + 30), FIRST.1.wrapping_add(160 * (u32::from(slipped) + 30)));
         let own = Packet { payload_type: 0, sequence, timestamp, ssrc: SSRC, payload: &loud };
         // From elsewhere, as if it were the phone; the same from another machine.
         stranger.send_to(&own.bytes(), call.media).unwrap();
@@ -134,7 +135,8 @@ fn a_phone_that_sends_no_audio_any_more_is_let_go_but_not_while_it_holds() {
         wire.send(&wire.request("ACK", call, 1, answered.to_tag()));
         if call == "held" {
             let hold = wire.invite(call, port).replace("a=ptime:20\n", "a=sendonly\n");
-            let hold = hold.replace(&format!("To: <sip:agent@{}>", site.address()), &format!("To: {}", answered.header("To")));
+            let hold =
+                hold.replace(&format!("To: <sip:agent@{}>", site.address()), &format!("To: {}", answered.header("To")));
             let shorter = "a=ptime:20\r\n".len() - "a=sendonly\r\n".len();
             assert_eq!(shorter, 0, "Content-Length stands");
             wire.send(&hold.replace("CSeq: 1", "CSeq: 2").replace("-1\n", "-2\n"));

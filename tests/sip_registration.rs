@@ -96,7 +96,10 @@ fn of_two_challenges_the_better_is_answered() {
     let requests = extension.until("200");
     let [first, second] = &requests[..] else { panic!("{requests:#?}") };
     assert_eq!((field(first, "status"), field(first, "auth")), ("401", "none"));
-    assert_eq!((field(second, "algorithm"), field(second, "qop"), field(second, "nc")), ("SHA-256", "auth", "00000001"));
+    assert_eq!(
+        (field(second, "algorithm"), field(second, "qop"), field(second, "nc")),
+        ("SHA-256", "auth", "00000001")
+    );
     // RFC 3261 10.2: one call, one count, and nobody's user part in the Request-URI.
     assert_eq!(field(first, "call_id"), field(second, "call_id"));
     assert_eq!(number(first, "cseq") + 1, number(second, "cseq"));
@@ -155,7 +158,10 @@ fn what_was_granted_is_refreshed_before_it_ends_in_the_same_call() {
     assert_eq!(field(&refresh, "contact"), field(ok, "contact"));
     assert_eq!(number(&refresh, "cseq"), number(ok, "cseq") + 1);
     // The nonce is used again, one further, or is asked for anew.
-    assert!(matches!((field(&refresh, "auth"), field(&refresh, "nc")), ("ok", "00000002") | ("none", "-")), "{refresh}");
+    assert!(
+        matches!((field(&refresh, "auth"), field(&refresh, "nc")), ("ok", "00000002") | ("none", "-")),
+        "{refresh}"
+    );
 }
 
 #[test]

@@ -100,9 +100,12 @@ impl Lab {
 
     /// The daemon with a SIP line at port 5060 of its side, and an agent that echoes or does what these say.
     pub(crate) fn site(&self, line: &str, agent: &[&str]) -> LabSite {
-        let agent = Process::start(self.near(TRUNKLINE).args(["agent", "--listen", "127.0.0.1:8765"]).args(agent).args(
-            ["--tls".as_ref(), self.dir.path().as_os_str()],
-        ));
+        let agent = Process::start(
+            self.near(TRUNKLINE)
+                .args(["agent", "--listen", "127.0.0.1:8765"])
+                .args(agent)
+                .args(["--tls".as_ref(), self.dir.path().as_os_str()]),
+        );
         agent.line(&["listening on ws"]);
         let config = format!(
             "[control]\nsocket = {:?}\ndrain-seconds = 0\n\

@@ -265,6 +265,7 @@ pub(crate) struct Sipp {
     command: Command,
     /// Calls it has to make or take.
     calls: u32,
+    kept: Option<tempfile::TempDir>,
 }
 
 impl Sipp {
@@ -285,7 +286,7 @@ impl Sipp {
             .args(["-trace_msg", "-message_file", "messages"])
             .args(["-mi", "127.0.0.1", "-mp", &media.to_string()])
             .arg(format!("127.0.0.1:{to}"));
-        Self { dir, command, calls: 1 }
+        Self { dir, command, calls: 1, kept: None }
     }
 
     /// So many calls in all, and so many a second.
@@ -298,6 +299,12 @@ impl Sipp {
     /// Of all that it sends and is sent, so many in a hundred are lost.
     pub(crate) fn loses(mut self, percent: u32) -> Self {
         self.command.args(["-lost", &percent.to_string()]);
+        self
+    }
+
+    /// The folder goes when it has ended.
+    pub(crate) fn keeping(mut self, dir: tempfile::TempDir) -> Self {
+        self.kept = Some(dir);
         self
     }
 
@@ -314,7 +321,8 @@ impl Sipp {
     pub(crate) fn start_at(mut self, address: Ipv4Addr) -> Playing {
         let port = free_udp_port(address);
         self.command.args(["-m", &self.calls.to_string(), "-i", &address.to_string(), "-p", &port.to_string()]);
-        Playing { port, dir: self.dir, process: Process::start(&mut self.command), began: Instant::now() }
+        let process = Process::start(&mut self.command);
+        Playing { port, dir: self.dir, process, began: Instant::now(), _kept: self.kept }
     }
 }
 
@@ -329,6 +337,7 @@ pub(crate) struct Playing {
     dir: PathBuf,
     process: Process,
     began: Instant,
+    _kept: Option<tempfile::TempDir>,
 }
 
 impl Playing {
@@ -360,9 +369,11 @@ impl Playing {
     /// Waits until it has sent or seen this.
     #[track_caller]
     pub(crate) fn until_seen(&self, text: &str) {
-        crate::site::wait_for(text, || {
-            fs::read_to_string(self.dir.join("messages")).unwrap_or_default().contains(text)
-        });
+        crate::site::wait_for(text, || self.has_seen(text));
+    }
+
+    pub(crate) fn has_seen(&self, text: &str) -> bool {
+        fs::read_to_string(self.dir.join("messages")).unwrap_or_default().contains(text)
     }
 }
 

@@ -195,6 +195,16 @@ impl Scenario {
         ))
     }
 
+    /// Answers the INVITE that has made the call, though other requests came since.
+    pub(crate) fn answer_invite(self, status: &str, body: &str) -> Self {
+        let kind = if body.is_empty() { "" } else { "Content-Type: application/sdp\n" };
+        self.raw(&format!(
+            "SIP/2.0 {status}\nVia: [$via]\nFrom: [$calling]\nTo: [$called];tag=[pid]u[call_number]\n\
+             Call-ID: [call_id]\nCSeq: [$cseq]\nContact: <sip:sipp@[local_ip]:[local_port]>\n{kind}\
+             Content-Length: [len]\n\n{body}"
+        ))
+    }
+
     /// What was sent has made a dialog: from here on requests come in it.
     pub(crate) fn in_dialog(mut self) -> Self {
         self.is_tagged = true;
@@ -259,10 +269,11 @@ impl Scenario {
 
     /// A request of the other side.
     pub(crate) fn awaits(self, method: &str) -> Self {
-        if self.role == Role::Callee && !self.is_tagged {
+        if self.role == Role::Callee && method == "INVITE" && !self.is_tagged {
             // Requests of sipp's own in the dialog need them.
             let this = self.wait(format!("request=\"{method}\" rrs=\"true\""));
-            return this.take("calling", "From", "(.*)").take("called", "To", "(.*)");
+            let this = this.take("calling", "From", "(.*)").take("called", "To", "(.*)");
+            return this.take("via", "Via", "(.*)").take("cseq", "CSeq", "(.*)");
         }
         self.wait(format!("request=\"{method}\""))
     }
