@@ -12,7 +12,7 @@ use std::{
 };
 
 use sip::{
-    Played, Site, Trunk,
+    Site, Trunk,
     scenario::{SDP, Scenario, offer},
     wire::Wire,
 };
@@ -126,15 +126,10 @@ fn a_phone_rings_until_the_trunk_is_ready_and_not_a_moment_less() {
     let Some(site) = Site::start_with(&[Trunk::Late(Duration::from_millis(1500))], "", "") else { return };
     let call = Scenario::caller().invite("", SDP).expect(100).expect(180).lacks("m=audio").expect(200);
     let played = site.plays(&call.ack().pause(200).bye());
-    let came = times(&played);
+    let came = played.times();
     let [(trying, _), (ringing, _), (answered, _)] = came[..3] else { panic!("{}", played.whole()) };
     assert!(trying < 0.2 && ringing < 0.5, "{came:?}");
     assert!((1.4..4.0).contains(&answered), "{came:?}");
-}
-
-/// When each answer came, and its first line.
-fn times(played: &Played) -> Vec<(f64, &str)> {
-    played.came().iter().map(|(at, text)| (*at, text.lines().next().unwrap_or_default())).collect()
 }
 
 #[test]
@@ -166,7 +161,7 @@ fn a_trunk_that_never_answers_makes_way_for_the_next_after_its_time() {
     // The 5 s of `connect-timeout-ms`.
     let call = Scenario::caller().invite("", SDP).expect(100).expect(180).expect(200).within_ms(15_000);
     let played = site.plays(&call.ack().pause(200).bye());
-    assert!((4.8..12.0).contains(&times(&played)[2].0), "{:?}", times(&played));
+    assert!((4.8..12.0).contains(&played.times()[2].0), "{:?}", played.times());
 }
 
 #[test]
@@ -174,7 +169,7 @@ fn a_phone_whose_trunks_never_answer_is_let_go_when_the_ringing_is_over() {
     let Some(site) = Site::start_with(&[Trunk::Silent, Trunk::Silent], "ring-timeout-seconds = 6", "") else { return };
     let call = Scenario::caller().invite("", SDP).expect(100).expect(180).expect(503).within_ms(15_000);
     let played = site.plays(&call.ack_refusal().end());
-    assert!((5.8..12.0).contains(&times(&played)[2].0), "{:?}", times(&played));
+    assert!((5.8..12.0).contains(&played.times()[2].0), "{:?}", played.times());
     assert_eq!(field(&site.daemon.process.line(&["call ended"]), "end_reason"), "trunk-timeout");
 }
 
@@ -196,7 +191,7 @@ fn a_peer_that_insists_on_reliable_ringing_gets_it() {
     // One that does not say PRACK is told again, and again.
     let deaf = Scenario::caller().invite("Require: 100rel\n", SDP).may(100).expect(180).pause(1200).cancel();
     let played = site.plays(&deaf.expect(200).expect(487).ack_refusal().end());
-    let ringing: Vec<_> = times(&played).into_iter().filter(|(_, line)| line.starts_with("SIP/2.0 180")).collect();
+    let ringing: Vec<_> = played.times().into_iter().filter(|(_, line)| line.starts_with("SIP/2.0 180")).collect();
     assert!(ringing.len() >= 2, "{ringing:?}");
 }
 
@@ -465,93 +460,4 @@ fn an_agent_that_hangs_up_ends_the_call_of_the_phone() {
     let call = answered().awaits("BYE").answer("200 OK", "", "").end();
     site.plays(&call);
     assert_eq!(field(&site.daemon.process.line(&["call ended"]), "end_reason"), "trunk-hung-up");
-}
-
-// What takes its time, side by side
-
-#[test]
-fn an_answer_without_an_ack_is_repeated_as_rfc_3261_has_it_and_then_hung_up() {
-    let Some(site) = Site::start() else { return };
-    let call = Scenario::caller().invite("", SDP).may(100).may(180).expect(200).awaits("BYE").within_ms(40_000);
-    let playing = site.sipp(&call.answer("200 OK", "", "").end()).start();
-    let played = playing.ends_well(Duration::from_secs(50));
-    let came = times(&played);
-    let answers: Vec<f64> =
-        came.iter().filter(|(_, line)| line.starts_with("SIP/2.0 200")).map(|(at, _)| *at).collect();
-    let first = answers[0];
-    // RFC 3261 13.3.1.4: from T1 on twice as long each time up to T2, and 64 times T1 in all.
-    let due = [0.0, 0.5, 1.5, 3.5, 7.5, 11.5, 15.5, 19.5, 23.5, 27.5, 31.5];
-    assert_eq!(answers.len(), due.len(), "{answers:?}");
-    for (came, due) in answers.iter().zip(due) {
-        assert!((came - first - due).abs() < 0.2, "{answers:?}");
-    }
-    let (bye, _) = came.iter().find(|(_, line)| line.starts_with("BYE")).unwrap();
-    assert!((bye - first - 32.0).abs() < 0.3, "{came:?}");
-    wait_for("no call is left", || site.daemon.metric("trunkline_calls") == 0);
-}
-
-#[test]
-fn a_session_is_refreshed_at_half_its_time_by_either_way_and_glare_gives_way() {
-    let Some(site) = Site::start() else { return };
-    let timed = |allow: &str| {
-        let headers = format!("Session-Expires: 90;refresher=uas\nSupported: timer\nAllow: {allow}\n");
-        let call = Scenario::caller().invite(&headers, SDP).may(100).may(180).expect(200);
-        let call = call.header("Session-Expires", "90 *; *refresher=uas").header("Require", "timer");
-        call.ack()
-    };
-    // One that knows UPDATE is sent that, without an offer.
-    let update = timed("INVITE, ACK, BYE, CANCEL, UPDATE")
-        .awaits("UPDATE")
-        .within_ms(50_000)
-        .header("Session-Expires", "90 *; *refresher=uac")
-        .answer("200 OK", "Session-Expires: 90;refresher=uac\nRequire: timer\n", "")
-        .pause(200)
-        .bye();
-    // One that does not is sent an INVITE with the offer that stands.
-    let invite = timed("INVITE, ACK, BYE, CANCEL")
-        .awaits("INVITE")
-        .within_ms(50_000)
-        .header("Session-Expires", "90 *; *refresher=uac")
-        .body("m=audio [1-9]")
-        .answer("200 OK", "Session-Expires: 90;refresher=uac\nRequire: timer\n", SDP)
-        .awaits("ACK")
-        .pause(200)
-        .bye();
-    // Both at once: each is told 491, and ours comes again when the other had its turn (RFC 3261 14.1).
-    let glare = timed("INVITE, ACK, BYE, CANCEL")
-        .awaits("INVITE")
-        .within_ms(50_000)
-        .keep()
-        .within("INVITE", "", &offer(2, None, ""))
-        .may(100)
-        .expect(491)
-        .ack_refusal()
-        .answer_kept("491 Request Pending")
-        .awaits("ACK")
-        .awaits("INVITE")
-        .within_ms(6_000)
-        .answer("200 OK", "Session-Expires: 90;refresher=uac\nRequire: timer\n", SDP)
-        .awaits("ACK")
-        .pause(200)
-        .bye();
-    // One that promises to refresh and does not is hung up: at 90 s, less the lesser of 32 s and a third.
-    let forgetful = Scenario::caller()
-        .invite("Session-Expires: 90;refresher=uac\nSupported: timer\n", SDP)
-        .may(100)
-        .may(180)
-        .expect(200)
-        .header("Session-Expires", "90 *; *refresher=uac")
-        .ack()
-        .awaits("BYE")
-        .within_ms(70_000)
-        .answer("200 OK", "", "")
-        .end();
-    let playing = [&update, &invite, &glare, &forgetful].map(|call| site.sipp(call).start());
-    let played = playing.map(|playing| playing.ends_well(Duration::from_secs(80)));
-    for (played, at) in played.iter().zip([45.0, 45.0, 45.0, 60.0]) {
-        let came = times(played);
-        let (answered, _) = came.iter().find(|(_, line)| line.starts_with("SIP/2.0 200")).unwrap();
-        let (then, _) = came.iter().find(|(_, line)| !line.starts_with("SIP/2.0")).unwrap();
-        assert!((then - answered - at).abs() < 3.0, "{came:?}");
-    }
 }

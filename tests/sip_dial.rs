@@ -32,7 +32,7 @@ impl Callee {
 
     /// The daemon calls, and all goes as the scenario has it. Returns the daemon's closing line.
     #[track_caller]
-    fn is_called(self) -> String {
+    fn answers_the_daemon(self) -> String {
         // How it answers is told by the record; an asker may be told sooner or later.
         let _ = self.site.try_ask(&["dial", "pbx", "201"]);
         self.playing.ends_well(2 * SOON);
@@ -59,7 +59,7 @@ fn answers() -> Scenario {
 fn who_answers_is_in_the_call_and_may_hang_up() {
     let call = answers().pause(700).within("BYE", "", "").expect(200).end();
     let Some(callee) = Callee::start(&call, "") else { return };
-    let ended = callee.is_called();
+    let ended = callee.answers_the_daemon();
     assert_eq!(field(&ended, "end_reason"), "line-hung-up", "{ended}");
 }
 
@@ -81,7 +81,7 @@ fn early_media_and_reliable_ringing_are_taken_as_they_come() {
         .expect(200)
         .end();
     let Some(callee) = Callee::start(&call, "") else { return };
-    assert_eq!(field(&callee.is_called(), "end_reason"), "line-hung-up");
+    assert_eq!(field(&callee.answers_the_daemon(), "end_reason"), "line-hung-up");
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn who_is_busy_or_moved_is_acknowledged_and_not_called_again() {
         let call =
             Scenario::callee().awaits("INVITE").answer(status, "", "").in_dialog().awaits("ACK").pause(500).end();
         let Some(callee) = Callee::start(&call, "") else { return };
-        let ended = callee.is_called();
+        let ended = callee.answers_the_daemon();
         assert_ne!(field(&ended, "end_reason"), "bug", "{ended}");
     }
 }
@@ -108,7 +108,7 @@ fn who_does_not_answer_in_time_is_let_go() {
         .awaits("ACK")
         .end();
     let Some(callee) = Callee::start(&call, "answer-timeout-seconds = 5") else { return };
-    callee.is_called();
+    callee.answers_the_daemon();
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn who_answers_in_the_moment_of_giving_up_is_acknowledged_and_hung_up() {
         .answer("200 OK", "", "")
         .end();
     let Some(callee) = Callee::start(&call, "answer-timeout-seconds = 5") else { return };
-    callee.is_called();
+    callee.answers_the_daemon();
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn whom_we_have_called_may_hold_and_resume() {
         .expect(200)
         .end();
     let Some(callee) = Callee::start(&call, "") else { return };
-    assert_eq!(field(&callee.is_called(), "end_reason"), "line-hung-up");
+    assert_eq!(field(&callee.answers_the_daemon(), "end_reason"), "line-hung-up");
 }
 
 #[test]

@@ -7,83 +7,14 @@ mod site;
 
 use std::{
     net::Ipv4Addr,
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-    process::Command,
     time::{Duration, Instant},
 };
 
-use sip::{free_udp_port, is_installed};
-use site::{Daemon, Process, SOON, field, http_get, number, wait_for};
-
-/// A registrar and a line that registers there.
-struct Extension {
-    registrar: Process,
-    daemon: Daemon,
-    _agent: Process,
-    _dir: tempfile::TempDir,
-}
-
-impl Extension {
-    fn start(registrar: &[&str]) -> Option<Self> {
-        Self::start_with(registrar, PASSWORD, "")
-    }
-
-    /// With this password, and these keys more in the table of the registration.
-    fn start_with(args: &[&str], password: &str, keys: &str) -> Option<Self> {
-        if !is_installed("python3") {
-            return None;
-        }
-        let registrar = registrar(args);
-        let port = number(&registrar.line(&["listening="]), "listening");
-        let (daemon, agent, dir) = line(&format!("sip:127.0.0.1:{port}"), password, keys);
-        Some(Self { registrar, daemon, _agent: agent, _dir: dir })
-    }
-
-    /// What the n-th REGISTER said and was told.
-    fn request(&self, n: usize) -> String {
-        self.registrar.nth_line(n, &["request=", "method=REGISTER"])
-    }
-
-    /// The requests up to one that was answered like this.
-    fn until(&self, status: &str) -> Vec<String> {
-        let mut requests = Vec::new();
-        loop {
-            let request = self.request(requests.len());
-            let is_last = field(&request, "status") == status;
-            requests.push(request);
-            if is_last {
-                return requests;
-            }
-        }
-    }
-}
-
-fn registrar(args: &[&str]) -> Process {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/registrar.py");
-    Process::start(Command::new("python3").env("PYTHONDONTWRITEBYTECODE", "1").arg(script).args(args))
-}
-
-/// A daemon that registers at this URI.
-fn line(registrar: &str, password: &str, keys: &str) -> (Daemon, Process, tempfile::TempDir) {
-    let dir = tempfile::tempdir().unwrap();
-    let secret = dir.path().join("password");
-    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&secret);
-    std::io::Write::write_all(&mut file.unwrap(), password.as_bytes()).unwrap();
-    let (agent, agent_port) = sip::agent(&["--plain"]);
-    let daemon = Daemon::start_of(&["pbx"], "max-calls = 8", "drain-seconds = 5", |ports| {
-        format!(
-            "[line.pbx]\nkind = \"sip\"\nlisten = \"127.0.0.1:{}\"\n\
-             [line.pbx.register]\nregistrar = \"{registrar}\"\nuser = \"201\"\npassword = {{ file = {secret:?} }}\n{keys}\n\
-             [trunk.agent]\nurl = \"ws://127.0.0.1:{agent_port}/\"\ndialect = \"ozonetel\"\n\
-             [[route]]\nline = \"pbx\"\ntrunks = [\"agent\"]\n",
-            ports[0]
-        )
-    });
-    (daemon, agent, dir)
-}
-
-const PASSWORD: &str = "line of sight";
+use sip::{
+    extension::{Extension, PASSWORD, line},
+    free_udp_port, is_installed,
+};
+use site::{Daemon, SOON, field, http_get, number, wait_for};
 
 /// What `/health` says.
 fn health(daemon: &Daemon) -> String {
@@ -220,23 +151,5 @@ fn a_registrar_that_nobody_knows_is_told_and_tried_again_without_end() {
         assert!(!health(&daemon).contains("\"registered\""), "{}", health(&daemon));
         let lines = daemon.process.count(&["WARN"]);
         assert!(lines <= 3, "{lines} lines of warning:\n{}", daemon.process.said());
-    }
-}
-
-#[test]
-fn a_registrar_that_is_silent_is_left_for_its_backup() {
-    if !is_installed("python3") {
-        return;
-    }
-    let (silent, good) = (registrar(&["--silent"]), registrar(&[]));
-    let port = |registrar: &Process| number(&registrar.line(&["listening="]), "listening");
-    let backup = format!("backup-registrar = \"sip:127.0.0.1:{}\"", port(&good));
-    let (_daemon, _agent, _dir) = line(&format!("sip:127.0.0.1:{}", port(&silent)), PASSWORD, &backup);
-    silent.line(&["request="]);
-    // Timer F, 32 s, RFC 3261 17.1.2.2.
-    let until = Instant::now() + Duration::from_secs(45);
-    while good.count(&["status=200"]) == 0 {
-        assert!(Instant::now() < until, "{}\n{}", silent.said(), good.said());
-        std::thread::sleep(Duration::from_millis(50));
     }
 }

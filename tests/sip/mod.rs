@@ -5,6 +5,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part, and is a crate of its own")]
 
+pub(crate) mod extension;
 pub(crate) mod lab;
 pub(crate) mod scenario;
 pub(crate) mod wire;
@@ -408,6 +409,11 @@ impl Played {
             }
         }
         came
+    }
+
+    /// When each of them came, and its first line.
+    pub(crate) fn times(&self) -> Vec<(f64, &str)> {
+        self.came().iter().map(|(at, text)| (*at, text.lines().next().unwrap_or_default())).collect()
     }
 
     /// All there is to know of one that failed.
