@@ -11,7 +11,7 @@ use std::{
 };
 
 use sip::{
-    extension::{Extension, PASSWORD, line},
+    extension::{Extension, PASSWORD, line, line_with, registrar},
     free_udp_port, is_installed,
 };
 use site::{Daemon, SOON, field, http_get, number, wait_for};
@@ -151,5 +151,34 @@ fn a_registrar_that_nobody_knows_is_told_and_tried_again_without_end() {
         assert!(!health(&daemon).contains("\"registered\""), "{}", health(&daemon));
         let lines = daemon.process.count(&["WARN"]);
         assert!(lines <= 3, "{lines} lines of warning:\n{}", daemon.process.said());
+    }
+}
+
+#[test]
+fn over_tls_a_registrar_is_known_by_its_certificate_or_not_spoken_to() {
+    if !is_installed("python3") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    trunkline::leg::websocket::tls::throwaway_ca(dir.path(), &[]).unwrap();
+    let trusts = format!("ca-file = {:?}", dir.path().join("ca.pem"));
+    // The certificate is for 127.0.0.1.
+    for (address, keys, is_known) in
+        [("127.0.0.1", &*trusts, true), ("127.0.0.2", &trusts, false), ("127.0.0.1", "", false)]
+    {
+        let registrar = registrar(&["--address", address, "--tls", dir.path().to_str().unwrap()]);
+        let port = number(&registrar.line(&["listening="]), "listening");
+        let uri = format!("sip:{address}:{port};transport=tls");
+        let (daemon, _agent, _dir) = line_with(&uri, PASSWORD, "", keys);
+        if is_known {
+            registrar.line(&["method=REGISTER", "status=200"]);
+            wait_for("it is told", || health(&daemon).contains("\"registered\""));
+        } else {
+            let told = daemon.process.line(&["WARN", "certificate"]);
+            assert!(told.contains(address), "{told}");
+            registrar.line(&["handshake="]);
+            assert_eq!(registrar.count(&["method="]), 0, "nothing was said to it");
+            assert!(!health(&daemon).contains("\"registered\""), "{}", health(&daemon));
+        }
     }
 }

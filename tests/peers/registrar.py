@@ -1,7 +1,9 @@
-"""A SIP registrar that is not ours: RFC 3261 10.3 with the digest of RFC 8760, over UDP, from the standard library.
+"""A SIP registrar that is not ours: RFC 3261 10.3 with the digest of RFC 8760, from the standard library.
 
     registrar.py [--algorithms SHA-256,MD5] [--qop auth,auth-int] [--stale] [--min-expires N] [--grants N]
-                 [--refuse STATUS] [--silent] [--calls]
+                 [--refuse STATUS] [--silent] [--calls] [--address HOST] [--tls DIR]
+
+It speaks UDP, or with --tls a connection with the certificate that is in this folder.
 
 It has the user 201 with the password "line of sight". A line is printed for each request that comes: its number, what it
 says and how it was answered. With --calls it calls whoever has registered, over the way that the REGISTER came, and
@@ -13,6 +15,7 @@ import hashlib
 import re
 import secrets
 import socket
+import ssl
 import time
 
 USER, PASSWORD, REALM = "201", "line of sight", "registrar.test"
@@ -41,6 +44,40 @@ class Message:
         lines += [f"From: {self.get('From')}", f"To: {to}", f"Call-ID: {self.get('Call-ID')}", f"CSeq: {self.get('CSeq')}"]
         lines += [*more, "Content-Length: 0", "", ""]
         return "\r\n".join(lines).encode()
+
+
+class Connections:
+    """Messages of one connection after the other, as if they were datagrams."""
+
+    def __init__(self, listener, folder):
+        self.listener, self.connection, self.data = listener, None, b""
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(f"{folder}/server.pem", f"{folder}/server-key.pem")
+
+    def recvfrom(self, _):
+        if not self.connection:
+            accepted, self.peer = self.listener.accept()
+            try:
+                self.connection, self.data = self.context.wrap_socket(accepted, server_side=True), b""
+            except OSError as error:
+                print(f"handshake={str(error).replace(' ', '_')}", flush=True)
+                raise TimeoutError from error
+            self.connection.settimeout(0.2)
+        while True:
+            self.data = self.data.lstrip(b"\r\n")
+            head, end, rest = self.data.partition(b"\r\n\r\n")
+            length = int(re.search(rb"(?im)^(?:content-length|l)\s*:\s*(\d+)", head).group(1)) if end else 0
+            if end and len(rest) >= length:
+                self.data = rest[length:]
+                return head + end + rest[:length], self.peer
+            more = self.connection.recv(65536)
+            if not more:
+                self.connection = None
+                raise TimeoutError
+            self.data += more
+
+    def sendto(self, data, _):
+        self.connection.sendall(data)
 
 
 def parameters(header):
@@ -158,15 +195,21 @@ def main():
     parser.add_argument("--refuse")
     parser.add_argument("--silent", action="store_true")
     parser.add_argument("--calls", action="store_true")
+    parser.add_argument("--address", default="127.0.0.1")
+    parser.add_argument("--tls")
     args = parser.parse_args()
     args.algorithms = [name for name in args.algorithms.split(",") if name]
     args.qop = [name for name in args.qop.split(",") if name]
 
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.bind(("127.0.0.1", 0))
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM if args.tls else socket.SOCK_DGRAM)
+    sock.bind((args.address, 0))
     sock.settimeout(0.2)
-    here = "127.0.0.1:%d" % sock.getsockname()[1]
-    print(f"listening={sock.getsockname()[1]}", flush=True)
+    port = sock.getsockname()[1]
+    if args.tls:
+        sock.listen()
+        sock = Connections(sock, args.tls)
+    here = f"{args.address}:{port}"
+    print(f"listening={port}", flush=True)
     nonces, answered = {}, {}
     number = 0
     while True:

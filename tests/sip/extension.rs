@@ -55,6 +55,16 @@ pub(crate) fn registrar(args: &[&str]) -> Process {
 
 /// A daemon that registers at this URI.
 pub(crate) fn line(registrar: &str, password: &str, keys: &str) -> (Daemon, Process, tempfile::TempDir) {
+    line_with(registrar, password, keys, "")
+}
+
+/// With these keys more in the line's own table.
+pub(crate) fn line_with(
+    registrar: &str,
+    password: &str,
+    keys: &str,
+    line: &str,
+) -> (Daemon, Process, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("password");
     let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&secret);
@@ -62,7 +72,7 @@ pub(crate) fn line(registrar: &str, password: &str, keys: &str) -> (Daemon, Proc
     let (agent, agent_port) = super::agent(&["--plain"]);
     let daemon = Daemon::start_of(&["pbx"], "max-calls = 8", "drain-seconds = 5", |ports| {
         format!(
-            "[line.pbx]\nkind = \"sip\"\nlisten = \"127.0.0.1:{}\"\n\
+            "[line.pbx]\nkind = \"sip\"\nlisten = \"127.0.0.1:{}\"\n{line}\n\
              [line.pbx.register]\nregistrar = \"{registrar}\"\nuser = \"201\"\npassword = {{ file = {secret:?} }}\n{keys}\n\
              [trunk.agent]\nurl = \"ws://127.0.0.1:{agent_port}/\"\ndialect = \"ozonetel\"\n\
              [[route]]\nline = \"pbx\"\ntrunks = [\"agent\"]\n",
