@@ -13,8 +13,8 @@
 //!
 //! A call is two legs, two rings, one state machine. The map:
 //!
-//! - [`media`]: samples and time. Frames, rings and their pool, playout, delay given back, resampling, G.711. Pure: no
-//!   heap, no clock, no log.
+//! - [`media`]: samples and time. Frames, rings and their pool, playout, delay given back, resampling, G.711, G.722, jitter
+//!   buffer. Pure: no clock, no log, nothing allocated once a call is open.
 //! - [`dialect`]: what is said over a WebSocket, one file a grammar, both roles. Pure.
 //! - [`leg`]: one side of a call: AudioSocket, pipe, WebSocket; and the door at which clouds bring calls.
 //! - [`call`]: the only place that knows both legs. [`call::bridge`] is pure and runs in tests in virtual time;
@@ -44,3 +44,4 @@ pub mod records;
 pub mod sinks;
 pub mod telnyx;
 pub mod ticker;
+pub mod told;

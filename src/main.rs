@@ -43,6 +43,9 @@ fn check(path: &std::path::Path) -> u8 {
             for warning in config.warnings() {
                 let _ = writeln!(out, "warning: {warning}");
             }
+            for ports in config.ports() {
+                let _ = writeln!(out, "{ports}");
+            }
             let _ = writeln!(out, "{}\n{} is good", config.arithmetic(), path.display());
             exit::OK
         }

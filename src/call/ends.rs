@@ -5,10 +5,14 @@ use std::io;
 use socket2::SockRef;
 use tokio::net::{TcpStream, tcp::OwnedWriteHalf};
 
-use crate::leg::{
-    audiosocket::line,
-    pipe,
-    websocket::{leg::Leg, link::Link},
+use crate::{
+    call::rtp_io::RtpIo,
+    leg::{
+        audiosocket::line,
+        pipe,
+        websocket::{leg::Leg, link::Link},
+    },
+    media::Now,
 };
 
 /// A line, as its frames go out.
@@ -21,8 +25,26 @@ pub(super) enum LineIo {
     },
     Pipe(pipe::Output),
     Websocket(WebsocketIo),
+    Rtp(Box<RtpIo>),
     /// The line is over.
     Gone,
+}
+
+/// What a line takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taking {
+    /// The next frame.
+    Frame,
+    /// Nothing before the last frame is gone: this tick goes by without one.
+    NotYet,
+    /// Nothing: nobody is there, or the caller is on hold. What the agent says waits.
+    Nothing,
+}
+
+impl Taking {
+    const fn of(is_ready: bool) -> Self {
+        if is_ready { Self::Frame } else { Self::NotYet }
+    }
 }
 
 /// A WebSocket, as its messages go out.
@@ -36,12 +58,12 @@ pub(super) struct WebsocketIo {
 }
 
 impl LineIo {
-    /// Whether the last frame is gone, so that the next may follow.
-    pub(super) fn is_ready(&mut self) -> io::Result<bool> {
+    /// Whether it takes the next frame.
+    pub(super) fn is_ready(&mut self) -> io::Result<Taking> {
         match self {
             Self::Audiosocket { socket, pending, .. } => {
                 if pending.is_empty() {
-                    return Ok(true);
+                    return Ok(Taking::Frame);
                 }
                 match send(socket.as_ref(), pending) {
                     Ok(n) => {
@@ -51,16 +73,17 @@ impl LineIo {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => return Err(error),
                 }
-                Ok(pending.is_empty())
+                Ok(Taking::of(pending.is_empty()))
             }
-            Self::Pipe(output) => Ok(output.is_ready()),
-            // A WebSocket is not fed by ticks.
-            Self::Websocket(_) | Self::Gone => Ok(false),
+            Self::Pipe(output) => Ok(Taking::of(output.is_ready())),
+            Self::Rtp(io) => Ok(if io.takes_frames() { Taking::Frame } else { Taking::Nothing }),
+            // Not fed by ticks.
+            Self::Websocket(_) | Self::Gone => Ok(Taking::Nothing),
         }
     }
 
     /// Writes one frame, in one write; says how many bytes it has.
-    pub(super) fn write(&mut self, frame: &[i16]) -> io::Result<usize> {
+    pub(super) fn write(&mut self, now: Now, frame: &[i16]) -> io::Result<usize> {
         match self {
             Self::Audiosocket { socket, line, pending } => {
                 let mut message = [0; line::MAX_MESSAGE];
@@ -75,6 +98,7 @@ impl LineIo {
                 Ok(message.len())
             }
             Self::Pipe(output) => output.write(frame).map(|()| size_of_val(frame)),
+            Self::Rtp(io) => Ok(io.write(now, frame)),
             Self::Websocket(_) | Self::Gone => Ok(0),
         }
     }

@@ -17,6 +17,7 @@ pub mod outcome;
 mod overheard;
 pub mod record;
 pub mod redact;
+pub mod rtp_io;
 pub mod shard;
 pub mod state;
 pub mod tap;

@@ -7,7 +7,7 @@ use crate::{
         turns::Turns,
     },
     dialect::Direction,
-    leg::websocket::leg::Tally,
+    leg::{rtp::session, websocket::leg::Tally},
     media::{Now, Rate, playout::Weather},
 };
 
@@ -30,6 +30,8 @@ pub struct Figures {
     pub delays: Delays,
     /// What went over the line's connection.
     pub line: LineTally,
+    /// What RTP was like, where the line is that.
+    pub rtp: Option<session::Tally>,
 }
 
 /// What went over a line's connection.
@@ -44,7 +46,7 @@ pub struct LineTally {
 impl Figures {
     /// The figures as they are now.
     #[must_use]
-    pub fn of(bridge: &Bridge, line: LineTally) -> Self {
+    pub fn of(bridge: &Bridge, line: LineTally, rtp: Option<session::Tally>) -> Self {
         let (clears, marks) = bridge.clears_and_marks();
         Self {
             uplink: bridge.uplink(),
@@ -55,6 +57,7 @@ impl Figures {
             times: bridge.times(),
             delays: bridge.delays(),
             line,
+            rtp,
         }
     }
 }

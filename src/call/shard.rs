@@ -33,9 +33,10 @@ use crate::{
         attention::BargeIn,
         bridge::{Limits, Times},
         counting,
-        ends::{LineIo, WebsocketIo, send},
+        ends::{LineIo, Taking, WebsocketIo, send},
         gauges::Gauges,
         outcome::{Figures, LineTally, Outcome, TurnFigures},
+        rtp_io::{NewRtp, RtpIo, Silent},
         state::{Event, State},
         tap::{Note, Sound, Tap},
         vitals::{Punctuality, Vitals},
@@ -50,6 +51,8 @@ use crate::{
             line::{self, Input},
         },
         pipe,
+        rtp::session,
+        sip::{leg::Transferred, sdp::Media},
         websocket::{
             leg::{Flow, Leg, Over, Setup},
             link::{Link, LinkError},
@@ -60,6 +63,7 @@ use crate::{
     media::{
         Now, Rate,
         clock::{PTIME_MS, TICK},
+        codec::Codec,
         frame::MAX_SAMPLES,
         playout::Tick,
         pool::{BLOCK, Link as BlockLink, Pool},
@@ -86,8 +90,42 @@ pub enum Order {
         /// What its record says.
         reason: EndReason,
     },
+    /// Something happened to the line of this call that its signalling tells.
+    Line {
+        /// Which call.
+        seq: u64,
+        /// What.
+        what: LineOrder,
+    },
     /// End every call for this reason.
     EndAll(EndReason),
+}
+
+/// What the signalling of a line tells the media thread that has its audio.
+#[derive(Clone, Debug)]
+pub enum LineOrder {
+    /// How the audio goes from now on.
+    Media {
+        /// How.
+        media: Box<Media>,
+        /// The caller is there; before, the phone still rings.
+        up: bool,
+    },
+    /// A key was pressed.
+    Digit(u8),
+    /// A key is to be pressed: in RTP, where the peer takes that there.
+    Press(u8),
+    /// The caller is to be passed on to this URI, once what the agent has said was heard.
+    PassOn(String),
+    /// How that came on.
+    Transfer(Transferred),
+    /// It is over.
+    Ended {
+        /// Why.
+        reason: EndReason,
+        /// The same in the peer's words, where they say more.
+        words: Option<String>,
+    },
 }
 
 /// A call whose line is up.
@@ -115,8 +153,27 @@ pub struct NewCall {
 }
 
 /// What a media thread wants of the control thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
+    /// Tell the phone of this call that it is answered: a trunk has it.
+    Answer {
+        /// Which call.
+        seq: u64,
+    },
+    /// The agent has been heard to the end: now pass the caller on.
+    PassOn {
+        /// Which call.
+        seq: u64,
+        /// To whom.
+        uri: String,
+    },
+    /// This key cannot be pressed in RTP.
+    Unpressed {
+        /// Which call.
+        seq: u64,
+        /// One of `0-9*#A-D`.
+        digit: u8,
+    },
     /// Another connection to this call's trunk.
     Redial {
         /// Which call.
@@ -156,6 +213,8 @@ pub enum NewLine {
     Pipe(pipe::Ends),
     /// A vendor's WebSocket.
     Websocket(Box<NewWebsocket>),
+    /// The audio of a SIP call, whose phone still rings.
+    Rtp(Box<NewRtp>),
 }
 
 /// A vendor's WebSocket that is up.
@@ -314,11 +373,17 @@ struct Call {
     /// The figures that the metrics know.
     told: Figures,
     line_tally: LineTally,
+    /// What RTP was like, once it is over.
+    rtp_tally: Option<session::Tally>,
     codec: Option<&'static str>,
     gauges: Arc<Gauges>,
     /// Steps that were told; [`STEPS`] of them are all.
     steps_told: usize,
     words: Option<String>,
+    /// Where the caller goes once the agent has been heard.
+    pass_on: Option<String>,
+    /// A key that RTP does not take.
+    unpressed: Option<u8>,
 }
 
 /// Plays one frame of every call on every second tick.
@@ -441,6 +506,19 @@ impl Shard {
         // A control thread that is behind by so many is asked again on the next tick.
         if call.bridge.poll_redial() && self.asks.try_send(Ask::Redial { seq: call.seq }).is_err() {
             call.bridge.handle_redial_failed(now, EndReason::TrunkLost, &mut self.pool);
+        }
+        if let LineIo::Rtp(io) = &mut call.line
+            && io.owes_answer
+            && call.bridge.state().has_line()
+        {
+            // A control thread that is behind by so many is asked again on the next tick.
+            io.owes_answer = self.asks.try_send(Ask::Answer { seq: call.seq }).is_err();
+        }
+        if let Some(uri) = call.pass_on.take() {
+            let _ = self.asks.try_send(Ask::PassOn { seq: call.seq, uri });
+        }
+        if let Some(digit) = call.unpressed.take() {
+            let _ = self.asks.try_send(Ask::Unpressed { seq: call.seq, digit });
         }
         while let Some(step) = call.poll_step() {
             // A step that is not told is missing in a log, no more.
@@ -574,6 +652,12 @@ fn handle_order(shard: &Rc<RefCell<Shard>>, order: Order) {
             let Some(slot) = shard.slot_of(seq) else { return };
             shard.end(slot, reason, now);
         }
+        Order::Line { seq, what } => {
+            let mut shard = shard.borrow_mut();
+            let Some(slot) = shard.slot_of(seq) else { return };
+            shard.with_slot(slot, |call, pool, _| call.on_line_order(now, what, pool));
+            shard.settle(slot, now);
+        }
         Order::EndAll(reason) => {
             let mut shard = shard.borrow_mut();
             for slot in 0..shard.calls.len() {
@@ -589,6 +673,7 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
         NewLine::Audiosocket { line, .. } => line.rate(),
         NewLine::Pipe(ends) => ends.rate,
         NewLine::Websocket(new) => new.rate,
+        NewLine::Rtp(new) => new.codec.rate(),
     };
     let mut this = shard.borrow_mut();
     let limits = this.limits;
@@ -621,7 +706,8 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
             match line {
                 Some(NewLine::Audiosocket { stream, line }) => turn_away(shard, stream, &line),
                 // Its connection closes without a word: the vendor was told that there is room before it was let in.
-                Some(NewLine::Websocket(_) | NewLine::Pipe(_)) | None => {}
+                // The one who signals is told by the call's outcome.
+                Some(NewLine::Websocket(_) | NewLine::Pipe(_) | NewLine::Rtp(_)) | None => {}
             }
             return this.report(Outcome::stillborn(seq, reason, now));
         }
@@ -643,14 +729,17 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
         readers: [None, None],
         told: Figures::default(),
         line_tally: LineTally::default(),
+        rtp_tally: None,
         codec: match &io {
             LineIo::Pipe(_) => Some("pcm"),
-            LineIo::Websocket(_) | LineIo::Audiosocket { .. } | LineIo::Gone => None,
+            LineIo::Websocket(_) | LineIo::Audiosocket { .. } | LineIo::Rtp(_) | LineIo::Gone => None,
         },
         gauges,
         steps_told: if tell_steps { 0 } else { STEPS.len() },
         line: io,
         words: None,
+        pass_on: None,
+        unpressed: None,
     };
     let slot = match this.calls.iter().position(Option::is_none) {
         Some(slot) => slot,
@@ -660,6 +749,9 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
         }
     };
     this.calls[slot] = Some(call);
+    if trunkless && let Some(Some(Call { line: LineIo::Rtp(io), .. })) = this.calls.get_mut(slot) {
+        io.owes_answer = true;
+    }
     // What came with the first message is there already.
     this.with_slot(slot, |call, pool, _| call.on_line_bytes(now, &[], pool));
     this.settle(slot, now);
@@ -669,6 +761,7 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
             spawn_local(read_websocket(Rc::clone(shard), Reader { slot, seq, side: LINE, trunks: 0 }, socket))
         }
         LineInput::Pipe(input) => spawn_local(read_pipe(Rc::clone(shard), slot, seq, input)),
+        LineInput::Rtp => spawn_local(read_rtp(Rc::clone(shard), slot, seq)),
     };
 }
 
@@ -685,6 +778,8 @@ enum LineInput {
     Socket(OwnedReadHalf),
     Pipe(pipe::Input),
     Websocket(OwnedReadHalf),
+    /// Its sockets are where they are written to.
+    Rtp,
 }
 
 fn open_line(line: NewLine, bridge: &mut Bridge, facts: &Facts, now: Now) -> io::Result<(LineIo, LineInput)> {
@@ -694,6 +789,7 @@ fn open_line(line: NewLine, bridge: &mut Bridge, facts: &Facts, now: Now) -> io:
             (LineIo::Audiosocket { socket, line, pending: Box::default() }, LineInput::Socket(input))
         }
         NewLine::Pipe(ends) => (LineIo::Pipe(ends.output), LineInput::Pipe(ends.input)),
+        NewLine::Rtp(new) => (LineIo::Rtp(Box::new(RtpIo::open(*new)?)), LineInput::Rtp),
         NewLine::Websocket(new) => {
             let NewWebsocket { stream, link, dialect, side, rate, setup } = *new;
             let (input, socket) = TcpStream::from_std(stream)?.into_split();
@@ -718,6 +814,9 @@ fn take_trunk(shard: &Rc<RefCell<Shard>>, slot: usize, answered: Answered, now: 
         let leg = call.new_leg(Side::Client, dialect, now);
         call.trunk = Some(WebsocketIo::new(socket, link));
         call.bridge.handle_trunk_answered(now, leg, pool);
+        if let LineIo::Rtp(io) = &mut call.line {
+            io.owes_answer = true;
+        }
         call.flush(now, pool);
     });
     this.settle(slot, now);
@@ -841,6 +940,27 @@ async fn read_pipe(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut input: 
     }
 }
 
+/// Reads the sockets of a line that is RTP until the call is over.
+async fn read_rtp(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64) {
+    core::future::poll_fn(|context| {
+        loop {
+            let mut shard = shard.borrow_mut();
+            if !shard.is_here(slot, seq) {
+                return Poll::Ready(());
+            }
+            let now = clock::now();
+            let mut read = Poll::Ready(false);
+            shard.with_slot(slot, |call, pool, tools| read = call.read_rtp(now, context, tools.scratch, pool));
+            match read {
+                Poll::Pending => return shard.wait(slot, LINE, context),
+                Poll::Ready(false) => return Poll::Ready(()),
+                Poll::Ready(true) => {}
+            }
+        }
+    })
+    .await;
+}
+
 /// Reads the WebSocket of a leg until the call is over, and then until its peer has closed it; waits while there is no
 /// room for what it says.
 async fn read_websocket(shard: Rc<RefCell<Shard>>, reader: Reader, mut socket: OwnedReadHalf) {
@@ -949,6 +1069,7 @@ impl Call {
             let mut frame = [0; MAX_SAMPLES];
             let frame = &mut frame[..self.bridge.line_rate().frame()];
             let is_websocket = matches!(self.line, LineIo::Websocket(_));
+            self.hear_rtp(tick.now, frame, pool);
             if !is_websocket {
                 self.play(tick, frame, pool);
             }
@@ -984,16 +1105,25 @@ impl Call {
 
     /// Fills one frame and writes it to the line.
     fn play(&mut self, tick: Tick, frame: &mut [i16], pool: &mut Pool) {
+        if let LineIo::Rtp(io) = &mut self.line {
+            io.skip(tick.missed);
+        }
         match self.line.is_ready() {
-            Ok(true) => {}
-            Ok(false) => return self.bridge.handle_line_blocked(),
+            Ok(Taking::Frame) => {}
+            Ok(Taking::NotYet) => return self.bridge.handle_line_blocked(),
+            Ok(Taking::Nothing) => {
+                if let LineIo::Rtp(io) = &mut self.line {
+                    io.skip(1);
+                }
+                return frame.fill(0);
+            }
             Err(error) => {
                 self.explain(&error);
                 return self.bridge.handle_event(tick.now, Event::LineEnded(EndReason::LineLost), pool);
             }
         }
         let heard = self.bridge.poll_frame(tick, pool, frame);
-        match self.line.write(frame) {
+        match self.line.write(tick.now, frame) {
             Ok(written) => {
                 self.line_tally.bytes_out += written as u64;
                 self.bridge.handle_frame_written(tick.now, heard, pool);
@@ -1003,6 +1133,67 @@ impl Call {
                 self.bridge.handle_event(tick.now, Event::LineEnded(EndReason::LineLost), pool);
             }
         }
+    }
+
+    /// The caller's 20 ms of a line that is RTP, and what is due on it beside the agent's voice.
+    fn hear_rtp(&mut self, now: Now, frame: &mut [i16], pool: &mut Pool) {
+        let LineIo::Rtp(io) = &mut self.line else { return };
+        let silent = io.tick(now, frame);
+        let heard = io.poll_frame(now, frame);
+        if heard {
+            self.bridge.handle_line_audio(now, self.bridge.line_rate(), frame, pool);
+        }
+        if let Some(silent) = silent {
+            let words = match silent {
+                Silent::TimedOut => "no RTP came any more",
+                Silent::HeldTooLong => "the caller was on hold for too long",
+            };
+            self.explain(&words);
+            self.bridge.handle_event(now, Event::LineEnded(EndReason::LineSilent), pool);
+        }
+    }
+
+    /// Reads one datagram of a line that is RTP. `false`: it is no longer that.
+    fn read_rtp(&mut self, now: Now, context: &mut Context<'_>, space: &mut [u8], pool: &mut Pool) -> Poll<bool> {
+        let LineIo::Rtp(io) = &mut self.line else { return Poll::Ready(false) };
+        let Poll::Ready((bytes, input)) = io.poll_read(now, context, space) else { return Poll::Pending };
+        let masks_dtmf = io.masks_dtmf();
+        self.line_tally.bytes_in += bytes as u64;
+        if let Some(session::Input::Digit(digit)) = input
+            && !masks_dtmf
+        {
+            self.bridge.handle_digit(now, digit);
+            self.flush(now, pool);
+        }
+        Poll::Ready(true)
+    }
+
+    /// What the signalling of the line tells.
+    fn on_line_order(&mut self, now: Now, what: LineOrder, pool: &mut Pool) {
+        let LineIo::Rtp(io) = &mut self.line else { return };
+        match what {
+            LineOrder::Media { media, up } => {
+                let rate = media.codec.codec.rate();
+                io.set_media(now, *media, up);
+                self.codec = io.codec().map(Codec::name);
+                if rate != self.bridge.line_rate() {
+                    self.bridge.handle_line_audio(now, rate, &[], pool);
+                }
+            }
+            LineOrder::Digit(digit) if !io.masks_dtmf() => self.bridge.handle_digit(now, digit),
+            LineOrder::Digit(_) => {}
+            LineOrder::Press(digit) if io.press(digit) => {}
+            LineOrder::Press(digit) => self.unpressed = Some(digit),
+            LineOrder::PassOn(uri) => self.pass_on = Some(uri),
+            LineOrder::Transfer(_) => {}
+            LineOrder::Ended { reason, words } => {
+                if let Some(words) = words {
+                    self.words.get_or_insert(words);
+                }
+                self.bridge.handle_event(now, Event::LineEnded(reason), pool);
+            }
+        }
+        self.flush(now, pool);
     }
 
     fn on_line_bytes(&mut self, now: Now, mut bytes: &[u8], pool: &mut Pool) {
@@ -1232,7 +1423,8 @@ impl Call {
     }
 
     fn figures(&self) -> Figures {
-        Figures::of(&self.bridge, self.line_tally)
+        let rtp = if let LineIo::Rtp(io) = &self.line { io.tally() } else { self.rtp_tally };
+        Figures::of(&self.bridge, self.line_tally, rtp)
     }
 
     /// The caller goes on in the dialplan.
@@ -1257,6 +1449,13 @@ impl Call {
                 let _ = send(socket.as_ref(), message);
             }
             // Dropping this half says that nothing follows; the reading task waits for the PBX to close too.
+        }
+        if let LineIo::Rtp(io) = &mut self.line {
+            io.close(now);
+            self.rtp_tally = io.tally();
+            if let Some(reader) = self.readers[LINE].take() {
+                reader.wake();
+            }
         }
         self.line = LineIo::Gone;
     }

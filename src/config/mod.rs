@@ -24,12 +24,14 @@ mod keep;
 mod openai;
 mod resolve;
 mod secret;
+mod sip;
 mod telnyx;
 mod websocket;
 
 pub use self::{
     keep::{Events, Folder, Keep, Sink, SinkKind, SinkUrl, Spools},
     secret::Secret,
+    sip::{Audio, Dial, Dtmf, Hold, Intake, PortRange, Register, Ringing, SessionTimer, SipLine, SipUri, TlsListen},
     telnyx::Telnyx,
     websocket::{Access, Jwt, Listen, Origin, Pair, WebsocketLine, WebsocketPath},
 };
@@ -95,6 +97,9 @@ impl Config {
             if let LineKind::Websocket(line) = kind {
                 line.warn(name, &mut warnings);
             }
+            if let LineKind::Sip(line) = kind {
+                line.warn(name, &mut warnings);
+            }
         }
         if let Some(http) = self.control.http
             && !is_loopback(http.ip())
@@ -135,6 +140,16 @@ impl Config {
     #[must_use]
     pub fn line_rate(&self) -> Rate {
         highest_rate(self.lines.iter().map(|line| &line.kind))
+    }
+
+    /// What a firewall has to let in for each line whose ports are not plain from its `listen`.
+    #[must_use]
+    pub fn ports(&self) -> Vec<String> {
+        let ports = |line: &Line| match &line.kind {
+            LineKind::Sip(sip) => Some(format!("[line.{}] needs {}", line.name, sip.ports())),
+            LineKind::Audiosocket { .. } | LineKind::Websocket(_) | LineKind::Pipe { .. } => None,
+        };
+        self.lines.iter().filter_map(ports).collect()
     }
 
     /// How the downlink pool comes to its size, in plain words.
@@ -238,6 +253,8 @@ pub enum LineKind {
     },
     /// Calls that a cloud brings over WebSockets.
     Websocket(Box<WebsocketLine>),
+    /// A PBX that speaks SIP.
+    Sip(Box<SipLine>),
     /// One call at start, from a file or stdin to a file or stdout.
     Pipe {
         /// The caller's voice.
@@ -590,6 +607,7 @@ fn highest_rate<'a>(kinds: impl Iterator<Item = &'a LineKind>) -> Rate {
             LineKind::Audiosocket { .. } => Rate::Hz8000,
             LineKind::Pipe { sample_rate, .. } => *sample_rate,
             LineKind::Websocket(line) => line.rate(),
+            LineKind::Sip(line) => line.rate(),
         })
         .max()
         .unwrap_or(Rate::Hz8000)

@@ -17,7 +17,7 @@ use crate::{
         self, Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Records,
         Route, Secret, Trunk, Url,
         file::{File, Section, Value, near_miss, no_such},
-        highest_rate, is_loopback, keep, openai, secret, websocket,
+        highest_rate, is_loopback, keep, openai, secret, sip, websocket,
     },
     dialect::{self, OptionError, OptionInfo, OptionValue, Options, Role},
     leg::websocket::jwt::{Algorithm, Signer},
@@ -91,6 +91,7 @@ impl Resolver<'_> {
             telnyx_value.map(|value| config::telnyx::read(&value, self.environment, self.folder, known, &listening));
         let rate = highest_rate(lines_read.iter().flatten().map(|line| &line.kind));
         let media = media(&mut media_section, rate);
+        sip::check_ports(&lines, &lines_read, media.max_calls);
 
         Some(Config {
             account: account.unwrap_or("trunkline").to_owned(),
@@ -163,7 +164,7 @@ impl Resolver<'_> {
     }
 
     fn line(&self, name: &str, section: &mut Section<'_>) -> Option<Line> {
-        let kind = section.require("kind", "wanted `audiosocket`, `websocket` or `pipe`");
+        let kind = section.require("kind", "wanted `audiosocket`, `websocket`, `sip` or `pipe`");
         let found = kind.as_ref().and_then(Value::as_str);
         // A misspelt kind is read as what it was meant to be, for the sake of the other keys.
         let meant = found.and_then(|kind| near_miss(kind, LINE_KINDS));
@@ -176,11 +177,13 @@ impl Resolver<'_> {
             Some("audiosocket") => audiosocket(section),
             Some("pipe") => self.pipe(section),
             Some("websocket") => self.websocket(name, section).map(|line| LineKind::Websocket(Box::new(line))),
+            Some("sip") => self.sip(name, section).map(|line| LineKind::Sip(Box::new(line))),
             _ => {
                 // Which keys are right hangs on the kind; what is none of any kind is wrong all the same.
                 section.ignore(AUDIOSOCKET_KEYS);
                 section.ignore(PIPE_KEYS);
                 section.ignore(websocket::KEYS);
+                section.ignore(sip::KEYS);
                 section.ignore(dialect::NAMES);
                 None
             }
@@ -548,17 +551,25 @@ fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<
     let mut written: Vec<(PathBuf, &str)> = Vec::new();
     for ((name, section), line) in sections.iter().zip(lines) {
         match line.as_ref().map(|line| &line.kind) {
-            Some(kind @ (LineKind::Audiosocket { .. } | LineKind::Websocket(_))) => {
-                let listen = match kind {
-                    LineKind::Audiosocket { listen, .. } => Some(listen),
-                    LineKind::Websocket(line) => line.listen().map(|listen| &listen.address),
-                    LineKind::Pipe { .. } => None,
+            Some(kind @ (LineKind::Audiosocket { .. } | LineKind::Websocket(_) | LineKind::Sip(_))) => {
+                let listens = match kind {
+                    LineKind::Audiosocket { listen, .. } => [Some(("listen", *listen)), None],
+                    LineKind::Websocket(line) => [line.listen().map(|listen| ("listen", listen.address)), None],
+                    LineKind::Sip(line) => {
+                        [Some(("listen", line.listen)), line.tls.as_ref().map(|tls| ("tls-listen", tls.address))]
+                    }
+                    LineKind::Pipe { .. } => [None, None],
                 };
-                let Some(listen) = listen else { continue };
-                if let Some((other, _)) = listening.iter().find(|(_, other)| is_same_place(*other, *listen)) {
-                    section.problem("listen", format!("{listen} is taken by {other}; wanted another port"));
+                // Its own two were compared when it was read.
+                let others = listening.len();
+                for (key, listen) in listens.into_iter().flatten() {
+                    if let Some((other, _)) =
+                        listening[..others].iter().find(|(_, other)| is_same_place(*other, listen))
+                    {
+                        section.problem(key, format!("{listen} is taken by {other}; wanted another port"));
+                    }
+                    listening.push((format!("[line.{name}] {key}"), listen));
                 }
-                listening.push((format!("[line.{name}] listen"), *listen));
             }
             Some(LineKind::Pipe { input, output, .. }) => {
                 if let PathOrDash::Path(output) = output {
@@ -889,7 +900,7 @@ fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
-const LINE_KINDS: &[&str] = &["audiosocket", "websocket", "pipe"];
+const LINE_KINDS: &[&str] = &["audiosocket", "websocket", "pipe", "sip"];
 const AUDIOSOCKET_KEYS: &[&str] = &["listen", "allow", "listen-anywhere"];
 const PIPE_KEYS: &[&str] = &["input", "output", "sample-rate"];
 
@@ -1450,6 +1461,10 @@ trunks = ["agent"]
             ("[control]", "[control]\nzz = 1"),
             ("[line.pbx]", "[line.pbx]\nzz = 1"),
             ("[line.pbx]\nkind = \"audiosocket\"", "[line.pbx]\nkind = \"pipe\"\nzz = 1"),
+            (
+                "[line.pbx]\nkind = \"audiosocket\"",
+                "[line.pbx]\nkind = \"sip\"\nzz = 1\nregister = { zz = 1 }\ndial = { zz = 1 }",
+            ),
             ("[trunk.agent]", "[trunk.agent]\nzz = 1\nbasic = { zz = 1 }\nbearer = { zz = 1 }"),
             ("[[route]]", "[[route]]\nzz = 1"),
         ] {
@@ -1608,7 +1623,7 @@ http = "127.0.0.1:9092""#,
 lisen = 5
 input = 7"#,
             &[
-                r#"t.toml:4: [line.pbx] kind = "AudioSock": no such kind of line; did you mean `audiosocket`? (audiosocket, websocket, pipe)"#,
+                r#"t.toml:4: [line.pbx] kind = "AudioSock": no such kind of line; did you mean `audiosocket`? (audiosocket, websocket, pipe, sip)"#,
                 "t.toml:5: [line.pbx] lisen: no such key; did you mean `listen`? (kind, listen, allow, listen-anywhere)",
                 "t.toml:6: [line.pbx] input: no such key; there are: kind, listen, allow, listen-anywhere",
             ],
@@ -1616,7 +1631,7 @@ input = 7"#,
         (
             r#"kind = "audiosocket""#,
             r#"listen = "pbx.local:9092""#,
-            &["t.toml:3: [line.pbx] kind: missing; wanted `audiosocket`, `websocket` or `pipe`"],
+            &["t.toml:3: [line.pbx] kind: missing; wanted `audiosocket`, `websocket`, `sip` or `pipe`"],
         ),
         (
             r#"kind = "audiosocket""#,

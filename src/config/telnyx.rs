@@ -145,7 +145,7 @@ pub(super) fn read(
 fn path_of(named: &Value<'_>, section: &Section<'_>, line: &Line, stream_path: &str) -> Option<usize> {
     let listen = match &line.kind {
         LineKind::Websocket(line) => line.listen(),
-        LineKind::Audiosocket { .. } | LineKind::Pipe { .. } => None,
+        LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Sip(_) => None,
     };
     let Some(listen) = listen else {
         named.problem("Telnyx streams over WebSockets; wanted a line of the kind \"websocket\" that listens");

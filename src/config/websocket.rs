@@ -297,7 +297,7 @@ impl Resolver<'_> {
     }
 
     /// A file that is read again later: its path, or a credential of systemd's.
-    fn kept_file(&self, value: &Value<'_>) -> Option<PathBuf> {
+    pub(super) fn kept_file(&self, value: &Value<'_>) -> Option<PathBuf> {
         let wanted = r#"wanted a path, or { credential = "NAME" }"#;
         if value.as_table().is_none() {
             return self.path(value, wanted);

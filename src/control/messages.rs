@@ -33,6 +33,10 @@ messages! {
     CALLS_REFUSED = "a578e144532d4e56905295967aa13321", "calls are refused";
     /// Somebody who is not in `allow` connected to a line.
     OUTSIDER = "59ebc601d90448c3b9e1535cec699c43", "a connection from outside `allow` was closed";
+    /// A registrar knows a SIP line.
+    REGISTERED = "f9d942a8aae84fd38993eb07a4c195c5", "the line is registered";
+    /// None does.
+    NOT_REGISTERED = "393faef3352e4221af27f9c172dfd409", "the line is not registered";
     /// Somebody at a `websocket` line was not let in, or did not say which call it is.
     VENDOR_REFUSED = "5d0e7c3b1f9a4e62a8b4c1d7f2e60953", "a connection did not become a call";
     /// A `websocket` line dials a vendor, and does not reach it.

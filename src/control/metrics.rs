@@ -328,7 +328,7 @@ impl Metrics {
 }
 
 fn rows(figures: &Figures) -> [(Counter, u64); 26] {
-    let Figures { uplink, downlink, trunk, clears, marks, line, times: _, delays: _ } = figures;
+    let Figures { uplink, downlink, trunk, clears, marks, line, times: _, delays: _, rtp: _ } = figures;
     [
         (Counter::UplinkFrames, uplink.frames),
         (Counter::UplinkSamples, uplink.samples),

@@ -28,7 +28,7 @@ use crate::{
 pub(super) async fn accept(shared: Rc<Shared>, line: usize, listener: TcpListener) {
     let allow: &[Cidr] = match &shared.config.lines[line].kind {
         LineKind::Audiosocket { allow, .. } => allow,
-        LineKind::Pipe { .. } | LineKind::Websocket(_) => &[],
+        LineKind::Pipe { .. } | LineKind::Websocket(_) | LineKind::Sip(_) => &[],
     };
     loop {
         let (stream, peer) = match listener.accept().await {

@@ -23,7 +23,8 @@ impl Shared {
         // Between the upgrade and its start others may have come, or the end of the daemon.
         if self.has_seat() {
             let (line, rate) = (arrival.line, arrival.rate);
-            return self.begin(line, calls::Arrival::Websocket(Box::new(arrival)), rate);
+            self.begin(line, calls::Arrival::Websocket(Box::new(arrival)), rate);
+            return;
         }
         spawn_local(async move {
             // Broken or not, it is closed now.

@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -35,7 +35,11 @@ use crate::{
         messages,
         metrics::{Counter, Metrics},
     },
-    daemon::{LAST_NOTES, LAST_RECORDS, accept::turn_away},
+    daemon::{
+        LAST_NOTES, LAST_RECORDS,
+        accept::turn_away,
+        sip::{SipArrival, SipLine},
+    },
     dialect::{Direction, Facts, Text},
     leg::{
         audiosocket::{Uuid, line::Line},
@@ -50,6 +54,7 @@ use crate::{
     records::Records,
     sinks::Sinks,
     telnyx::{self, Telnyx},
+    told::Told,
 };
 
 /// What the tasks of the control thread share.
@@ -85,6 +90,8 @@ pub(super) struct Shared {
     pub(super) drain: Notify,
     /// What the doors of websocket lines are told of all this.
     pub(super) house: watch::Sender<House>,
+    /// The SIP lines, by their places in the config.
+    pub(super) sip: RefCell<BTreeMap<usize, Rc<SipLine>>>,
     /// Writers of pipes whose calls have ended.
     pub(super) writers: mpsc::UnboundedSender<thread::JoinHandle<()>>,
 }
@@ -103,25 +110,6 @@ pub(super) struct Calls {
     strangers: Told,
     pub(super) draining: bool,
     pub(super) pipe_failed: bool,
-}
-
-/// What happens often and is told seldom.
-#[derive(Default)]
-struct Told {
-    since: u64,
-    last: Option<Now>,
-}
-
-impl Told {
-    /// It happened once more; gives how often since it was last told, once in [`TELL_EVERY`].
-    fn count(&mut self, now: Now) -> Option<u64> {
-        self.since += 1;
-        if self.last.is_some_and(|last| now - last < TELL_EVERY) {
-            return None;
-        }
-        self.last = Some(now);
-        Some(core::mem::take(&mut self.since))
-    }
 }
 
 /// What is known of a live call.
@@ -168,6 +156,8 @@ pub(super) struct LineNews {
 pub(super) struct TrunkNews {
     pub(super) handshake: Option<(u64, Handshake)>,
     pub(super) refusal: Option<(u64, String)>,
+    /// It was not there when it was tried last, and is not worth trying before then.
+    pub(super) unreachable_until: Option<Now>,
 }
 
 /// A line that has come up.
@@ -175,11 +165,14 @@ pub(super) enum Arrival {
     Audiosocket { stream: std::net::TcpStream, line: Box<Line>, uuid: Uuid, peer: SocketAddr },
     Pipe(pipe::Ends, thread::JoinHandle<()>),
     Websocket(Box<door::Arrival>),
+    Sip(SipArrival),
 }
 
 impl Shared {
     /// A call begins: its media thread gets the line, the dial thread the route.
-    pub(super) fn begin(self: &Rc<Self>, line_index: usize, arrival: Arrival, line_rate: Rate) {
+    ///
+    /// Gives its number in this process. Where there is no such call afterwards, it was over at once.
+    pub(super) fn begin(self: &Rc<Self>, line_index: usize, arrival: Arrival, line_rate: Rate) -> u64 {
         let mut calls = self.calls.borrow_mut();
         let seq = calls.next;
         calls.next += 1;
@@ -192,6 +185,7 @@ impl Shared {
         let peer = match &arrival {
             Arrival::Audiosocket { peer, .. } => Some(*peer),
             Arrival::Websocket(arrival) => Some(arrival.peer),
+            Arrival::Sip(arrival) => Some(arrival.peer),
             Arrival::Pipe(..) => None,
         };
         let mut direction = Direction::Both;
@@ -221,6 +215,16 @@ impl Shared {
                 direction = arrival.direction;
                 (self.websocket_of(line_index, *arrival, &mut facts), None)
             }
+            Arrival::Sip(SipArrival { facts: told, rtp, peer }) => {
+                let Facts { call_sid, from, to, did, custom, .. } = *told;
+                (facts.call_sid, facts.from, facts.to, facts.did, facts.custom) = (call_sid, from, to, did, custom);
+                info!(
+                    message_id = messages::CALL_STARTED, call_id = facts.call_id.as_str(), line = line_name,
+                    peer:%, codec = rtp.codec.name(), call_sid = facts.call_sid.as_str();
+                    "call started"
+                );
+                (NewLine::Rtp(rtp), None)
+            }
         };
         let trunkless = trunks.is_empty();
         let barge_in = route.map(|route| route.barge_in).unwrap_or_default();
@@ -245,7 +249,10 @@ impl Shared {
             notes.started(seq, &started, Kept::of(route, &facts, direction));
         }
         let since = clock::now();
-        let give_up_after = timeouts + Duration::from_secs(1);
+        let mut give_up_after = timeouts + Duration::from_secs(1);
+        if let LineKind::Sip(sip) = &self.config.lines[line_index].kind {
+            give_up_after = give_up_after.min(sip.ringing.limit);
+        }
         let told = Box::new(facts.clone());
         let redial = Redial { facts: told.clone(), line_rate, tries: 0, answered: None, dialing: None };
         let new = NewCall {
@@ -275,7 +282,7 @@ impl Shared {
         calls.live.insert(seq, live);
         self.lines.borrow_mut()[line_index].last_call = Some(since);
         self.metrics.call_began();
-        let Some(orders) = self.media.borrow().get(media).cloned() else { return };
+        let Some(orders) = self.media.borrow().get(media).cloned() else { return seq };
         let reply = orders.clone();
         let request = dialer::Request { seq, call_id, trunks, line_rate, facts: told, cancelled, reply };
         drop(calls);
@@ -294,6 +301,7 @@ impl Shared {
             let refused = Order::Trunk { seq, result: Err(EndReason::Overload) };
             spawn_local(async move { orders.send(refused).await.is_ok() });
         }
+        seq
     }
 
     /// A vendor's WebSocket as a media thread takes it; what the vendor told of its call becomes the call's facts.
@@ -317,7 +325,7 @@ impl Shared {
         );
         let silent_after = match &line.kind {
             LineKind::Websocket(websocket) => websocket.media_timeout,
-            LineKind::Audiosocket { .. } | LineKind::Pipe { .. } => None,
+            LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Sip(_) => None,
         };
         let setup = LineSetup { silent_after, direction };
         NewLine::Websocket(Box::new(NewWebsocket { stream, link, dialect, side, rate, setup }))
@@ -334,6 +342,14 @@ impl Shared {
     pub(super) fn on_ask(self: &Rc<Self>, ask: Ask) {
         match ask {
             Ask::Redial { seq } => self.redial(seq),
+            Ask::Answer { seq } => {
+                let line = self.calls.borrow().live.get(&seq).map(|live| live.line);
+                if let Some(sip) = line.and_then(|line| self.sip_line_of(line)) {
+                    sip.on_answered(self, seq);
+                }
+            }
+            Ask::PassOn { seq, uri } => self.on_spoken(seq, uri),
+            Ask::Unpressed { seq, digit } => self.on_unpressed(seq, digit),
             Ask::Step { seq, step } => {
                 if let Some(Live { telnyx_call: Some(id), call_id, .. }) = self.calls.borrow().live.get(&seq) {
                     telnyx::log_step(step, id, Some(call_id));
@@ -386,7 +402,7 @@ impl Shared {
     }
 
     /// Calls whose media thread did not tell of their end in time: they are put on record all the same.
-    pub(super) fn end_the_rest(&self) {
+    pub(super) fn end_the_rest(self: &Rc<Self>) {
         let left: Vec<u64> = self.calls.borrow().live.keys().copied().collect();
         for seq in left {
             self.on_ended(Outcome::stillborn(seq, EndReason::Drained, clock::now()));
@@ -457,9 +473,11 @@ impl Shared {
     pub(super) fn on_news(&self, news: News) {
         let News { seq, trunk, at_ms, result } = news;
         let last = &mut self.trunks.borrow_mut()[trunk];
+        let is_unreachable = result.as_ref().is_err_and(|unanswered| unanswered.is_unreachable);
+        last.unreachable_until = is_unreachable.then(|| clock::now() + UNREACHABLE);
         match &result {
             Ok(handshake) => last.handshake = Some((at_ms, *handshake)),
-            Err(words) => last.refusal = Some((at_ms, words.clone())),
+            Err(unanswered) => last.refusal = Some((at_ms, unanswered.words.clone())),
         }
         if let (Ok(handshake), Some(live)) = (result, self.calls.borrow_mut().live.get_mut(&seq)) {
             let first = live.trunk.replace((trunk, handshake)).is_none();
@@ -532,7 +550,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn on_ended(&self, mut outcome: Outcome) {
+    pub(super) fn on_ended(self: &Rc<Self>, mut outcome: Outcome) {
         let Some(live) = self.calls.borrow_mut().live.remove(&outcome.seq) else { return };
         if let (Some(telnyx), Some(id)) = (&self.telnyx, &live.telnyx_call)
             && !matches!(outcome.reason, EndReason::LineHungUp | EndReason::Abandoned)
@@ -542,6 +560,9 @@ impl Shared {
             if telnyx.hangs_up() && outcome.reason == EndReason::HandedBack {
                 outcome.reason = EndReason::TrunkHungUp;
             }
+        }
+        if let Some(sip) = self.sip_line_of(live.line) {
+            sip.on_call_over(self, outcome.seq, outcome.reason);
         }
         self.metrics.call_ended(outcome.reason);
         self.tell_doors();
@@ -615,7 +636,7 @@ fn made_up_facts(account: &str) -> Facts {
 }
 
 /// A short text, cut where it is not.
-fn text(long: &str) -> Text {
+pub(super) fn text(long: &str) -> Text {
     let mut text = Text::new();
     for character in long.chars() {
         if text.push(character).is_err() {
@@ -626,10 +647,11 @@ fn text(long: &str) -> Text {
 }
 
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-/// Somebody who tries again and again is told once in so long.
-const TELL_EVERY: Now = Now::from_secs(60);
 /// Connections that may be about to name their calls, beside as many as there are seats.
 const MOST_ARRIVING: usize = 64;
+/// A trunk that was not there is worth another try after so long. Until then a SIP line without another one says so at
+/// once, and its PBX goes elsewhere.
+const UNREACHABLE: Now = Now::from_secs(20);
 
 impl Redial {
     /// It is to be dialled again: after so long. 0, 1, 2, 4 and then every 8 s, until a connection has held.

@@ -56,6 +56,7 @@ impl Desk for Shared {
         for thread in &*self.silent.borrow() {
             problems.push(format!("the thread {thread} does not answer"));
         }
+        problems.extend(self.sip.borrow().values().filter_map(|line| line.problem(self)));
         if self.is_overloaded() {
             problems.push("overload: more than 1 % of the last 10 s' frames left over 20 ms late".to_owned());
         }
@@ -100,6 +101,7 @@ impl Shared {
                     LineKind::Audiosocket { .. } => "audiosocket".to_owned(),
                     LineKind::Pipe { .. } => "pipe".to_owned(),
                     LineKind::Websocket(_) => "websocket".to_owned(),
+                    LineKind::Sip(_) => "sip".to_owned(),
                 },
                 listen: news.listens_on.map(|address| address.to_string()),
                 calls: calls.live.values().filter(|live| live.line == index).count(),

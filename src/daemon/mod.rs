@@ -66,6 +66,7 @@ mod accept;
 mod arrivals;
 mod calls;
 mod desk;
+mod sip;
 mod watch;
 
 /// Runs the daemon with this config until a signal, or until its only line, a pipe, has ended. Returns the exit code.
@@ -215,6 +216,7 @@ impl Daemon {
             announced: RefCell::default(),
             silent: RefCell::default(),
             trunks: RefCell::new(config.trunks.iter().map(|_| calls::TrunkNews::default()).collect()),
+            sip: RefCell::default(),
             draining: Notify::new(),
             drain: Notify::new(),
             house: tokio_watch::Sender::new(House { accepting: true, draining: false, healthy: true, pubsub: None }),
@@ -259,6 +261,7 @@ impl Daemon {
                     shared.lines.borrow_mut()[index].listens_on = Some(address);
                     spawn_local(accept::accept(Rc::clone(&shared), index, listener));
                 }
+                LineKind::Sip(_) => sip::SipLine::open(&shared, index)?,
                 LineKind::Pipe { input, output, sample_rate } => {
                     let (ends, writer) = pipe::open(path_of(input), path_of(output), *sample_rate)
                         .map_err(|error| Fault::config(format!("[line.{}] {error}", line.name)))?;
@@ -395,6 +398,10 @@ impl Daemon {
         if !in_time {
             warn!(calls = shared.calls.borrow().live.len(); "calls did not end in time");
             shared.end_the_rest();
+        }
+        let sip: Vec<_> = shared.sip.borrow().values().cloned().collect();
+        for line in &sip {
+            line.leave(&shared).await;
         }
         let Self { mut ended, mut writers, config, .. } = self;
         let failed = shared.calls.borrow().pipe_failed;

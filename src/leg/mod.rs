@@ -2,4 +2,6 @@
 
 pub mod audiosocket;
 pub mod pipe;
+pub mod rtp;
+pub mod sip;
 pub mod websocket;

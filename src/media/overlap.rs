@@ -1,7 +1,7 @@
-//! Takes a little time out of a signal without a click.
+//! Takes a little time out of a signal, or puts some in, without a click.
 //!
-//! One period of the voice's pitch is left out and the two sides are cross-faded where they are most alike (the
-//! overlap-add of time-domain pitch methods). On music or noise the best lag is merely the least bad one.
+//! One period of the voice's pitch is left out or said twice, and the two sides are cross-faded where they are most alike
+//! (the overlap-add of time-domain pitch methods). On music or noise the best lag is merely the least bad one.
 
 use crate::media::frame::{MAX_SAMPLES, Rate};
 
@@ -25,6 +25,19 @@ pub fn shorten(rate: Rate, input: &[i16], limit: usize, out: &mut [i16]) -> usiz
         return 0;
     }
     splice(&input[..frame], &input[lag..lag + frame], frame / 2, out);
+    lag
+}
+
+/// Fills `out` (one frame) from `input` (as long) with one period said twice; returns how long the period was (samples):
+/// so many of `input` were not used. 0 when `input` is too short or no period of at most `limit` samples exists. Then
+/// `out` is the input unchanged.
+pub fn lengthen(rate: Rate, input: &[i16], limit: usize, out: &mut [i16]) -> usize {
+    let frame = out.len().min(input.len());
+    // Half of the frame is left for the search and for the fade.
+    let longest = longest(rate).min(limit).min(frame * 5 / 8);
+    let lag = if longest >= shortest(rate) { best_lag(rate, input, longest, frame) } else { 0 };
+    out[..lag].copy_from_slice(&input[..lag]);
+    splice(&input[lag..frame], &input[..frame - lag], frame - lag, &mut out[lag..frame]);
     lag
 }
 
@@ -105,12 +118,33 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_left_out_than_allowed() {
+    fn a_period_of_a_voice_is_said_twice_without_a_click() {
+        for rate in Rate::ALL {
+            for hz in [90.0, 120.0, 200.0, 310.0] {
+                let signal = tone(hz, rate, rate.frame() * 4);
+                let mut heard = signal[..rate.frame()].to_vec();
+                let mut out = vec![0; rate.frame()];
+                let lag = lengthen(rate, &signal[rate.frame()..2 * rate.frame()], usize::MAX, &mut out);
+                assert!(lag > 0);
+                heard.extend(&out);
+                heard.extend(&signal[2 * rate.frame() - lag..]);
+                assert_eq!(heard.len(), signal.len() + lag);
+                assert!(largest_step(&heard) <= largest_step(&signal) * 3 / 2, "{rate} {hz}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_more_is_left_out_or_put_in_than_allowed() {
         let signal = tone(100.0, Rate::Hz8000, 400);
         let mut out = [0; 160];
         assert!(shorten(Rate::Hz8000, &signal, 30, &mut out) <= 30);
         assert_eq!(shorten(Rate::Hz8000, &signal, 19, &mut out), 0);
         assert_eq!(out, signal[..160]);
         assert_eq!(shorten(Rate::Hz8000, &signal[..100], usize::MAX, &mut out), 0);
+        assert!(lengthen(Rate::Hz8000, &signal[..160], 30, &mut out) <= 30);
+        assert_eq!(lengthen(Rate::Hz8000, &signal[..160], 19, &mut out), 0);
+        assert_eq!(out, signal[..160]);
+        assert_eq!(lengthen(Rate::Hz8000, &signal[..20], usize::MAX, &mut out), 0);
     }
 }

@@ -22,6 +22,7 @@ use crate::{
         event::Event,
         signature::{self, Doubt},
     },
+    told::Told,
 };
 
 /// The receiver. It takes webhooks on every path: what is in front of it may have taken a part of the path away.
@@ -105,29 +106,23 @@ struct Taken {
 
 /// Whoever finds the port can have webhooks refused all day; each reason is told once a minute.
 #[derive(Default)]
-struct Refused([(u64, Option<Now>); 4]);
+struct Refused([Told; 4]);
 
 impl Refused {
     /// One more was refused; gives how many were since it was last told, when it is time to tell.
     fn count(&mut self, doubt: Doubt, now: Now) -> Option<u64> {
-        let (since, last) = &mut self.0[match doubt {
+        let told = &mut self.0[match doubt {
             Doubt::Unsigned => 0,
             Doubt::Malformed => 1,
             Doubt::Stale(_) => 2,
             Doubt::Mismatch => 3,
         }];
-        *since += 1;
-        if last.is_some_and(|last| now - last < TELL_EVERY) {
-            return None;
-        }
-        *last = Some(now);
-        Some(core::mem::take(since))
+        told.count(now)
     }
 }
 
 /// An event has 1 to 2 kB; custom SIP headers can make it longer.
 const MOST_BODY: usize = 64 * 1024;
-const TELL_EVERY: Now = Now::from_secs(60);
 
 #[cfg(test)]
 mod tests {

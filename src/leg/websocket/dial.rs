@@ -272,6 +272,15 @@ impl DialError {
         matches!(self.failure, Failure::Timeout(..))
     }
 
+    /// Whether nobody was there who could have said no.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        match &self.failure {
+            Failure::Dns(_) | Failure::Connect(_) | Failure::Tls(_) | Failure::Lost(..) | Failure::Timeout(..) => true,
+            Failure::Refused(_) => false,
+        }
+    }
+
     /// Whether the next attempt may well end otherwise: a handshake that failed, but for one that was answered with a
     /// plain no.
     #[must_use]

@@ -62,7 +62,16 @@ pub struct News {
     /// When (ms since 1970).
     pub at_ms: u64,
     /// The trunk took the call; or why it did not, in words.
-    pub result: Result<Handshake, String>,
+    pub result: Result<Handshake, Unanswered>,
+}
+
+/// Why a trunk did not take a call.
+#[derive(Clone, Debug)]
+pub struct Unanswered {
+    /// In words.
+    pub words: String,
+    /// It was not there at all: no address, no connection, no TLS, no answer. Otherwise it said no to this call.
+    pub is_unreachable: bool,
 }
 
 /// How a trunk answered.
@@ -112,7 +121,7 @@ impl Roots {
         let mut roots = HashMap::new();
         let vendors = config.lines.iter().filter_map(|line| match &line.kind {
             LineKind::Websocket(line) => line.dial(),
-            LineKind::Audiosocket { .. } | LineKind::Pipe { .. } => None,
+            LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Sip(_) => None,
         });
         for trunk in config.trunks.iter().chain(vendors).filter(|trunk| trunk.url.secure || trunk.url.asks) {
             if !roots.contains_key(&trunk.ca_file) {
@@ -152,7 +161,7 @@ fn open(roots: &Roots, opening: Opening) {
         Opening::Outbound(setup) => {
             let tls = match &setup.config.lines[setup.line].kind {
                 LineKind::Websocket(line) => line.dial().and_then(|trunk| roots.0.get(&trunk.ca_file).cloned()),
-                LineKind::Audiosocket { .. } | LineKind::Pipe { .. } => None,
+                LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Sip(_) => None,
             };
             drop(spawn_local(outbound::serve(setup, tls)));
         }
@@ -190,14 +199,14 @@ async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>,
                     return;
                 }
                 Err(refused) => {
-                    let Refused { agent, words, is_timeout, is_worth_a_retry } = refused;
+                    let Refused { agent, words, is_timeout, is_unreachable, is_worth_a_retry } = refused;
                     reason = if is_timeout { EndReason::TrunkTimeout } else { EndReason::TrunkRefused };
                     warn!(
                         message_id = messages::TRUNK_REFUSED, call_id, leg = "trunk", trunk = trunk.name,
                         dialect = trunk.dialect, peer = agent, attempt, error = words;
                         "trunk did not take the call"
                     );
-                    tell(index, Err(words));
+                    tell(index, Err(Unanswered { words, is_unreachable }));
                     if !is_worth_a_retry {
                         break;
                     }
@@ -213,6 +222,7 @@ struct Refused {
     agent: String,
     words: String,
     is_timeout: bool,
+    is_unreachable: bool,
     is_worth_a_retry: bool,
 }
 
@@ -236,6 +246,7 @@ async fn reach(
         Err(error) => Err(Refused {
             words: error.to_string(),
             is_timeout: error.is_timeout(),
+            is_unreachable: error.is_unreachable(),
             is_worth_a_retry: error.is_worth_a_retry(),
             agent: error.agent,
         }),
@@ -246,6 +257,7 @@ async fn reach(
 async fn whom_to_dial(trunk: &Trunk, tls: Option<&Arc<rustls::ClientConfig>>, facts: &Facts) -> Result<Trunk, Refused> {
     let url = endpoint::ask(trunk, tls, facts).await.map_err(|error| Refused {
         is_timeout: error.is_timeout(),
+        is_unreachable: error.is_unreachable(),
         ..Refused::by(trunk, format!("{}: {error}", trunk.url.authority))
     })?;
     let mut named = Trunk { url, ..trunk.clone() };
@@ -259,7 +271,13 @@ async fn whom_to_dial(trunk: &Trunk, tls: Option<&Arc<rustls::ClientConfig>>, fa
 impl Refused {
     /// For good, before it was dialled.
     fn by(trunk: &Trunk, words: String) -> Self {
-        Self { agent: trunk.url.authority.clone(), words, is_timeout: false, is_worth_a_retry: false }
+        Self {
+            agent: trunk.url.authority.clone(),
+            words,
+            is_timeout: false,
+            is_unreachable: false,
+            is_worth_a_retry: false,
+        }
     }
 }
 

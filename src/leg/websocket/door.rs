@@ -453,7 +453,7 @@ impl Door {
 fn listen(config: &Config, line: usize) -> Option<&Listen> {
     match &config.lines.get(line)?.kind {
         LineKind::Websocket(line) => line.listen(),
-        LineKind::Audiosocket { .. } | LineKind::Pipe { .. } => None,
+        LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Sip(_) => None,
     }
 }
 

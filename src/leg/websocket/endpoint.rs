@@ -191,6 +191,11 @@ impl AskError {
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Late)
     }
+
+    /// Whether nobody was there who could have said no.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Late | Self::Lost(_))
+    }
 }
 
 impl fmt::Display for AskError {

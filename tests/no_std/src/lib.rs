@@ -1,7 +1,7 @@
 //! Proof that `media` and `dialect` need no standard library.
 //!
 //! Both folders are built here a second time, by path, in a crate that has none: what compiles cannot take a clock, a
-//! lock, a socket or a log line. The only heap is the box that `dialect::open` returns, once a call.
+//! lock, a socket or a log line. The only heap is what `dialect::open` and `Jitter::open` box, once a call.
 //!
 //! `cargo check` proves it on any host, because without `std` in scope nothing of it can be named. Where the target is
 //! installed, `cargo check --target thumbv7em-none-eabi` proves it for the dependencies, too.

@@ -1,0 +1,726 @@
+//! SIP lines: sockets and a clock around the pure signalling, and what it has to do with calls.
+//!
+//! ```text
+//!   datagrams, connections --> Line --events--> a call begins, is answered, changes, ends
+//!                                ^
+//!                                +------------- a trunk took the call; the call is over; somebody calls out
+//! ```
+
+use core::{
+    cell::{Cell, OnceCell, RefCell},
+    net::{IpAddr, SocketAddr},
+};
+use std::{collections::BTreeMap, io, net::UdpSocket, rc::Rc};
+
+use log::{info, warn};
+use socket2::SockRef;
+use tokio::{
+    sync::{Notify, mpsc},
+    task::spawn_local,
+};
+
+use crate::{
+    call::{
+        EndReason,
+        redact::Numbers,
+        rtp_io::{NewRtp, RtpSetup},
+        shard::{LineOrder, Order},
+    },
+    clock,
+    config::{self, LineKind, SipUri},
+    control::messages,
+    daemon::{
+        Fault,
+        calls::{Arrival, Shared, text},
+    },
+    dialect::Facts,
+    leg::{
+        sip::{
+            Flow, Name, NameAddr, Transport, Uri,
+            admission::{self, Reason},
+            dial_plan, digest,
+            leg::{Ending, Event, Invitation, LegId, Setup, Transferred},
+            line::{Line, LineSetup},
+            registration::{self, Contact, News, Registration},
+            resolve::resolve,
+            sdp::Media,
+            transaction::{Random, Timers},
+            transport::{self, Received, Sockets, Unsent},
+        },
+        websocket::{certificate::Certificate, tls},
+    },
+    media::{Now, codec::Codec},
+};
+
+/// A SIP line that is open.
+pub(super) struct SipLine {
+    /// Its place in the config.
+    index: usize,
+    line: RefCell<Line>,
+    sockets: Sockets,
+    /// The legs that are calls, or are about to be.
+    talks: RefCell<BTreeMap<LegId, Talk>>,
+    /// Where the search for a free pair of ports goes on.
+    next_port: Cell<usize>,
+    /// Something was done that may be due sooner than what is waited for.
+    woken: Notify,
+}
+
+/// What the daemon knows of a leg.
+enum Talk {
+    /// A call.
+    Call {
+        /// Its number in this process.
+        seq: u64,
+        is_answered: bool,
+    },
+    /// We call somebody; there is a call once it is answered.
+    Calling { facts: Box<Facts>, rtp: Box<NewRtp>, peer: SocketAddr },
+}
+
+/// The audio of a SIP call that has come up, and who calls.
+pub(super) struct SipArrival {
+    pub(super) facts: Box<Facts>,
+    pub(super) rtp: Box<NewRtp>,
+    pub(super) peer: SocketAddr,
+}
+
+impl SipLine {
+    /// Opens the sockets of a line and has its signalling run.
+    pub(super) fn open(shared: &Rc<Shared>, index: usize) -> Result<(), Fault> {
+        let config::Line { name, kind: LineKind::Sip(config) } = &shared.config.lines[index] else {
+            return Ok(());
+        };
+        let certificate = config.tls.as_ref().map(|tls| Certificate::load(name, &tls.pair).map(Rc::new)).transpose();
+        let certificate = certificate.map_err(|error| Fault::config(format!("[line.{name}] {error}")))?;
+        let wants_tls = config.tls.is_some() || registrars(config).any(|uri| uri.transport() == Transport::Tls);
+        let trust = wants_tls.then(|| tls::client_config(config.ca_file.as_deref())).transpose();
+        let trust = trust.map_err(|error| Fault::config(format!("[line.{name}] {error}")))?;
+        let own: Rc<OnceCell<Rc<Self>>> = Rc::default();
+        let gate = Rc::clone(&own);
+        let is_known = move |address: IpAddr| gate.get().is_some_and(|line| line.line.borrow().is_known(address));
+        let setup = transport::Setup {
+            line: name.clone(),
+            udp: config.udp.then_some(config.listen),
+            tcp: config.tcp.then_some(config.listen),
+            tls: config.tls.as_ref().map(|tls| tls.address).zip(certificate),
+            trust,
+            is_known: Rc::new(is_known),
+            limits: transport::Limits::default(),
+            patience: Default::default(),
+        };
+        let (sockets, received) = Sockets::open(setup)
+            .map_err(|error| Fault::config(format!("[line.{name}] listen = \"{}\": {error}", config.listen)))?;
+        let addresses = sockets.addresses();
+        let ports = [addresses.udp, addresses.tcp, addresses.tls].map(|address| address.map(|address| address.port()));
+        let line = RefCell::new(Line::new(line_setup(config, ports, shared.config.media.max_calls)));
+        let next_port = Cell::new(seed() as usize);
+        let this = Rc::new(Self { index, line, sockets, talks: RefCell::default(), next_port, woken: Notify::new() });
+        if own.set(Rc::clone(&this)).is_err() {
+            return Ok(()); // it was made a moment ago
+        }
+        let listens_on = addresses.udp.or(addresses.tcp).or(addresses.tls);
+        if let Some(address) = listens_on {
+            info!(line = name, listen:% = address; "line listens");
+        }
+        shared.lines.borrow_mut()[index].listens_on = listens_on;
+        shared.sip.borrow_mut().insert(index, Rc::clone(&this));
+        spawn_local(this.serve(Rc::clone(shared), received));
+        Ok(())
+    }
+
+    async fn serve(self: Rc<Self>, shared: Rc<Shared>, mut received: mpsc::Receiver<Received>) {
+        self.line.borrow_mut().handle_timeout(clock::now());
+        self.drive(&shared);
+        loop {
+            let due = self.line.borrow().poll_timeout();
+            let sleep = async {
+                match due {
+                    Some(at) => tokio::time::sleep(at.saturating_sub(clock::now())).await,
+                    None => core::future::pending().await,
+                }
+            };
+            tokio::select! {
+                received = received.recv() => match received {
+                    Some(Received::Message { flow, message }) => {
+                        let now = clock::now();
+                        let mut line = self.line.borrow_mut();
+                        line.set_closed(shared.why_closed(self.index));
+                        line.handle_message(now, flow, message);
+                    }
+                    Some(Received::Closed { flow, why }) => {
+                        warn!(line = self.name(&shared), peer:% = flow.remote; "a SIP connection is over: {why}");
+                        self.line.borrow_mut().handle_flow_failed(clock::now(), flow);
+                    }
+                    None => return,
+                },
+                () = sleep => self.line.borrow_mut().handle_timeout(clock::now()),
+                () = self.woken.notified() => continue,
+            }
+            self.drive(&shared);
+        }
+    }
+
+    fn name<'s>(&self, shared: &'s Shared) -> &'s str {
+        &shared.config.lines[self.index].name
+    }
+
+    fn config<'s>(&self, shared: &'s Shared) -> &'s config::SipLine {
+        match &shared.config.lines[self.index].kind {
+            LineKind::Sip(config) => config,
+            LineKind::Audiosocket { .. } | LineKind::Websocket(_) | LineKind::Pipe { .. } => {
+                unreachable!("a SIP line is made of a SIP line's config")
+            }
+        }
+    }
+
+    /// Sends what is to be sent, and does what is to be done about what happened.
+    fn drive(self: &Rc<Self>, shared: &Rc<Shared>) {
+        loop {
+            self.send();
+            let event = self.line.borrow_mut().poll_event();
+            let Some(event) = event else { break };
+            self.on_event(shared, event);
+        }
+        let refusals: Vec<_> = core::iter::from_fn(|| self.line.borrow_mut().poll_refusals()).collect();
+        for admission::News { reason, requests, source } in refusals {
+            let line = self.name(shared);
+            match reason {
+                Reason::Stranger => warn!(
+                    message_id = messages::OUTSIDER, line, peer:% = source, connections = requests;
+                    "SIP from outside `allow` is not answered"
+                ),
+                _ => warn!(
+                    message_id = messages::CALLS_REFUSED, line, peer:% = source, refused = requests;
+                    "calls are refused: {}", reason.words()
+                ),
+            }
+        }
+        self.woken.notify_one();
+    }
+
+    fn send(&self) {
+        let now = clock::now();
+        let mut line = self.line.borrow_mut();
+        while let Some(transmit) = line.poll_transmit() {
+            match self.sockets.send(transmit.flow, &transmit.bytes) {
+                Ok(()) => {}
+                // A request that went nowhere need not be waited for.
+                Err(Unsent::Gone | Unsent::Lagging | Unsent::Full | Unsent::NoTransport | Unsent::Kernel(_)) => {
+                    line.handle_flow_failed(now, transmit.flow);
+                }
+            }
+        }
+    }
+
+    fn on_event(self: &Rc<Self>, shared: &Rc<Shared>, event: Event) {
+        match event {
+            Event::Invited(invitation) => self.on_invited(shared, *invitation),
+            Event::Early { leg, media } => self.tell(shared, leg, media_order(media, false)),
+            Event::Up { leg, media } => self.on_up(shared, leg, media),
+            Event::Changed { leg, media } => self.tell(shared, leg, media_order(media, true)),
+            Event::Digit { leg, digit } => self.tell(shared, leg, LineOrder::Digit(digit)),
+            Event::Transfer { leg, what } => self.on_transfer(shared, leg, what),
+            Event::Reach(target) => {
+                let (this, shared) = (Rc::clone(self), Rc::clone(shared));
+                spawn_local(async move { this.reach(&shared, target).await });
+            }
+            Event::Registration(news) => self.on_registration(shared, &news),
+            Event::NotTaken { source, status, why } => {
+                shared.metrics.call_never_began(EndReason::Protocol);
+                warn!(line = self.name(shared), peer:% = source, status; "a call was not taken: {why}");
+            }
+            Event::Ended { leg, why } => self.on_ended(shared, leg, &why),
+        }
+    }
+
+    /// Somebody calls.
+    fn on_invited(self: &Rc<Self>, shared: &Rc<Shared>, invitation: Invitation) {
+        let leg = invitation.leg;
+        if !shared.has_seat() {
+            // An extension is busy; a trunk that says so would be taken for the callee.
+            let status = if self.config(shared).register.is_some() { 486 } else { 503 };
+            return self.refuse(leg, status, &[(Name::RetryAfter, BUSY_FOR.to_owned())]);
+        }
+        let Some((rtp, address)) = self.open_rtp(shared, invitation.codec) else {
+            return self.refuse(leg, 503, &[(Name::RetryAfter, BUSY_FOR.to_owned())]);
+        };
+        self.line.borrow_mut().ring(clock::now(), leg, address);
+        self.send();
+        let peer = invitation.source;
+        let arrival = SipArrival { facts: Box::new(facts_of(invitation)), rtp: Box::new(rtp), peer };
+        self.begin(shared, leg, arrival, false);
+    }
+
+    fn begin(self: &Rc<Self>, shared: &Rc<Shared>, leg: LegId, arrival: SipArrival, is_answered: bool) {
+        let rate = arrival.rtp.codec.rate();
+        let seq = shared.begin(self.index, Arrival::Sip(arrival), rate);
+        self.talks.borrow_mut().insert(leg, Talk::Call { seq, is_answered });
+        if !shared.calls.borrow().live.contains_key(&seq) {
+            self.on_call_over(shared, seq, EndReason::Overload);
+        }
+    }
+
+    fn on_up(self: &Rc<Self>, shared: &Rc<Shared>, leg: LegId, media: Media) {
+        let talk = self.talks.borrow_mut().remove(&leg);
+        match talk {
+            Some(Talk::Call { seq, .. }) => {
+                self.talks.borrow_mut().insert(leg, Talk::Call { seq, is_answered: true });
+            }
+            Some(Talk::Calling { facts, rtp, peer }) => {
+                let rtp = Box::new(NewRtp { codec: media.codec.codec, ..*rtp });
+                self.begin(shared, leg, SipArrival { facts, rtp, peer }, true);
+            }
+            // The call was over before its ACK came, and hangs up now.
+            None => return self.line.borrow_mut().hang_up(clock::now(), leg),
+        }
+        self.tell(shared, leg, media_order(media, true));
+    }
+
+    /// Tells the media thread that has the call of this leg.
+    fn tell(&self, shared: &Shared, leg: LegId, what: LineOrder) {
+        if let Some(Talk::Call { seq, .. }) = self.talks.borrow().get(&leg) {
+            shared.tell_line(*seq, what);
+        }
+    }
+
+    fn on_transfer(&self, shared: &Shared, leg: LegId, what: Transferred) {
+        let call_id = match self.talks.borrow().get(&leg) {
+            Some(Talk::Call { seq, .. }) => shared.call_id_of(*seq),
+            Some(Talk::Calling { .. }) | None => None,
+        };
+        let (call_id, line) = (call_id.as_deref().unwrap_or_default(), self.name(shared));
+        match &what {
+            Transferred::Trying => info!(call_id, line; "the PBX passes the caller on"),
+            Transferred::Done => info!(call_id, line; "the caller was passed on"),
+            Transferred::Failed(status, reason) => {
+                warn!(call_id, line, status, reason; "the caller was not passed on, and is back with the agent");
+            }
+        }
+        self.tell(shared, leg, LineOrder::Transfer(what));
+    }
+
+    /// The signalling of a call is over.
+    fn on_ended(&self, shared: &Shared, leg: LegId, why: &Ending) {
+        let reason = match why {
+            Ending::HungUp(_) | Ending::Cancelled | Ending::Ours => EndReason::LineHungUp,
+            Ending::Refused(..) | Ending::Unanswered | Ending::NoAck | Ending::Lost(_) => EndReason::LineLost,
+            Ending::Protocol(_) => EndReason::Protocol,
+            Ending::NoCodec(_) => EndReason::BadCodec,
+            Ending::Transferred => EndReason::HandedBack,
+        };
+        let words = match why {
+            Ending::HungUp(None) | Ending::Cancelled | Ending::Ours | Ending::Transferred => None,
+            why => Some(why.to_string()),
+        };
+        let talk = self.talks.borrow_mut().remove(&leg);
+        match talk {
+            Some(Talk::Call { seq, .. }) => shared.tell_line(seq, LineOrder::Ended { reason, words }),
+            Some(Talk::Calling { facts, .. }) => {
+                let (line, to) = (self.name(shared), shown(shared, &facts.to));
+                warn!(line, to; "the call that was asked for did not come about: {why}");
+            }
+            None => {}
+        }
+    }
+
+    /// A trunk took the call: so does the line.
+    pub(super) fn on_answered(self: &Rc<Self>, shared: &Rc<Shared>, seq: u64) {
+        if let Some(leg) = self.leg_of(seq) {
+            self.line.borrow_mut().accept(clock::now(), leg);
+            self.drive(shared);
+        }
+    }
+
+    /// A call is over, and its leg is too.
+    pub(super) fn on_call_over(self: &Rc<Self>, shared: &Rc<Shared>, seq: u64, reason: EndReason) {
+        let Some(leg) = self.leg_of(seq) else { return };
+        let talk = self.talks.borrow_mut().remove(&leg);
+        let is_answered = matches!(talk, Some(Talk::Call { is_answered: true, .. }));
+        if is_answered {
+            self.line.borrow_mut().hang_up(clock::now(), leg);
+        } else {
+            let ringing = &self.config(shared).ringing;
+            let retry_after = [(Name::RetryAfter, BUSY_FOR.to_owned())];
+            match (reason, &ringing.fallback) {
+                (EndReason::TrunkRefused | EndReason::TrunkTimeout | EndReason::TrunkLost, Some(fallback)) => {
+                    self.refuse(leg, 302, &[(Name::Contact, format!("<{fallback}>"))]);
+                }
+                (EndReason::Overload | EndReason::Drained, _) => self.refuse(leg, 503, &retry_after),
+                (EndReason::Operator, _) => self.refuse(leg, 480, &[]),
+                (EndReason::Bug, _) => self.refuse(leg, 500, &[]),
+                _ => self.refuse(leg, ringing.refuse_status, &[]),
+            }
+            // What was answered meanwhile is hung up.
+            self.line.borrow_mut().hang_up(clock::now(), leg);
+        }
+        self.drive(shared);
+    }
+
+    fn refuse(&self, leg: LegId, status: u16, headers: &[(Name, String)]) {
+        self.line.borrow_mut().refuse(clock::now(), leg, status, headers);
+    }
+
+    fn leg_of(&self, seq: u64) -> Option<LegId> {
+        let talks = self.talks.borrow();
+        talks.iter().find(|(_, talk)| matches!(talk, Talk::Call { seq: own, .. } if *own == seq)).map(|(&leg, _)| leg)
+    }
+
+    /// A pair of sockets for a call's audio, and the address that peers are told.
+    fn open_rtp(&self, shared: &Shared, codec: Codec) -> Option<(NewRtp, SocketAddr)> {
+        let config = self.config(shared);
+        let ports: Vec<u16> = config.audio.rtp_ports.pairs().collect();
+        let start = self.next_port.get() % ports.len().max(1);
+        let ip = config.listen.ip();
+        let pair = (0..ports.len()).find_map(|step| {
+            let at = (start + step) % ports.len();
+            let port = ports[at];
+            let pair =
+                udp(ip, port, config.audio.dscp).and_then(|rtp| Ok((rtp, udp(ip, port + 1, config.audio.dscp)?)));
+            self.next_port.set(at + 1);
+            pair.ok().map(|pair| (pair, port))
+        });
+        let Some(((rtp, rtcp), port)) = pair else {
+            warn!(line = self.name(shared), ports:% = config.audio.rtp_ports; "no port is free for a call's audio");
+            return None;
+        };
+        let setup = RtpSetup {
+            learn: config.audio.nat,
+            mask_dtmf: config.audio.mask_dtmf,
+            timeout: config.audio.timeout,
+            hold_silence: config.hold.silence,
+            hold_limit: config.hold.limit,
+            seed: seed(),
+        };
+        Some((NewRtp { rtp, rtcp, codec, setup }, SocketAddr::new(config.public_ip(), port)))
+    }
+
+    /// Finds a flow to a registrar.
+    async fn reach(self: Rc<Self>, shared: &Rc<Shared>, target: registration::Target) {
+        let registration::Target { host, port, transport } = target;
+        let flow = self.flow_to(shared, &host, Some(port), transport).await;
+        let now = clock::now();
+        let contact_port = self.port_of(transport);
+        let config = self.config(shared);
+        {
+            let mut line = self.line.borrow_mut();
+            match flow {
+                Ok((flow, addresses)) => {
+                    line.set_registrars(&addresses);
+                    let host = config.public_ip().to_string();
+                    line.handle_reached(now, flow, Contact { host, port: contact_port });
+                }
+                Err(words) => line.handle_unreached(now, words),
+            }
+        }
+        self.drive(shared);
+    }
+
+    async fn flow_to(
+        &self,
+        shared: &Shared,
+        host: &str,
+        port: Option<u16>,
+        transport: Transport,
+    ) -> Result<(Flow, Vec<IpAddr>), String> {
+        let local = self.config(shared).listen.ip();
+        let found = resolve(host, port, transport, local).await?;
+        let first = *found.first().ok_or_else(|| format!("{host} has no address"))?;
+        let flow = self.sockets.connect(transport, first, host).map_err(|unsent| format!("{host}: {unsent}"))?;
+        Ok((flow, found.iter().map(SocketAddr::ip).collect()))
+    }
+
+    fn port_of(&self, transport: Transport) -> u16 {
+        let addresses = self.sockets.addresses();
+        let address = match transport {
+            Transport::Udp => addresses.udp,
+            Transport::Tcp => addresses.tcp,
+            Transport::Tls => addresses.tls,
+        };
+        address.or(addresses.udp).or(addresses.tcp).map_or(0, |address| address.port())
+    }
+
+    fn on_registration(&self, shared: &Shared, news: &News) {
+        let line = self.name(shared);
+        match news {
+            News::Registered { registrar, refresh_in } => info!(
+                message_id = messages::REGISTERED, line, registrar, refresh_seconds = refresh_in.as_secs();
+                "the line is registered"
+            ),
+            News::Failed { registrar, why, retry_in } => warn!(
+                message_id = messages::NOT_REGISTERED, line, registrar, retry_seconds = retry_in.as_secs();
+                "the line is not registered: {why}"
+            ),
+            News::Unregistered { registrar } => info!(line, registrar; "the line is not registered any more"),
+        }
+    }
+
+    /// How it stands, where it is not as it should be.
+    pub(super) fn problem(&self, shared: &Shared) -> Option<String> {
+        let state = self.line.borrow().registration(clock::now())?;
+        (!state.is_registered()).then(|| format!("[line.{}] {state}", self.name(shared)))
+    }
+
+    /// How its registration stands, if it has one.
+    pub(super) fn registration(&self) -> Option<&'static str> {
+        self.line.borrow().registration(clock::now()).map(|state| state.name())
+    }
+
+    /// The daemon goes down: the registrar is told, and what is said is sent.
+    pub(super) async fn leave(self: &Rc<Self>, shared: &Rc<Shared>) {
+        self.line.borrow_mut().unregister(clock::now(), LEAVE);
+        self.drive(shared);
+        let is_done = || self.line.borrow().is_unregistered() && self.line.borrow().is_empty();
+        let until = clock::now() + LEAVE;
+        while !is_done() && clock::now() < until {
+            tokio::time::sleep(Now::from_millis(20)).await;
+        }
+    }
+
+    /// Calls somebody, once it is known where they are.
+    async fn call(self: Rc<Self>, shared: Rc<Shared>, target: dial_plan::Target) {
+        let config = self.config(&shared);
+        let Some(dial) = &config.dial else { return };
+        let line = self.name(&shared);
+        let uri = uri_of(&target, &dial.proxy);
+        let flow = self.flow_to(&shared, &dial.proxy.host, dial.proxy.port, dial.proxy.transport()).await;
+        let flow = match flow {
+            Ok((flow, _)) => flow,
+            Err(words) => return warn!(line; "nobody could be called: {words}"),
+        };
+        let Some(codec) = config.audio.codecs.first().copied() else { return };
+        let Some((rtp, address)) = self.open_rtp(&shared, codec) else { return };
+        let mut facts = Facts { from: text(&dial.from), to: text(&target.number), ..Facts::default() };
+        facts.custom.add("direction", "outbound");
+        let leg = self.line.borrow_mut().call(clock::now(), uri, flow, address);
+        let Some(leg) = leg else { return warn!(line; "nobody could be called: too many requests are under way") };
+        let talk = Talk::Calling { facts: Box::new(facts), rtp: Box::new(rtp), peer: flow.remote };
+        self.talks.borrow_mut().insert(leg, talk);
+        self.drive(&shared);
+    }
+}
+
+impl Shared {
+    /// Why a SIP line takes no calls now, and in how many seconds it may be worth asking again.
+    fn why_closed(&self, line: usize) -> Option<(&'static str, u32)> {
+        if self.calls.borrow().draining {
+            return Some(("Draining", 30));
+        }
+        let route = self.config.routes.iter().find(|route| route.line == line)?;
+        let (trunks, now) = (self.trunks.borrow(), clock::now());
+        // Until it is worth trying one again. A trunk that was never tried may well be there.
+        let until = |&trunk: &usize| trunks[trunk].unreachable_until.filter(|until| *until > now);
+        let waits: Option<Vec<Now>> = route.trunks.iter().map(until).collect();
+        let wait = waits?.into_iter().min()?.saturating_sub(now);
+        Some(("No Agent Reachable", 1 + u32::try_from(wait.as_secs()).unwrap_or(u32::MAX - 1)))
+    }
+
+    /// Tells the media thread that has this call.
+    pub(super) fn tell_line(&self, seq: u64, what: LineOrder) {
+        let media = self.calls.borrow().live.get(&seq).map(|live| live.media);
+        let Some(orders) = media.and_then(|media| self.media.borrow().get(media).cloned()) else { return };
+        let order = Order::Line { seq, what };
+        if let Err(mpsc::error::TrySendError::Full(order)) = orders.try_send(order) {
+            // Where the thread is gone the call is too.
+            spawn_local(async move { orders.send(order).await.is_ok() });
+        }
+    }
+
+    /// The SIP line that has this call.
+    pub(super) fn sip_line_of(&self, line: usize) -> Option<Rc<SipLine>> {
+        self.sip.borrow().get(&line).cloned()
+    }
+
+    fn call_id_of(&self, seq: u64) -> Option<String> {
+        self.calls.borrow().live.get(&seq).map(|live| live.call_id.clone())
+    }
+
+    /// Calls somebody by a SIP line.
+    pub(super) fn place_call(self: &Rc<Self>, line: usize, target: &dial_plan::Target) -> Result<String, String> {
+        let sip = self.sip_line_of(line).ok_or("the line is not open")?;
+        let number = shown(self, &target.number);
+        spawn_local(sip.call(Rc::clone(self), target.clone()));
+        Ok(format!("{number} is called; `trunkline status` has the call once it is answered"))
+    }
+
+    /// Passes a caller on, once what the agent has said was heard.
+    pub(super) fn pass_on(&self, call_id: &str, target: &dial_plan::Target) -> Result<(), String> {
+        let (seq, line) = self.sip_call(call_id)?;
+        let sip = self.sip_line_of(line).ok_or("the line is not open")?;
+        let dial = sip.config(self).dial.as_ref().ok_or("the line has no dial plan")?;
+        let uri = uri_of(target, &dial.proxy).to_string();
+        self.tell_line(seq, LineOrder::PassOn(uri));
+        Ok(())
+    }
+
+    /// The agent has been heard to the end: now the caller is passed on.
+    pub(super) fn on_spoken(self: &Rc<Self>, seq: u64, uri: String) {
+        let line = self.calls.borrow().live.get(&seq).map(|live| live.line);
+        let Some(sip) = line.and_then(|line| self.sip_line_of(line)) else { return };
+        let Some(leg) = sip.leg_of(seq) else { return };
+        let is_taken = sip.line.borrow_mut().transfer(clock::now(), leg, uri);
+        if !is_taken {
+            let reason = "the call is not up, or is being passed on".to_owned();
+            sip.on_transfer(self, leg, Transferred::Failed(491, reason));
+        }
+        sip.drive(self);
+    }
+
+    /// Presses keys: in RTP where the PBX takes them there, else by INFO.
+    pub(super) fn press(self: &Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
+        let (seq, line) = self.sip_call(call_id)?;
+        for digit in digits.bytes() {
+            self.tell_line(seq, LineOrder::Press(digit));
+        }
+        let _ = line;
+        Ok(())
+    }
+
+    /// A key that cannot be pressed in RTP.
+    pub(super) fn on_unpressed(self: &Rc<Self>, seq: u64, digit: u8) {
+        let line = self.calls.borrow().live.get(&seq).map(|live| live.line);
+        let Some(sip) = line.and_then(|line| self.sip_line_of(line)) else { return };
+        if let Some(leg) = sip.leg_of(seq)
+            && sip.config(self).audio.dtmf != config::Dtmf::Rtp
+        {
+            sip.line.borrow_mut().send_digit(clock::now(), leg, digit);
+            sip.drive(self);
+        }
+    }
+
+    fn sip_call(&self, call_id: &str) -> Result<(u64, usize), String> {
+        let calls = self.calls.borrow();
+        let live = calls.live.iter().find(|(_, live)| live.call_id == call_id);
+        let (&seq, live) = live.ok_or_else(|| format!("there is no call {call_id}; see `trunkline status`"))?;
+        match self.config.lines[live.line].kind {
+            LineKind::Sip(_) => Ok((seq, live.line)),
+            LineKind::Audiosocket { .. } | LineKind::Websocket(_) | LineKind::Pipe { .. } => {
+                Err(format!("the line of call {call_id} is not of the kind sip, and cannot do that"))
+            }
+        }
+    }
+}
+
+/// What the config says, as the signalling wants it.
+fn line_setup(config: &config::SipLine, ports: [Option<u16>; 3], max_calls: usize) -> LineSetup {
+    let host = config.public_ip().to_string();
+    let registered = config.register.as_ref().map(|register| (register.user.clone(), register.registrar.host.clone()));
+    let dials_as = config.dial.as_ref().map(|dial| dial.from.clone());
+    let user = registered.as_ref().map(|(user, _)| user.clone()).or_else(|| dials_as.clone());
+    let user = user.unwrap_or_else(|| "trunkline".to_owned());
+    let domain = registered.map_or_else(|| host.clone(), |(_, domain)| domain);
+    let mut from = NameAddr::new(Uri::sip(dials_as.as_deref().unwrap_or(&user), &domain, None));
+    from.display = config.dial.as_ref().and_then(|dial| dial.display_name.clone());
+    let credentials = config.register.as_ref().and_then(|register| {
+        let password = register.password.clone()?;
+        Some(digest::Credentials { username: register.auth_user.clone(), password, realm: None })
+    });
+    let registration = config
+        .register
+        .as_ref()
+        .map(|register| Registration::new(clock::now(), register, config.user_agent.as_deref(), random()));
+    let config::SipLine { audio, session_timer, intake, .. } = config;
+    LineSetup {
+        leg: Setup {
+            user,
+            host,
+            ports,
+            user_agent: config.user_agent.clone(),
+            codecs: audio.codecs.iter().copied().collect(),
+            rtp_digits: audio.dtmf != config::Dtmf::Info,
+            tone: config.ringing.tone,
+            session_expires: session_timer.expires,
+            min_session_expires: session_timer.min,
+            answer_timeout: config.dial.as_ref().map_or(ANSWER, |dial| dial.answer_timeout),
+            from,
+            told_headers: config.metadata_headers.iter().map(|name| Name::from(name.as_str())).collect(),
+        },
+        admission: admission::Policy {
+            allow: config.allow.clone(),
+            takes_anyone: config.takes_anyone(),
+            invites_per_second: intake.invites_per_second,
+            burst: 2 * intake.invites_per_second,
+            max_unacked: intake.max_unacked as usize,
+            max_ringing: max_calls + 16,
+        },
+        credentials,
+        registration,
+        timers: Timers::default(),
+        random: [random(), random()],
+    }
+}
+
+fn registrars(config: &config::SipLine) -> impl Iterator<Item = &SipUri> {
+    let register = config.register.iter().flat_map(|register| [Some(&register.registrar), register.backup.as_ref()]);
+    register.flatten().chain(config.dial.iter().map(|dial| &dial.proxy))
+}
+
+/// Who calls, as agents are told.
+fn facts_of(invitation: Invitation) -> Facts {
+    let Invitation { call_id, from, name, to, did, diverted_from, headers, .. } = invitation;
+    let mut facts =
+        Facts { call_sid: text(&call_id), from: text(&from), to: text(&to), did: text(&did), ..Facts::default() };
+    // One too many, or too long, is left out.
+    if let Some(name) = name {
+        facts.custom.add("caller_name", &name);
+    }
+    if let Some(diverted_from) = diverted_from {
+        facts.custom.add("diverted_from", &diverted_from);
+    }
+    for (name, value) in headers {
+        facts.custom.add(&name, &value);
+    }
+    facts
+}
+
+fn media_order(media: Media, up: bool) -> LineOrder {
+    LineOrder::Media { media: Box::new(media), up }
+}
+
+/// A number, as logs have it.
+fn shown(shared: &Shared, number: &str) -> String {
+    let numbers = if shared.config.records.full_numbers { Numbers::Full } else { Numbers::Redacted };
+    numbers.keep(number).unwrap_or_default()
+}
+
+/// The URI of a target of the dial plan.
+fn uri_of(target: &dial_plan::Target, proxy: &SipUri) -> Uri {
+    let (host, port) = match &target.domain {
+        Some(domain) => match domain.rsplit_once(':') {
+            Some((host, port)) if !host.ends_with(':') => (host.to_owned(), port.parse().ok()),
+            _ => (domain.clone(), None),
+        },
+        None => (proxy.host.clone(), proxy.port),
+    };
+    Uri::sip(&target.number, &host, port)
+}
+
+fn udp(ip: IpAddr, port: u16, dscp: u8) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((ip, port))?;
+    socket.set_nonblocking(true)?;
+    // RFC 2474 3: the upper six bits. A network that does not care does no harm.
+    let traffic_class = u32::from(dscp) << 2;
+    let _ = match ip {
+        IpAddr::V4(_) => SockRef::from(&socket).set_tos_v4(traffic_class),
+        IpAddr::V6(_) => SockRef::from(&socket).set_tclass_v6(traffic_class),
+    };
+    Ok(socket)
+}
+
+fn random() -> Random {
+    Box::new(seed)
+}
+
+fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    // The kernel's generator does not fail once the machine has booted.
+    let _ = getrandom::fill(&mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
+/// What Retry-After says when all seats are taken (s): a call lasts minutes, but another may end any moment.
+const BUSY_FOR: &str = "10";
+/// Who does not answer for so long is given up, where there is no dial plan that says otherwise.
+const ANSWER: Now = Now::from_secs(30);
+/// How long goodbyes may take.
+const LEAVE: Now = Now::from_secs(2);

@@ -1,0 +1,201 @@
+//! What the peer asks inside of a call: new audio, holds, keys, its end (RFC 3261 12.2.2, 14.2, 15.1.2; RFC 3311).
+
+use super::{
+    ALLOW, Ending, Event, Leg, Parts, SUPPORTED, Stage, called::not_allowed, describe, grant, offer_in, set_sdp,
+    timer_of, unsupported,
+};
+use crate::leg::{
+    rtp::dtmf::info_digit,
+    sip::{
+        Method, Name, Request, Response,
+        sdp::NoCodec,
+        session_timer::{Granted, TooSmall},
+        transaction::TxId,
+    },
+};
+
+impl Leg {
+    /// A request inside the dialog.
+    pub(in crate::leg::sip) fn handle_request(&mut self, parts: &mut Parts<'_>, tx: TxId, request: &Request) {
+        let in_order = self.dialog.as_mut().is_some_and(|dialog| dialog.handle_request(request).is_ok());
+        if matches!(self.stage, Stage::Over) {
+            return parts.respond(tx, request.answer(481));
+        }
+        if !in_order {
+            return parts.respond(tx, request.answer(500)); // RFC 3261 12.2.2
+        }
+        let missing = unsupported(request);
+        if !missing.is_empty() {
+            let mut response = request.answer(420);
+            response.headers.push(Name::Unsupported, missing.join(", "));
+            return parts.respond(tx, response);
+        }
+        match request.method {
+            Method::Invite => self.on_reinvite(parts, tx, request),
+            Method::Update => self.on_update(parts, tx, request),
+            Method::Bye => self.on_bye(parts, tx, request),
+            Method::Prack => self.on_prack(parts, tx, request),
+            Method::Info => self.on_info(parts, tx, request),
+            Method::Notify => self.on_notify(parts, tx, request),
+            Method::Options => parts.respond(tx, capabilities(request, 200)),
+            // Callers are passed on by the agent or by us, not by whoever calls.
+            Method::Refer => parts.respond(tx, request.answer(603)),
+            Method::Subscribe => parts.respond(tx, request.answer(489)),
+            Method::Ack | Method::Cancel => {}
+            Method::Register | Method::Message | Method::Publish | Method::Other(_) => {
+                parts.respond(tx, not_allowed(request));
+            }
+        }
+    }
+
+    fn on_bye(&mut self, parts: &mut Parts<'_>, tx: TxId, request: &Request) {
+        parts.respond(tx, request.answer(200));
+        let words = request.headers.get(&Name::Reason).map(str::to_owned);
+        match &self.stage {
+            // RFC 3261 15.1.2: what still waits for an answer has one now.
+            Stage::Invited(_) => self.refuse(parts, 487, &[], &Ending::HungUp(words)),
+            Stage::Calling(_) => self.give_up_calling(parts, Ending::HungUp(words)),
+            Stage::Answered { .. } | Stage::Up | Stage::Leaving { .. } | Stage::Over => {
+                if let Some((invite, _)) = self.theirs.take() {
+                    parts.transactions.acked(invite);
+                }
+                if let Stage::Answered { invite, .. } = self.stage {
+                    parts.transactions.acked(invite);
+                }
+                let is_passed_on = self.transfer.as_ref().is_some_and(super::Transfer::is_under_way);
+                self.end(parts, if is_passed_on { Ending::Transferred } else { Ending::HungUp(words) });
+            }
+        }
+    }
+
+    fn on_reinvite(&mut self, parts: &mut Parts<'_>, tx: TxId, request: &Request) {
+        if self.theirs.is_some() || !matches!(self.stage, Stage::Up) {
+            let response = later(request, parts);
+            return parts.respond(tx, response); // RFC 3261 14.2
+        }
+        if self.has_offered() {
+            return parts.respond(tx, request.answer(491)); // RFC 3261 14.2
+        }
+        let granted = match self.timer.handle_request(&timer_of(&request.headers)) {
+            Ok(granted) => granted,
+            Err(too_small) => return parts.respond(tx, interval_too_small(request, too_small)),
+        };
+        let offer = match offer_in(request) {
+            Ok(offer) => offer,
+            Err(status) => return parts.respond(tx, self.refusal(request, status)),
+        };
+        let (sdp, media) = match &offer {
+            Some(offer) => match self.sdp.answer(offer) {
+                Ok((sdp, media)) => (sdp, Some(media)),
+                Err(_) => return parts.respond(tx, self.refusal(request, 488)), // what was agreed still holds
+            },
+            None => (self.sdp.offer(), None),
+        };
+        let mut response = self.taken(parts, request, granted);
+        set_sdp(&mut response.headers, &mut response.body, sdp);
+        self.theirs = Some((tx, media.is_none()));
+        parts.respond(tx, response);
+        if let Some(media) = media {
+            self.set_media(parts, media);
+        }
+    }
+
+    fn on_update(&mut self, parts: &mut Parts<'_>, tx: TxId, request: &Request) {
+        let offer = match offer_in(request) {
+            Ok(offer) => offer,
+            Err(status) => return parts.respond(tx, self.refusal(request, status)),
+        };
+        // RFC 3311 5.2: an offer of theirs that has no answer yet; then one of ours.
+        if offer.is_some() && matches!(self.stage, Stage::Invited(_)) {
+            let response = later(request, parts);
+            return parts.respond(tx, response);
+        }
+        if offer.is_some()
+            && (self.has_offered() || !matches!(self.stage, Stage::Up | Stage::Answered { offered: false, .. }))
+        {
+            return parts.respond(tx, request.answer(491));
+        }
+        let granted = match self.timer.handle_request(&timer_of(&request.headers)) {
+            Ok(granted) => granted,
+            Err(too_small) => return parts.respond(tx, interval_too_small(request, too_small)),
+        };
+        let answered = offer.map(|offer| self.sdp.answer(&offer));
+        if let Some(Err(_)) = answered {
+            return parts.respond(tx, self.refusal(request, 488));
+        }
+        let mut response = self.taken(parts, request, granted);
+        match answered {
+            Some(Err(_)) => {}
+            Some(Ok((sdp, media))) => {
+                set_sdp(&mut response.headers, &mut response.body, sdp);
+                parts.respond(tx, response);
+                self.set_media(parts, media);
+            }
+            None => parts.respond(tx, response),
+        }
+    }
+
+    /// The answer to an offer of ours that a 200 of a re-INVITE of theirs had.
+    pub(super) fn on_late_answer(&mut self, parts: &mut Parts<'_>, request: &Request) {
+        let answer = offer_in(request).ok().flatten();
+        let agreed = answer.ok_or(NoCodec::NoAudio).and_then(|answer| self.sdp.read_answer(&answer));
+        match agreed {
+            Ok(media) => self.set_media(parts, media),
+            Err(why) => self.break_off(parts, Ending::NoCodec(why.to_string())),
+        }
+    }
+
+    fn on_info(&mut self, parts: &mut Parts<'_>, tx: TxId, request: &Request) {
+        let digit = info_digit(request.content_type().unwrap_or_default(), &request.body);
+        // RFC 6086 4.2.2: an empty one asks whether we are still there.
+        let status = if digit.is_some() || request.body.is_empty() { 200 } else { 415 };
+        parts.respond(tx, self.refusal(request, status));
+        if let Some(digit) = digit {
+            parts.tell(Event::Digit { leg: self.id, digit });
+        }
+    }
+
+    /// The 200 to a request that changes the call.
+    fn taken(&mut self, parts: &Parts<'_>, request: &Request, granted: Option<Granted>) -> Response {
+        let mut response = request.answer(200);
+        describe(&mut response, &parts.setup.contact(self.flow));
+        grant(&mut response.headers, granted);
+        self.timer.handle_answered(granted, parts.now);
+        self.takes_update |= super::allows(&request.headers, &Method::Update);
+        response
+    }
+
+    /// An answer without a body.
+    fn refusal(&self, request: &Request, status: u16) -> Response {
+        let mut response = request.answer(status);
+        if status == 415 {
+            response.headers.push(Name::Accept, "application/sdp, application/dtmf-relay, application/dtmf");
+        }
+        response
+    }
+}
+
+/// The peer's session timer is shorter than we take.
+fn interval_too_small(request: &Request, too_small: TooSmall) -> Response {
+    let mut response = request.answer(422);
+    response.headers.push(Name::MinSe, too_small.min_se.to_string());
+    response
+}
+
+/// What we can do, for OPTIONS.
+pub(in crate::leg::sip) fn capabilities(request: &Request, status: u16) -> Response {
+    let mut response = request.answer(status);
+    response.headers.push(Name::Allow, ALLOW);
+    response.headers.push(Name::Accept, super::SDP);
+    response.headers.push(Name::AcceptEncoding, "identity");
+    response.headers.push(Name::Supported, SUPPORTED);
+    response
+}
+
+/// Not now, but in a moment.
+fn later(request: &Request, parts: &mut Parts<'_>) -> Response {
+    let mut response = request.answer(500);
+    // RFC 3261 14.2: of 0 to 10 s, at random.
+    response.headers.push(Name::RetryAfter, ((parts.random)() % 11).to_string());
+    response
+}
