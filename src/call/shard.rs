@@ -586,10 +586,10 @@ impl Shard {
         for call in self.calls.iter_mut().flatten() {
             let figures = call.figures();
             self.metrics.add_growth(&call.told, &figures);
-            call.told = figures;
+            call.told = figures.counted_after(&call.told);
         }
         for slot in 0..self.calls.len() {
-            self.with_slot(slot, |call, _, _| call.gauges.set(&mut call.bridge));
+            self.with_slot(slot, |call, _, _| call.gauges.set(&mut call.bridge, call.told.rtp.as_ref()));
         }
         self.vitals.set_overloaded(self.punctuality.turn());
         let high = self.pool.high_water();
@@ -1163,9 +1163,7 @@ impl Call {
                 let rate = media.codec.codec.rate();
                 io.set_media(now, *media, up);
                 self.codec = io.codec().map(Codec::name);
-                if rate != self.bridge.line_rate() {
-                    self.bridge.handle_line_audio(now, rate, &[], pool);
-                }
+                self.bridge.handle_line_rate(rate, pool);
             }
             LineOrder::Digit(digit) if !io.masks_dtmf() => self.bridge.handle_digit(now, digit),
             LineOrder::Digit(_) => {}
