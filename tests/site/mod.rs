@@ -169,6 +169,13 @@ impl Process {
         lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).count()
     }
 
+    /// Types this to it.
+    pub fn types(&self, keys: &str) {
+        let mut input = self.child.stdin.as_ref().expect("it has an input");
+        input.write_all(keys.as_bytes()).unwrap();
+        input.flush().unwrap();
+    }
+
     /// All that was said so far.
     pub fn said(&self) -> String {
         self.lines.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
@@ -337,6 +344,11 @@ impl Daemon {
     /// The closing line of this line's first call.
     pub fn ended(&self, line: &str) -> String {
         self.process.line(&["call ended", &format!("line={line} ")])
+    }
+
+    /// The port of `/metrics` and `/health`.
+    pub fn http(&self) -> u16 {
+        self.http
     }
 
     /// A counter or gauge, with its labels if it has any.

@@ -21,7 +21,10 @@ use crate::{
         admission::{self, Admission, Load, Verdict},
         dialog::DialogId,
         digest,
-        leg::{Callee, Ending, Event, Leg, LegId, NotTaken, Parts, Setup, bad_extension, capabilities, not_allowed},
+        leg::{
+            Callee, Ending, Event, Leg, LegId, NotTaken, Parts, Setup, bad_event, bad_extension, capabilities,
+            not_allowed,
+        },
         registration::{self, Contact, Failure, Registration, Step},
         transaction::{self, Incoming, Limits, Random, SentBy, Timers, Transactions, Transmit, TxId},
     },
@@ -182,7 +185,7 @@ impl Line {
             Method::Notify => notified(&request),
             Method::Refer => request.answer(603),
             Method::Bye | Method::Update | Method::Info | Method::Prack => request.answer(481),
-            Method::Subscribe => request.answer(489),
+            Method::Subscribe => bad_event(&request),
             Method::Register | Method::Message | Method::Publish | Method::Other(_) => not_allowed(&request),
             Method::Invite | Method::Ack | Method::Cancel => return,
         };
@@ -498,7 +501,7 @@ fn notified(request: &Request) -> Response {
     let package = request.headers.get(&Name::Event).unwrap_or_default();
     let is_mail =
         package.split(';').next().is_some_and(|package| package.trim().eq_ignore_ascii_case("message-summary"));
-    request.answer(if is_mail { 200 } else { 489 })
+    if is_mail { request.answer(200) } else { bad_event(request) }
 }
 
 #[cfg(test)]

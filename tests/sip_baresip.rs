@@ -1,0 +1,155 @@
+//! Calls from and to a phone that is not ours: baresip, across a cable between two networks of this test's own.
+
+#![allow(clippy::unwrap_used)]
+
+mod sip;
+mod site;
+
+use std::{
+    f64::consts::TAU,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use sip::lab::{FAR, Lab, LabSite, NEAR};
+use site::{Process, SOON, TRUNKLINE, field, number, wait_for, write_wav};
+
+/// Speech, as far as telling two recordings apart goes: a voice of changing pitch and loudness, no two seconds alike.
+fn speech(seconds: f64) -> Vec<i16> {
+    let mut phase = 0.0;
+    let samples = (0..(seconds * 8000.0) as usize).map(|n| {
+        let at = n as f64 / 8000.0;
+        phase += TAU * (180.0 + 60.0 * (1.7 * at).sin() + 35.0 * (4.1 * at * at / 3.0).sin()) / 8000.0;
+        let syllable = 0.15 + 0.85 * (TAU * 1.3 * at).sin().abs();
+        let voice = phase.sin() + 0.5 * (2.0 * phase).sin() + 0.3 * (5.0 * phase).sin();
+        (voice * syllable * 6_000.0) as i16
+    });
+    samples.collect()
+}
+
+/// The best normalized correlation of a second of `said` with what was heard, and where it was found in it.
+fn correlation(said: &[i16], heard: &[i16]) -> (f64, usize) {
+    let energy = |samples: &[i16]| samples.iter().map(|&sample| f64::from(sample).powi(2)).sum::<f64>();
+    let product = |a: &[i16], b: &[i16]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    let own = energy(said);
+    let mut best = (0.0, 0);
+    for (at, window) in heard.windows(said.len()).enumerate() {
+        // Where it is next to silent there is nothing to compare.
+        let other = energy(window);
+        if other < own / 10.0 {
+            continue;
+        }
+        let found = product(said, window) / (own * other).sqrt();
+        if found > best.0 {
+            best = (found, at);
+        }
+    }
+    best
+}
+
+/// Every second of what was sent came back within a second, sounding the same.
+#[track_caller]
+fn assert_echoed(sent: &[i16], heard: &[i16], seconds: std::ops::Range<usize>) {
+    for second in seconds {
+        let start = second * 8_000;
+        let near = &heard[start..heard.len().min(start + 24_000)];
+        let (found, at) = correlation(&sent[start..start + 8_000], near);
+        assert!(found > 0.98, "second {second} is heard with a correlation of {found}, {at} samples later");
+    }
+}
+
+#[test]
+fn a_call_from_baresip_is_echoed_held_resumed_and_its_keys_arrive() {
+    let Some(lab) = Lab::open(&["baresip", "ip", "nsenter", "unshare", "setpriv"]) else { return };
+    let site = lab.site("", &["--behave", "echo"]);
+    write_wav(&lab.path("voice.wav"), &speech(30.0));
+    let phone = lab.baresip(&lab.path("voice.wav"));
+    phone.types(&format!("/dial sip:agent@{NEAR}\n"));
+    phone.process.line(&["Call established"]);
+    passes(Duration::from_secs(5));
+    phone.types("5");
+    passes(Duration::from_millis(600));
+    phone.types("#");
+    passes(Duration::from_millis(600));
+    phone.types("x");
+    phone.process.line(&["call: hold"]);
+    site.daemon.line(&["hold"]);
+    passes(Duration::from_secs(1));
+    phone.types("X");
+    phone.process.line(&["call: resume"]);
+    passes(Duration::from_secs(3));
+    phone.types("b");
+    phone.process.line(&["terminated"]);
+    let ended = site.daemon.line(&["call ended"]);
+    assert_eq!((field(&ended, "end_reason"), number(&ended, "digits")), ("line-hung-up", 2), "{ended}");
+    let (sent, heard) = (phone.recorded("enc"), phone.recorded("dec"));
+    assert_echoed(&sent, &heard, 1..4);
+    // After it was resumed, too: the last whole second that was sent, wherever it came back.
+    let last = &sent[sent.len() - 16_000..sent.len() - 8_000];
+    let (found, _) = correlation(last, &heard[heard.len().saturating_sub(40_000)..]);
+    assert!(found > 0.98, "after the hold the phone hears a correlation of {found}");
+    site.agent.line(&["call ended"]);
+}
+
+#[test]
+fn baresip_is_called_answers_and_is_hung_up_by_either_side() {
+    let Some(lab) = Lab::open(&["baresip", "ip", "nsenter", "unshare", "setpriv"]) else { return };
+    let dial = format!("[line.pbx.dial]\nplan = [\"phone\"]\nproxy = \"sip:{FAR}\"\n");
+    let site = lab.site(&dial, &["--behave", "echo"]);
+    write_wav(&lab.path("voice.wav"), &speech(30.0));
+    let phone = lab.baresip(&lab.path("voice.wav"));
+    self::dial(&lab, "phone");
+    phone.process.line(&["Call established"]);
+    passes(Duration::from_secs(4));
+    phone.types("b");
+    assert_eq!(field(&site.daemon.line(&["call ended"]), "end_reason"), "line-hung-up");
+    assert_echoed(&phone.recorded("enc"), &phone.recorded("dec"), 1..3);
+    // Whom the plan does not name is not called.
+    let (status, said) = ask(&lab, &["dial", "pbx", "somebody"]).wait(SOON);
+    assert!(!status.success(), "{said}");
+    // The agent's side of it: the daemon goes away, and the phone is told.
+    self::dial(&lab, "phone");
+    wait_for("it is up again", || phone.process.count(&["Call established"]) == 2);
+    site.daemon.terminate();
+    wait_for("the phone is told", || phone.process.count(&["terminated"]) == 2);
+    let LabSite { daemon, .. } = site;
+    assert_eq!(daemon.wait(SOON).0.code(), Some(0));
+}
+
+#[test]
+fn a_tenth_of_all_packets_lost_on_the_cable_costs_no_call_and_little_of_what_is_heard() {
+    let Some(lab) = Lab::open(&["baresip", "ip", "nft", "nsenter", "unshare", "setpriv"]) else { return };
+    let site = lab.site("", &["--behave", "echo"]);
+    write_wav(&lab.path("voice.wav"), &speech(30.0));
+    let phone = lab.baresip(&lab.path("voice.wav"));
+    lab.lose(10);
+    phone.types(&format!("/dial sip:agent@{NEAR}\n"));
+    phone.process.line(&["Call established"]);
+    passes(Duration::from_secs(10));
+    phone.types("b");
+    phone.process.line(&["terminated"]);
+    let ended = site.daemon.line(&["call ended"]);
+    // 10 s at 50 frames, whatever was lost of them.
+    let frames = number(&ended, "frames_up");
+    assert!((450..=560).contains(&frames), "{ended}");
+    let (sent, heard) = (phone.recorded("enc"), phone.recorded("dec"));
+    // Lost on the way there and concealed, lost on the way back and not.
+    let (found, _) = correlation(&sent[24_000..32_000], &heard[16_000..]);
+    assert!(found > 0.6, "the phone hears a correlation of {found}");
+}
+
+fn ask(lab: &Lab, args: &[&str]) -> Process {
+    let socket = lab.path("control.sock");
+    Process::start(Command::new(TRUNKLINE).arg(args[0]).arg("--socket").arg(socket).args(&args[1..]))
+}
+
+fn dial(lab: &Lab, target: &str) {
+    let (status, said) = ask(lab, &["dial", "pbx", target]).wait(SOON);
+    assert!(status.success(), "{said}");
+}
+
+/// The call goes on for so long.
+fn passes(time: Duration) {
+    let until = Instant::now() + time;
+    std::thread::sleep(until.saturating_duration_since(Instant::now()));
+}

@@ -1,0 +1,188 @@
+//! The audio of a SIP call on real sockets: what a phone says and hears, and what strangers may put between.
+
+#![allow(clippy::unwrap_used)]
+
+mod sip;
+mod site;
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+use sip::{
+    Site, Trunk, companded,
+    wire::{FIRST, Packet, SSRC, Voice, Wire, share_heard},
+};
+use site::{field, number};
+
+/// A call from a phone of this process, under way.
+struct Call<'s> {
+    site: &'s Site,
+    wire: Wire,
+    to_tag: String,
+    /// Where the line wants its RTP.
+    media: SocketAddr,
+    voice: Voice,
+}
+
+impl<'s> Call<'s> {
+    /// Rings, is answered, and says this.
+    fn place(site: &'s Site, speech: &[u8]) -> Self {
+        let wire = Wire::open(site.address());
+        let (socket, port) = Voice::socket();
+        wire.send(&wire.invite("media", port));
+        let answered = wire.until("SIP/2.0 200");
+        let (to_tag, media) = (answered.to_tag().to_owned(), answered.media());
+        wire.send(&wire.request("ACK", "media", 1, &to_tag));
+        Self { site, wire, to_tag, media, voice: Voice::speak(socket, media, speech.to_vec()) }
+    }
+
+    /// Hangs up. Returns the daemon's closing line and what was heard.
+    fn hang_up(self) -> (String, sip::wire::Heard) {
+        self.wire.send(&self.wire.request("BYE", "media", 2, &self.to_tag));
+        self.wire.until("SIP/2.0 200");
+        let heard = self.voice.stop();
+        (self.site.daemon.process.line(&["call ended"]), heard)
+    }
+}
+
+fn payloads(heard: &sip::wire::Heard) -> Vec<u8> {
+    heard.iter().flat_map(|(_, _, payload)| payload).copied().collect()
+}
+
+#[test]
+fn what_the_phone_says_comes_back_sample_by_sample_on_an_even_clock() {
+    // The machine may stand still in one of them.
+    for attempt in 1..=3 {
+        let site = Site::open(&[Trunk::Echo], PCMU, "");
+        let said = companded(4.0, 1);
+        let call = Call::place(&site, &said);
+        let began = Instant::now();
+        call.voice.until_heard(said.len() * 95 / 100);
+        let lasted = began.elapsed();
+        let (ended, heard) = call.hang_up();
+        let share = share_heard(&said, &payloads(&heard));
+        if share < 0.95 && attempt < 3 {
+            println!("{share}: {ended}");
+            continue;
+        }
+        assert!(share >= 0.95, "{share} of it came back: {ended}");
+        // RFC 3550 5.1: one after the other, 160 apart, whatever is in them; and from the answer on, speech or not.
+        for pair in heard.windows(2) {
+            let [(before, earlier, _), (after, later, payload)] = pair else { unreachable!() };
+            assert_eq!((before.wrapping_add(1), earlier.wrapping_add(160)), (*after, *later));
+            assert_eq!(payload.len(), 160);
+        }
+        let due = lasted.as_secs_f64() * 50.0;
+        assert!((heard.len() as f64 - due).abs() < 15.0, "{} packets, {due} were due", heard.len());
+        assert_eq!(field(&ended, "end_reason"), "line-hung-up");
+        return;
+    }
+}
+
+#[test]
+fn not_one_sample_of_a_stranger_is_heard_by_the_agent() {
+    let site = Site::open(&[Trunk::Echo], PCMU, "");
+    let said = companded(5.0, 2);
+    // The loudest there is, which noise never reaches.
+    assert!(!said.contains(&LOUD) && !said.contains(&(LOUD | 0x80)));
+    let call = Call::place(&site, &said);
+    call.voice.until_heard(4_000);
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let afar = UdpSocket::bind("127.0.0.2:0").unwrap();
+    let loud = [LOUD; 160];
+    let began = Instant::now();
+    let mut slipped = 0u16;
+    while began.elapsed() < Duration::from_secs(3) {
+        let (sequence, timestamp) =
+            (FIRST.0.wrapping_add(slipped + 30), FIRST.1.wrapping_add(160 * (u32::from(slipped) + 30)));
+        let own = Packet { payload_type: 0, sequence, timestamp, ssrc: SSRC, payload: &loud };
+        // From elsewhere, as if it were the phone; the same from another machine.
+        stranger.send_to(&own.bytes(), call.media).unwrap();
+        afar.send_to(&own.bytes(), call.media).unwrap();
+        // From the phone's own port: another source, types that were not agreed on, and what is no RTP.
+        call.voice.slip_in(call.media, &Packet { ssrc: 0xdead_beef, ..own }.bytes());
+        for payload_type in [8, 9, 18, 96, 127] {
+            call.voice.slip_in(call.media, &Packet { payload_type, ..own }.bytes());
+        }
+        let mut other_version = own.bytes();
+        other_version[0] = 0x40;
+        call.voice.slip_in(call.media, &other_version);
+        call.voice.slip_in(call.media, &own.bytes()[..11]);
+        slipped += 1;
+        thread::sleep(Duration::from_millis(20));
+    }
+    call.voice.until_heard(said.len() * 9 / 10);
+    let (ended, heard) = call.hang_up();
+    let heard = payloads(&heard);
+    let foreign = heard.iter().filter(|&&code| code | 0x80 == LOUD | 0x80).count();
+    assert_eq!(foreign, 0, "{slipped} rounds: {ended}");
+    let share = share_heard(&said, &heard);
+    assert!(share > 0.9, "{share} of the phone's own speech came back: {ended}");
+}
+
+#[test]
+fn a_phone_that_sends_no_audio_any_more_is_let_go_but_not_while_it_holds() {
+    let site = Site::open(&[Trunk::Echo], &format!("{PCMU}\nmedia-timeout-seconds = 3"), "");
+    let wire = Wire::open(site.address());
+    let (_socket, port) = Voice::socket();
+    let began = Instant::now();
+    for call in ["gone", "held"] {
+        wire.send(&wire.invite(call, port));
+        let answered = wire.until("SIP/2.0 200");
+        wire.send(&wire.request("ACK", call, 1, answered.to_tag()));
+        if call == "held" {
+            let hold = wire.invite(call, port).replace("a=ptime:20\n", "a=sendonly\n");
+            let hold =
+                hold.replace(&format!("To: <sip:agent@{}>", site.address()), &format!("To: {}", answered.header("To")));
+            let shorter = "a=ptime:20\r\n".len() - "a=sendonly\r\n".len();
+            assert_eq!(shorter, 0, "Content-Length stands");
+            wire.send(&hold.replace("CSeq: 1", "CSeq: 2").replace("-1\n", "-2\n"));
+            let held = wire.until("SIP/2.0 200");
+            assert!(held.text.contains("a=recvonly"), "{}", held.text);
+            wire.send(&wire.request("ACK", call, 2, held.to_tag()));
+        }
+    }
+    let bye = wire.until("BYE ");
+    assert_eq!(bye.header("Call-ID"), "gone");
+    assert!((2.5..6.0).contains(&began.elapsed().as_secs_f64()), "{:?}", began.elapsed());
+    assert_eq!(field(&site.daemon.process.line(&["call ended"]), "end_reason"), "line-lost");
+    while began.elapsed() < Duration::from_secs(8) {
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(site.daemon.metric("trunkline_calls"), 1, "who holds is silent");
+}
+
+#[test]
+fn keys_in_rtp_are_told_once_each_and_are_not_heard() {
+    let site = Site::open(&[Trunk::Echo], PCMU, "");
+    let said = companded(3.0, 4);
+    let call = Call::place(&site, &said);
+    call.voice.until_heard(2_000);
+    // RFC 4733 2.3: 5, then #; 50 ms apart, the end three times.
+    for (n, event) in [5u8, 11].into_iter().enumerate() {
+        let timestamp = FIRST.1.wrapping_add(20_000 + 4_000 * n as u32);
+        for step in 1u16..=6 {
+            let (end, duration) = if step > 3 { (0x80, 1_200) } else { (0, 400 * step) };
+            let [high, low] = duration.to_be_bytes();
+            let payload = [event, end | 10, high, low];
+            let sequence = FIRST.0.wrapping_add(2_000 + 10 * n as u16 + step);
+            let marker = if step == 1 { 0x80 } else { 0 };
+            let packet = Packet { payload_type: 101 | marker, sequence, timestamp, ssrc: SSRC, payload: &payload };
+            call.voice.slip_in(call.media, &packet.bytes());
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    call.voice.until_heard(said.len() * 9 / 10);
+    let (ended, heard) = call.hang_up();
+    assert_eq!(number(&ended, "digits"), 2, "{ended}");
+    let share = share_heard(&said, &payloads(&heard));
+    assert!(share > 0.9, "a jump of the sequence number stops no audio: {share} {ended}");
+}
+
+/// The loudest code of mu-law, negative.
+const LOUD: u8 = 0x00;
+
+const PCMU: &str = "codecs = [\"pcmu\"]";
