@@ -16,7 +16,8 @@
 //! - [`media`]: samples and time. Frames, rings and their pool, playout, delay given back, resampling, G.711, G.722, jitter
 //!   buffer. Pure: no clock, no log, nothing allocated once a call is open.
 //! - [`dialect`]: what is said over a WebSocket, one file a grammar, both roles. Pure.
-//! - [`leg`]: one side of a call: AudioSocket, pipe, WebSocket; and the door at which clouds bring calls.
+//! - [`leg`]: one side of a call: AudioSocket, pipe, WebSocket, SIP with its RTP; and the door at which clouds bring
+//!   calls. [`leg::sip`] and [`leg::rtp`] are pure but for the sockets in [`leg::sip::transport`].
 //! - [`call`]: the only place that knows both legs. [`call::bridge`] is pure and runs in tests in virtual time;
 //!   [`call::shard`] is the media thread around it.
 //! - [`telnyx`]: call control at Telnyx, whose webhooks tell of calls and whose streams a line takes.

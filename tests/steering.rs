@@ -41,6 +41,8 @@ struct OneCall {
     metrics: Metrics,
     over: Cell<bool>,
     draining: Cell<bool>,
+    /// Line or call, and what was asked of it.
+    ordered: RefCell<Vec<(String, String)>>,
     told: RefCell<Announcements>,
 }
 
@@ -96,6 +98,24 @@ impl Desk for OneCall {
         call_id == CALL_ID && !self.over.replace(true)
     }
 
+    fn dial(self: Rc<Self>, line: &str, target: &str) -> Result<String, String> {
+        if self.draining.get() {
+            return Err("no call can be placed now: the daemon is going down".to_owned());
+        }
+        self.ordered.borrow_mut().push((line.to_owned(), target.to_owned()));
+        Ok("zz5dlo2c3qqe".to_owned())
+    }
+
+    fn transfer(&self, call_id: &str, target: &str) -> Result<(), String> {
+        self.ordered.borrow_mut().push((call_id.to_owned(), target.to_owned()));
+        Err("the dial plan does not allow this number: [line.pbx.dial] plan has 2??".to_owned())
+    }
+
+    fn send_digits(&self, call_id: &str, digits: &str) -> Result<(), String> {
+        self.ordered.borrow_mut().push((call_id.to_owned(), digits.to_owned()));
+        Ok(())
+    }
+
     fn drain(&self) {
         self.draining.set(true);
     }
@@ -145,6 +165,24 @@ fn the_commands_show_and_steer_a_running_daemon() {
         let shown = trunkline(&path, &["calls", "--json"]).await;
         assert_eq!(serde_json::from_slice::<Vec<CallStatus>>(&shown.stdout).unwrap(), desk.status().calls);
 
+        let called = trunkline(&path, &["dial", "pbx", "+49 30 123456"]).await;
+        assert_eq!(text(&called.stdout), "+49 30 123456 is being called through the line pbx: call zz5dlo2c3qqe\n");
+        let refused = trunkline(&path, &["transfer", CALL_ID, "sip:900@evil.example?x=1"]).await;
+        assert_eq!((refused.status.code(), text(&refused.stdout)), (Some(1), ""));
+        assert_eq!(
+            text(&refused.stderr),
+            "trunkline: the dial plan does not allow this number: [line.pbx.dial] plan has 2??\n"
+        );
+        let keyed = trunkline(&path, &["digits", CALL_ID, "4711#"]).await;
+        assert_eq!(text(&keyed.stdout), format!("keys are being pressed in call {CALL_ID}\n"));
+        let ordered = desk.ordered.take();
+        let ordered: Vec<_> = ordered.iter().map(|(whose, what)| (whose.as_str(), what.as_str())).collect();
+        assert_eq!(
+            ordered,
+            [("pbx", "+49 30 123456"), (CALL_ID, "sip:900@evil.example?x=1"), (CALL_ID, "4711#")],
+            "as it was written"
+        );
+
         let nobody = trunkline(&path, &["hangup", "nobody"]).await;
         assert_eq!(nobody.status.code(), Some(1));
         assert_eq!(text(&nobody.stderr), "trunkline: there is no live call nobody; `trunkline calls` names them\n");
@@ -158,6 +196,8 @@ fn the_commands_show_and_steer_a_running_daemon() {
             text(&drained.stdout),
             "the daemon (process 42) takes no new calls; no call is live, so it ends now\n"
         );
+        let late = trunkline(&path, &["dial", "pbx", "201"]).await;
+        assert_eq!(text(&late.stderr), "trunkline: no call can be placed now: the daemon is going down\n");
         let shown = trunkline(&path, &["status"]).await;
         assert!(text(&shown.stdout).contains(": draining\n") && text(&shown.stdout).contains("\nproblem: draining\n"));
     });
@@ -168,7 +208,16 @@ fn without_a_daemon_the_commands_fail_with_words() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
     on_a_control_thread(async {
-        for args in [&["status"][..], &["status", "--watch"], &["calls"], &["drain"], &["hangup", CALL_ID]] {
+        for args in [
+            &["status"][..],
+            &["status", "--watch"],
+            &["calls"],
+            &["drain"],
+            &["hangup", CALL_ID],
+            &["dial", "pbx", "201"],
+            &["transfer", CALL_ID, "201"],
+            &["digits", CALL_ID, "1"],
+        ] {
             let failed = trunkline(&path, args).await;
             assert_eq!((failed.status.code(), text(&failed.stdout)), (Some(1), ""), "{args:?}");
             assert!(text(&failed.stderr).contains("is it running? See `systemctl status trunkline`"), "{args:?}");

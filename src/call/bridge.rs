@@ -1123,6 +1123,14 @@ impl Bridge {
         }
     }
 
+    /// The line has another rate from now on, as its signalling tells.
+    pub fn handle_line_rate(&mut self, rate: Rate, pool: &mut Pool) {
+        if rate != self.line_rate {
+            self.on_line_rate(rate, pool);
+            self.retune_uplink();
+        }
+    }
+
     fn on_line_rate(&mut self, rate: Rate, pool: &mut Pool) {
         self.line_rate = rate;
         pool.grow(&mut self.account, Limits::reserve(rate), self.limits.most(rate));

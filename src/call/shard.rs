@@ -167,13 +167,6 @@ pub enum Ask {
         /// To whom.
         uri: String,
     },
-    /// This key cannot be pressed in RTP.
-    Unpressed {
-        /// Which call.
-        seq: u64,
-        /// One of `0-9*#A-D`.
-        digit: u8,
-    },
     /// Another connection to this call's trunk.
     Redial {
         /// Which call.
@@ -382,8 +375,6 @@ struct Call {
     words: Option<String>,
     /// Where the caller goes once the agent has been heard.
     pass_on: Option<String>,
-    /// A key that RTP does not take.
-    unpressed: Option<u8>,
 }
 
 /// Plays one frame of every call on every second tick.
@@ -516,9 +507,6 @@ impl Shard {
         }
         if let Some(uri) = call.pass_on.take() {
             let _ = self.asks.try_send(Ask::PassOn { seq: call.seq, uri });
-        }
-        if let Some(digit) = call.unpressed.take() {
-            let _ = self.asks.try_send(Ask::Unpressed { seq: call.seq, digit });
         }
         while let Some(step) = call.poll_step() {
             // A step that is not told is missing in a log, no more.
@@ -739,7 +727,6 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
         line: io,
         words: None,
         pass_on: None,
-        unpressed: None,
     };
     let slot = match this.calls.iter().position(Option::is_none) {
         Some(slot) => slot,
@@ -1176,14 +1163,14 @@ impl Call {
                 let rate = media.codec.codec.rate();
                 io.set_media(now, *media, up);
                 self.codec = io.codec().map(Codec::name);
-                if rate != self.bridge.line_rate() {
-                    self.bridge.handle_line_audio(now, rate, &[], pool);
-                }
+                self.bridge.handle_line_rate(rate, pool);
             }
             LineOrder::Digit(digit) if !io.masks_dtmf() => self.bridge.handle_digit(now, digit),
             LineOrder::Digit(_) => {}
-            LineOrder::Press(digit) if io.press(digit) => {}
-            LineOrder::Press(digit) => self.unpressed = Some(digit),
+            LineOrder::Press(digit) => {
+                // A dozen more than are ever pressed at once wait there.
+                io.press(digit);
+            }
             LineOrder::PassOn(uri) => self.pass_on = Some(uri),
             LineOrder::Transfer(_) => {}
             LineOrder::Ended { reason, words } => {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, StatusCode,
     body::Bytes,
@@ -14,7 +14,7 @@ use hyper::{
     header::{self, HeaderMap},
 };
 use hyper_util::rt::TokioIo;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
 /// Where the daemon is.
@@ -36,8 +36,18 @@ impl At {
 
     /// Asks, and gives the answer as it came.
     pub(super) async fn ask(&self, method: Method, path: &str) -> Result<Said, AskError> {
+        self.send(method, path, Bytes::new()).await
+    }
+
+    /// Orders something that takes more words than a path has.
+    pub(super) async fn order(&self, path: &str, wish: &impl Serialize) -> Result<Said, AskError> {
+        let wish = serde_json::to_vec(wish).expect("our wishes have texts for keys");
+        self.send(Method::POST, path, wish.into()).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Said, AskError> {
         let failed = |fault| AskError { socket: self.socket.clone(), fault };
-        let asked = timeout(PATIENCE, ask(&self.socket, method, path)).await;
+        let asked = timeout(PATIENCE, ask(&self.socket, method, path, body)).await;
         let said = asked.unwrap_or(Err(Fault::Silent)).map_err(failed)?;
         if said.status.is_success() { Ok(said) } else { Err(failed(said.refusal())) }
     }
@@ -136,11 +146,11 @@ impl fmt::Display for AskError {
 
 impl core::error::Error for AskError {}
 
-async fn ask(socket: &Path, method: Method, path: &str) -> Result<Said, Fault> {
+async fn ask(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Said, Fault> {
     let stream = UnixStream::connect(socket).await.map_err(Fault::Connect)?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(Fault::Broken)?;
     let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
-    let request = request.body(Empty::<Bytes>::new()).expect("the paths that we ask for are valid");
+    let request = request.body(Full::new(body)).expect("the paths that we ask for are valid");
     let asked = async {
         let response = sender.send_request(request).await?;
         let (parts, body) = response.into_parts();

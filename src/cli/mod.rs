@@ -42,6 +42,12 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Show the live calls of a running daemon
     Calls(status::CallsArgs),
+    /// Call somebody through a SIP line and put them on its trunk, as far as its dial plan allows
+    Dial(steer::DialArgs),
+    /// Pass the caller of one live call on to somebody whom the dial plan allows
+    Transfer(steer::TransferArgs),
+    /// Press keys in one live call
+    Digits(steer::DigitsArgs),
     /// End one live call; its caller goes on in the dialplan
     Hangup(steer::HangupArgs),
     /// Take no new calls, let the live ones end, and then end the daemon
@@ -64,6 +70,10 @@ A vendor's call straight to an agent, or to a daemon's websocket line:
 A daemon that runs:
   trunkline status --watch
   trunkline calls
+  trunkline dial pbx 201
+
+Before it runs: is the config good, what must the firewall let in, what memory will it take?
+  trunkline check --config /etc/trunkline/trunkline.toml
 
 Log lines: RUST_LOG=debug. Health and counters: http://127.0.0.1:9464/health and /metrics.";
 

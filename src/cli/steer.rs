@@ -1,13 +1,66 @@
-//! `trunkline hangup` and `trunkline drain`.
+//! What changes something in a running daemon: `trunkline dial`, `transfer`, `digits`, `hangup` and `drain`.
 
 use std::io::{self, Write as _};
 
 use hyper::Method;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     cli::ask::{AskError, At},
     control::desk::Status,
 };
+
+/// Calls somebody through a SIP line and puts them on the line's trunk.
+///
+/// Who may be called is said by the dial plan of the line, [line.NAME.dial] in the daemon's config; without one nobody is.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = DIAL_EXAMPLES)]
+pub struct DialArgs {
+    /// The line, by its name in the config, as `trunkline status` shows it
+    #[arg(value_name = "LINE", value_parser = parse_line)]
+    pub line: String,
+    /// Who is called: a number as people write one, or sip:NUMBER@HOST
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+    #[allow(missing_docs, reason = "its arguments have their own")]
+    #[command(flatten)]
+    pub at: At,
+}
+
+/// Passes the caller of one live call on to somebody else.
+///
+/// The PBX is told to do it (a blind transfer), and it goes by the dial plan of the call's line, [line.NAME.dial] in the
+/// daemon's config. A caller whom the other side does not take is with the agent again.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = TRANSFER_EXAMPLES)]
+pub struct TransferArgs {
+    /// The call, as `trunkline calls` names it
+    #[arg(value_name = "CALL_ID", value_parser = parse_call_id)]
+    pub call_id: String,
+    /// Who gets the caller: a number as people write one, or sip:NUMBER@HOST
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+    #[allow(missing_docs, reason = "its arguments have their own")]
+    #[command(flatten)]
+    pub at: At,
+}
+
+/// Presses keys in one live call, for a menu or a door at its far end.
+///
+/// They go to the PBX as [line.NAME] dtmf says: in RTP, or by INFO. The log does not say which they were.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = DIGITS_EXAMPLES)]
+pub struct DigitsArgs {
+    /// The call, as `trunkline calls` names it
+    #[arg(value_name = "CALL_ID", value_parser = parse_call_id)]
+    pub call_id: String,
+    /// The keys: 0 to 9, *, # and A to D
+    #[arg(value_name = "DIGITS")]
+    pub digits: String,
+    #[allow(missing_docs, reason = "its arguments have their own")]
+    #[command(flatten)]
+    pub at: At,
+}
 
 /// Ends one live call; its caller goes on in the dialplan.
 #[derive(Clone, Debug, clap::Args)]
@@ -26,6 +79,54 @@ pub struct DrainArgs {
     #[allow(missing_docs, reason = "its arguments have their own")]
     #[command(flatten)]
     pub at: At,
+}
+
+/// Calls somebody, and says how the call is named.
+///
+/// # Errors
+/// The daemon says why not, or there is none.
+pub fn dial(args: &DialArgs) -> Result<(), AskError> {
+    #[derive(Deserialize)]
+    struct Placed {
+        call_id: String,
+    }
+    let DialArgs { line, target, at } = args;
+    let said = at.wait(at.order(&format!("/lines/{line}/dial"), &Whom { target }))?;
+    let Placed { call_id } = at.understand(&said)?;
+    say(&format!("{target} is being called through the line {line}: call {call_id}"));
+    Ok(())
+}
+
+/// Passes a caller on.
+///
+/// # Errors
+/// The daemon says why not, or there is none.
+pub fn transfer(args: &TransferArgs) -> Result<(), AskError> {
+    let TransferArgs { call_id, target, at } = args;
+    at.wait(at.order(&format!("/calls/{call_id}/transfer"), &Whom { target }))?;
+    say(&format!("call {call_id} is being passed on to {target}; while they do not take it, it stays with the agent"));
+    Ok(())
+}
+
+/// Presses keys.
+///
+/// # Errors
+/// The daemon says why not, or there is none.
+pub fn digits(args: &DigitsArgs) -> Result<(), AskError> {
+    let DigitsArgs { call_id, digits, at } = args;
+    at.wait(at.order(&format!("/calls/{call_id}/digits"), &Keys { digits }))?;
+    say(&format!("keys are being pressed in call {call_id}"));
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Whom<'a> {
+    target: &'a str,
+}
+
+#[derive(Serialize)]
+struct Keys<'a> {
+    digits: &'a str,
 }
 
 /// Ends a call.
@@ -75,6 +176,41 @@ fn parse_call_id(text: &str) -> Result<String, &'static str> {
     }
 }
 
+fn parse_line(text: &str) -> Result<String, &'static str> {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if !text.is_empty() && text.bytes().all(is_name) {
+        Ok(text.to_owned())
+    } else {
+        Err("wanted the name of a line, as `trunkline status` shows it")
+    }
+}
+
+const DIAL_EXAMPLES: &str = "\
+Examples:
+  trunkline dial pbx 201
+  trunkline dial pbx '+49 (30) 123-456'
+  trunkline dial pbx '*98'                        # a shell would take the star for itself
+  trunkline dial pbx sip:201@pbx.example.com      # where [line.pbx.dial] domains lists the host
+
+What the config needs first, e.g. for the line pbx:
+  [line.pbx.dial]
+  plan = [\"2??\", \"+49*\"]";
+
+const TRANSFER_EXAMPLES: &str = "\
+Examples:
+  trunkline calls                                 # which calls there are
+  trunkline transfer k3vqhm2xw7ab 300
+  trunkline transfer k3vqhm2xw7ab '+49 30 123456'
+
+What the config needs first, e.g. for the line pbx:
+  [line.pbx.dial]
+  plan = [\"300\", \"+49*\"]";
+
+const DIGITS_EXAMPLES: &str = "\
+Examples:
+  trunkline digits k3vqhm2xw7ab 2
+  trunkline digits k3vqhm2xw7ab '4711#'           # a shell might take the hash for itself";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +235,8 @@ mod tests {
         assert!(parse_call_id("k3vqhm2xw7ab").is_ok());
         for bad in ["", "../drain", "a b", "a/b", "é"] {
             assert!(parse_call_id(bad).is_err(), "{bad}");
+            assert!(parse_line(bad).is_err(), "{bad}");
         }
+        assert!(parse_line("front-desk_2").is_ok());
     }
 }

@@ -330,7 +330,7 @@ impl<'f> Value<'f> {
 }
 
 /// Says that there is no such thing, and which there are.
-pub(super) fn no_such(kind: &str, found: &str, there_are: &[&str]) -> String {
+pub(crate) fn no_such(kind: &str, found: &str, there_are: &[&str]) -> String {
     let all = there_are.join(", ");
     match near_miss(found, there_are) {
         Some(near) => format!("no such {kind}; did you mean `{near}`? ({all})"),

@@ -28,17 +28,18 @@ mod sip;
 mod telnyx;
 mod websocket;
 
+pub(crate) use self::{
+    file::no_such,
+    resolve::{decoded, exotel_query, is_secret, refused_header, shown_url},
+    telnyx::percent_encoded,
+    websocket::ENDPOINT_PATH,
+};
 pub use self::{
     keep::{Events, Folder, Keep, Sink, SinkKind, SinkUrl, Spools},
     secret::Secret,
     sip::{Audio, Dial, Dtmf, Hold, Intake, PortRange, Register, Ringing, SessionTimer, SipLine, SipUri, TlsListen},
     telnyx::Telnyx,
     websocket::{Access, Jwt, Listen, Origin, Pair, WebsocketLine, WebsocketPath},
-};
-pub(crate) use self::{
-    resolve::{decoded, exotel_query, is_secret, refused_header, shown_url},
-    telnyx::percent_encoded,
-    websocket::ENDPOINT_PATH,
 };
 
 /// Reads a config file.
@@ -264,6 +265,19 @@ pub enum LineKind {
         /// The rate of raw samples, and of the output.
         sample_rate: Rate,
     },
+}
+
+impl LineKind {
+    /// As the config spells it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Audiosocket { .. } => "audiosocket",
+            Self::Websocket(_) => "websocket",
+            Self::Sip(_) => "sip",
+            Self::Pipe { .. } => "pipe",
+        }
+    }
 }
 
 /// A WAV file, or raw PCM16 on stdin or stdout.

@@ -4,6 +4,7 @@
 //! go out as JSON, and `trunkline status` reads them back.
 
 use core::fmt;
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,25 @@ pub trait Desk {
 
     /// Ends a call. `false`: there is no such live call.
     fn hang_up(&self, call_id: &str) -> bool;
+
+    /// Calls somebody through a line of the kind `sip`, as far as its dial plan allows, and puts them on the line's trunk.
+    /// Gives the id of the call. It takes a handle, because a call is begun by tasks that outlive the asking.
+    ///
+    /// # Errors
+    /// Says in plain words why not, and what would do.
+    fn dial(self: Rc<Self>, line: &str, target: &str) -> Result<String, String>;
+
+    /// Passes the caller of a live call on to somebody whom the dial plan of its line allows.
+    ///
+    /// # Errors
+    /// Says in plain words why not, and what would do.
+    fn transfer(&self, call_id: &str, target: &str) -> Result<(), String>;
+
+    /// Presses keys in a live call: 0 to 9, `*`, `#` and A to D.
+    ///
+    /// # Errors
+    /// Says in plain words why not, and what would do.
+    fn send_digits(&self, call_id: &str, digits: &str) -> Result<(), String>;
 
     /// Takes no new calls, lets the live ones end, and then ends the daemon. Again is as good as once.
     fn drain(&self);
@@ -105,7 +125,7 @@ pub enum Readiness {
 pub struct LineStatus {
     /// Its name in the config.
     pub name: String,
-    /// `audiosocket` or `pipe`.
+    /// As the config spells it: `audiosocket`, `websocket`, `sip` or `pipe`.
     pub kind: String,
     /// Where it listens, if it does.
     pub listen: Option<String>,
@@ -264,6 +284,8 @@ pub(crate) mod tests {
         pub(crate) metrics: Metrics,
         pub(crate) problems: RefCell<Vec<String>>,
         pub(crate) hung_up: RefCell<Vec<String>>,
+        /// Line, or call, and what was asked of it.
+        pub(crate) ordered: RefCell<Vec<(String, String)>>,
         pub(crate) drained: Cell<bool>,
         pub(crate) told: RefCell<Vec<(Uuid, CallInfo)>>,
         pub(crate) refuses: Cell<Option<TellError>>,
@@ -293,6 +315,24 @@ pub(crate) mod tests {
                 self.hung_up.borrow_mut().push(call_id.to_owned());
             }
             live
+        }
+
+        fn dial(self: Rc<Self>, line: &str, target: &str) -> Result<String, String> {
+            if line != "pbx" {
+                return Err(format!("no such line; there are: pbx, tape (not {line})"));
+            }
+            self.ordered.borrow_mut().push((line.to_owned(), target.to_owned()));
+            Ok("newcall23abc".to_owned())
+        }
+
+        fn transfer(&self, call_id: &str, target: &str) -> Result<(), String> {
+            self.ordered.borrow_mut().push((call_id.to_owned(), target.to_owned()));
+            Ok(())
+        }
+
+        fn send_digits(&self, call_id: &str, digits: &str) -> Result<(), String> {
+            self.ordered.borrow_mut().push((call_id.to_owned(), digits.to_owned()));
+            Ok(())
         }
 
         fn drain(&self) {

@@ -349,7 +349,6 @@ impl Shared {
                 }
             }
             Ask::PassOn { seq, uri } => self.on_spoken(seq, uri),
-            Ask::Unpressed { seq, digit } => self.on_unpressed(seq, digit),
             Ask::Step { seq, step } => {
                 if let Some(Live { telnyx_call: Some(id), call_id, .. }) = self.calls.borrow().live.get(&seq) {
                     telnyx::log_step(step, id, Some(call_id));
@@ -502,7 +501,7 @@ impl Shared {
     }
 
     /// Why no more calls may come, if so.
-    fn why_full(&self) -> Option<&'static str> {
+    pub(super) fn why_full(&self) -> Option<&'static str> {
         let calls = self.calls.borrow();
         let max_calls = self.config.media.max_calls;
         if calls.draining {

@@ -1,9 +1,10 @@
 //! The daemon at its desk: what it says of itself, and what it can be told.
 
+use std::rc::Rc;
+
 use crate::{
     call::gauges::Reading,
     clock,
-    config::LineKind,
     control::{
         call_info::CallInfo,
         desk::{
@@ -82,6 +83,18 @@ impl Desk for Shared {
         self.drain.notify_one();
     }
 
+    fn dial(self: Rc<Self>, line: &str, target: &str) -> Result<String, String> {
+        self.order_call(line, target)
+    }
+
+    fn transfer(&self, call_id: &str, target: &str) -> Result<(), String> {
+        self.order_transfer(call_id, target)
+    }
+
+    fn send_digits(&self, call_id: &str, digits: &str) -> Result<(), String> {
+        self.order_keys(call_id, digits)
+    }
+
     fn tell_of_call(&self, uuid: Uuid, info: CallInfo) -> Result<(), TellError> {
         if self.calls.borrow().draining {
             return Err(TellError::Draining);
@@ -97,12 +110,7 @@ impl Shared {
         lines
             .map(|(index, (line, news))| LineStatus {
                 name: line.name.clone(),
-                kind: match line.kind {
-                    LineKind::Audiosocket { .. } => "audiosocket".to_owned(),
-                    LineKind::Pipe { .. } => "pipe".to_owned(),
-                    LineKind::Websocket(_) => "websocket".to_owned(),
-                    LineKind::Sip(_) => "sip".to_owned(),
-                },
+                kind: line.kind.name().to_owned(),
                 listen: news.listens_on.map(|address| address.to_string()),
                 calls: calls.live.values().filter(|live| live.line == index).count(),
                 last_call_ms_ago: news.last_call.map(|at| ms(now.saturating_sub(at))),

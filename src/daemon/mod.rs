@@ -66,6 +66,7 @@ mod accept;
 mod arrivals;
 mod calls;
 mod desk;
+mod outgoing;
 mod sip;
 mod watch;
 

@@ -366,6 +366,25 @@ impl SipLine {
         talks.iter().find(|(_, talk)| matches!(talk, Talk::Call { seq: own, .. } if *own == seq)).map(|(&leg, _)| leg)
     }
 
+    /// Presses keys: in RTP where the PBX takes them there, else by INFO.
+    fn press(&self, shared: &Shared, seq: u64, digits: &[u8]) -> Result<(), String> {
+        let leg = self.leg_of(seq).ok_or("the call is not up")?;
+        let in_rtp = self.line.borrow().takes_rtp_digits(leg);
+        if !in_rtp && self.config(shared).audio.dtmf == config::Dtmf::Rtp {
+            return Err("the PBX takes no keys in RTP, and `dtmf` allows no other way".to_owned());
+        }
+        for &digit in digits {
+            if in_rtp {
+                shared.tell_line(seq, LineOrder::Press(digit));
+            } else {
+                self.line.borrow_mut().send_digit(clock::now(), leg, digit);
+            }
+        }
+        self.send();
+        self.woken.notify_one();
+        Ok(())
+    }
+
     /// A pair of sockets for a call's audio, and the address that peers are told.
     fn open_rtp(&self, shared: &Shared, codec: Codec) -> Option<(NewRtp, SocketAddr)> {
         let config = self.config(shared);
@@ -566,26 +585,11 @@ impl Shared {
         sip.drive(self);
     }
 
-    /// Presses keys: in RTP where the PBX takes them there, else by INFO.
-    pub(super) fn press(self: &Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
+    /// Presses keys in a call.
+    pub(super) fn press(&self, call_id: &str, digits: &str) -> Result<(), String> {
         let (seq, line) = self.sip_call(call_id)?;
-        for digit in digits.bytes() {
-            self.tell_line(seq, LineOrder::Press(digit));
-        }
-        let _ = line;
-        Ok(())
-    }
-
-    /// A key that cannot be pressed in RTP.
-    pub(super) fn on_unpressed(self: &Rc<Self>, seq: u64, digit: u8) {
-        let line = self.calls.borrow().live.get(&seq).map(|live| live.line);
-        let Some(sip) = line.and_then(|line| self.sip_line_of(line)) else { return };
-        if let Some(leg) = sip.leg_of(seq)
-            && sip.config(self).audio.dtmf != config::Dtmf::Rtp
-        {
-            sip.line.borrow_mut().send_digit(clock::now(), leg, digit);
-            sip.drive(self);
-        }
+        let sip = self.sip_line_of(line).ok_or("the line is not open")?;
+        sip.press(self, seq, digits.as_bytes())
     }
 
     fn sip_call(&self, call_id: &str) -> Result<(u64, usize), String> {

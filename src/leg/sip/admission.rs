@@ -6,8 +6,8 @@
 //!   too many ring, or have no ACK     503, so that the PBX overflows
 //! ```
 //!
-//! Known are the ranges of the config, the registrars, and this machine itself: 127.0.0.0/8 cannot come in from outside
-//! (RFC 1122 3.2.1.3), and a PBX on the same box should need no setting. Nobody else is, unless the config takes anyone.
+//! Known are the ranges of the config and the registrars. Nobody else is, unless the config takes anyone; another process
+//! on this machine is no better than another machine.
 //!
 //! What a datagram says of where it comes from may be made up. So this keeps one moment for each of a fixed number of
 //! sources, and what bounds the memory of calls is how many may ring, whoever they come from.
@@ -150,7 +150,6 @@ impl Admission {
     pub fn is_known(&self, source: IpAddr) -> bool {
         let source = source.to_canonical();
         self.policy.takes_anyone
-            || source.is_loopback()
             || self.registrars.contains(&source)
             || self.policy.allow.iter().any(|range| range.contains(source))
     }
@@ -310,7 +309,7 @@ mod tests {
     #[test]
     fn a_pbx_is_known_by_its_range_whatever_its_socket_calls_it() {
         let mut admission = admission();
-        for known in [PBX, "[::ffff:192.0.2.10]:5060", "[2001:db8::7]:5060", "127.0.0.1:5070", "[::1]:5070"] {
+        for known in [PBX, "[::ffff:192.0.2.10]:5060", "[2001:db8::7]:5060"] {
             assert_eq!(invite(&mut admission, 0, known), Verdict::Admit, "{known}");
         }
     }
@@ -327,11 +326,12 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_registers_and_allows_nobody_knows_its_registrar_and_this_machine() {
+    fn another_process_on_this_machine_is_no_better_than_another_machine() {
         let policy = Policy { allow: Vec::new(), invites_per_second: 0, ..admission().policy };
         let mut registered = Admission::new(policy.clone());
-        assert_eq!(invite(&mut registered, 0, PBX), Verdict::Ignore);
-        assert_eq!(invite(&mut registered, 0, "127.0.0.1:5062"), Verdict::Admit);
+        for stranger in [PBX, "127.0.0.1:5062", "[::1]:5062"] {
+            assert_eq!(invite(&mut registered, 0, stranger), Verdict::Ignore, "{stranger}");
+        }
         let mut open = Admission::new(Policy { takes_anyone: true, ..policy });
         assert!((0..1000).all(|_| invite(&mut open, 0, PBX) == Verdict::Admit), "and no rate is no limit");
     }

@@ -33,6 +33,12 @@ impl DialPlan {
         &self.patterns
     }
 
+    /// The hosts that a URI may name.
+    #[must_use]
+    pub fn domains(&self) -> &[String] {
+        &self.domains
+    }
+
     /// What is to be called when this is asked for: a number, which may be written with blanks, dashes and parentheses
     /// and begin with `tel:`, or `sip:NUMBER@HOST`.
     ///

@@ -94,6 +94,28 @@ impl fmt::Display for Unanswerable {
 
 impl core::error::Error for Unanswerable {}
 
+/// What was answered already for one request: each asker once, and a nonce that was too old once more. Whoever asks again
+/// does not like the password.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Answered {
+    server: bool,
+    proxy: bool,
+    stale: bool,
+}
+
+impl Answered {
+    /// Whether this challenge may be answered, which it is from here on.
+    #[must_use]
+    pub const fn allows(&mut self, asker: Asker, challenged: Challenged) -> bool {
+        let was_answered = match (challenged, asker) {
+            (Challenged::Stale, _) => &mut self.stale,
+            (Challenged::New, Asker::Server) => &mut self.server,
+            (Challenged::New, Asker::Proxy) => &mut self.proxy,
+        };
+        !core::mem::replace(was_answered, true)
+    }
+}
+
 /// Answers challenges for one line.
 #[derive(Debug)]
 pub struct Client {

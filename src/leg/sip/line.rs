@@ -19,8 +19,9 @@ use crate::{
     leg::sip::{
         Flow, Malformed, Message, Method, Name, Request, Response, Uri,
         admission::{self, Admission, Load, Verdict},
+        dialog::DialogId,
         digest,
-        leg::{Callee, Ending, Event, Leg, LegId, Parts, Setup, capabilities, not_allowed},
+        leg::{Callee, Ending, Event, Leg, LegId, NotTaken, Parts, Setup, bad_extension, capabilities, not_allowed},
         registration::{self, Contact, Failure, Registration, Step},
         transaction::{self, Incoming, Limits, Random, SentBy, Timers, Transactions, Transmit, TxId},
     },
@@ -91,7 +92,7 @@ impl Line {
 
     /// Takes what came from a peer, read or not.
     pub fn handle_message(&mut self, now: Now, flow: Flow, message: Result<Message, Malformed>) {
-        if !self.admission.is_known(flow.remote.ip()) {
+        if !self.is_heard(flow.remote.ip(), &message) {
             // For the count; a scanner does not learn that somebody is there.
             let _ = self.admission.check(now, flow.remote, &Method::Options, Load::default());
             return;
@@ -105,7 +106,16 @@ impl Line {
                 }
             }
         }
-        self.settle();
+    }
+
+    /// Whether anything is taken from there: it is known, or it is whom we called and what it says belongs to that.
+    fn is_heard(&self, source: IpAddr, message: &Result<Message, Malformed>) -> bool {
+        let belongs = match message {
+            Ok(Message::Request(request)) => request.to().is_ok_and(|to| to.tag().is_some()),
+            Ok(Message::Response(_)) => true,
+            Err(_) => false,
+        };
+        self.admission.is_known(source) || (belongs && self.legs.values().any(|leg| leg.flow().remote.ip() == source))
     }
 
     fn on_request(&mut self, now: Now, flow: Flow, mut request: Request) {
@@ -127,17 +137,18 @@ impl Line {
         match self.transactions.handle_request(now, flow, &mut request) {
             Incoming::New(tx) => self.on_new_request(now, flow, tx, request),
             Incoming::Ack => {
-                if let Some((leg, mut parts)) = self.leg_of(now, &request) {
-                    leg.handle_ack(&mut parts, &request);
+                if let Some(id) = self.leg_of(&request) {
+                    self.with_leg(now, id, |leg, parts| leg.handle_ack(parts, &request));
                 }
             }
             Incoming::Cancel { invite, cancel } => {
-                let leg = self.legs.iter().find(|(_, leg)| leg.has_invite(invite)).map(|(&id, _)| id);
+                let leg = self.leg_with_invite(invite);
                 let mut answer = request.answer(200);
-                // RFC 3261 9.2: the tag of the answers to the INVITE.
-                let tag = leg.and_then(|leg| self.legs.get(&leg)).and_then(Leg::tag);
-                answer.headers.set_to_tag(tag.unwrap_or("gone"));
-                self.with(now, |parts| parts.respond(cancel, answer));
+                // RFC 3261 9.2: the tag of the answers to the INVITE. Where it was refused already any will do.
+                if let Some(tag) = leg.and_then(|leg| self.legs.get(&leg)).and_then(Leg::tag) {
+                    answer.headers.set_to_tag(tag);
+                }
+                self.answer(now, cancel, answer);
                 if let Some(id) = leg {
                     self.with_leg(now, id, |leg, parts| leg.handle_cancel(parts));
                 }
@@ -155,48 +166,43 @@ impl Line {
 
     fn on_new_request(&mut self, now: Now, flow: Flow, tx: TxId, request: Request) {
         if request.to().is_ok_and(|to| to.tag().is_some()) {
-            return match self.leg_of(now, &request) {
-                Some((leg, mut parts)) => leg.handle_request(&mut parts, tx, &request),
+            return match self.leg_of(&request) {
+                Some(id) => self.with_leg(now, id, |leg, parts| leg.handle_request(parts, tx, &request)),
                 None => self.answer(now, tx, request.answer(481)),
             };
         }
-        let closed = self.closed.is_some();
+        if request.method == Method::Invite {
+            return self.on_invite(now, flow, tx, request);
+        }
+        if let Some(response) = bad_extension(&request) {
+            return self.answer(now, tx, response);
+        }
         let response = match request.method {
-            Method::Invite => return self.on_invite(now, flow, tx, request),
-            Method::Options => capabilities(&request, if closed { 503 } else { 200 }),
+            Method::Options => capabilities(&request, if self.closed.is_some() { 503 } else { 200 }),
             Method::Notify => notified(&request),
             Method::Refer => request.answer(603),
             Method::Bye | Method::Update | Method::Info | Method::Prack => request.answer(481),
             Method::Subscribe => request.answer(489),
-            Method::Ack | Method::Cancel => return,
             Method::Register | Method::Message | Method::Publish | Method::Other(_) => not_allowed(&request),
+            Method::Invite | Method::Ack | Method::Cancel => return,
         };
         self.answer(now, tx, response);
     }
 
     fn on_invite(&mut self, now: Now, flow: Flow, tx: TxId, request: Request) {
-        use crate::leg::sip::Scheme;
-        if !matches!(request.uri.scheme, Scheme::Sip | Scheme::Sips | Scheme::Tel) {
-            return self.answer(now, tx, request.answer(416));
-        }
         let id = self.next_leg();
         let refusal = request.clone();
-        let called = self.with(now, |parts| Leg::called(parts, (id, flow, tx), request));
-        match called {
+        match self.with(now, |parts| Leg::called(parts, (id, flow, tx), request)) {
             Ok(leg) => {
                 self.legs.insert(id, leg);
             }
-            Err(not_taken) => {
-                let mut response = refusal.answer(not_taken.status);
-                if let Some((name, value)) = not_taken.header {
+            Err(NotTaken { status, header, why }) => {
+                let mut response = refusal.answer(status);
+                if let Some((name, value)) = header {
                     response.headers.push(name, value);
                 }
                 self.answer(now, tx, response);
-                self.events.push_back(Event::NotTaken {
-                    source: flow.remote,
-                    status: not_taken.status,
-                    why: not_taken.why,
-                });
+                self.events.push_back(Event::NotTaken { source: flow.remote, status, why });
             }
         }
     }
@@ -306,7 +312,6 @@ impl Line {
             self.with_leg(now, id, |leg, parts| leg.handle_timeout(parts));
         }
         self.register(now);
-        self.settle();
     }
 
     fn take_transaction_events(&mut self, now: Now) {
@@ -326,7 +331,6 @@ impl Line {
                 }
             }
         }
-        self.settle();
     }
 
     fn on_no_answer(&mut self, now: Now, tx: TxId, status: u16) {
@@ -387,13 +391,11 @@ impl Line {
     /// This call is not taken, with headers that say more.
     pub fn refuse(&mut self, now: Now, leg: LegId, status: u16, headers: &[(Name, String)]) {
         self.with_leg(now, leg, |leg, parts| leg.refuse(parts, status, headers, &Ending::Ours));
-        self.settle();
     }
 
     /// This call is over, however far it is.
     pub fn hang_up(&mut self, now: Now, leg: LegId) {
         self.with_leg(now, leg, |leg, parts| leg.hang_up(parts));
-        self.settle();
     }
 
     /// The caller is passed on to this URI. `false`: there is no such call, it is not up, or a transfer is under way.
@@ -401,6 +403,12 @@ impl Line {
         let mut taken = false;
         self.with_leg(now, leg, |leg, parts| taken = leg.transfer(parts, to));
         taken
+    }
+
+    /// Whether the peer of this call takes keys in RTP.
+    #[must_use]
+    pub fn takes_rtp_digits(&self, leg: LegId) -> bool {
+        self.legs.get(&leg).is_some_and(Leg::takes_rtp_digits)
     }
 
     /// A key is pressed, by INFO.
@@ -446,17 +454,9 @@ impl Line {
         self.legs.values().find(|leg| leg.has_invite(invite)).map(Leg::id)
     }
 
-    fn leg_of(&mut self, now: Now, request: &Request) -> Option<(&mut Leg, Parts<'_>)> {
-        let leg = self.legs.values_mut().find(|leg| leg.has_dialog_of(request))?;
-        let parts = Parts {
-            now,
-            transactions: &mut self.transactions,
-            setup: &self.setup,
-            random: &mut self.random,
-            digest: self.digest.as_mut(),
-            events: &mut self.events,
-        };
-        Some((leg, parts))
+    fn leg_of(&self, request: &Request) -> Option<LegId> {
+        let id = DialogId::of_request(request)?;
+        self.legs.values().find(|leg| leg.has_dialog(&id)).map(Leg::id)
     }
 
     fn with<T>(&mut self, now: Now, work: impl FnOnce(&mut Parts<'_>) -> T) -> T {
@@ -481,11 +481,9 @@ impl Line {
             events: &mut self.events,
         };
         work(leg, &mut parts);
-    }
-
-    /// Takes away the legs that are over.
-    fn settle(&mut self) {
-        self.legs.retain(|_, leg| !leg.is_over());
+        if leg.is_over() {
+            self.legs.remove(&id);
+        }
     }
 }
 
@@ -496,3 +494,6 @@ fn notified(request: &Request) -> Response {
         package.split(';').next().is_some_and(|package| package.trim().eq_ignore_ascii_case("message-summary"));
     request.answer(if is_mail { 200 } else { 489 })
 }
+
+#[cfg(test)]
+mod tests;

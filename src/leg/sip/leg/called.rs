@@ -1,17 +1,22 @@
 //! A call that came to us, until it is answered or not.
 
-use super::{
-    ALLOW, Ending, Event, Invitation, Leg, LegId, Parts, SDP, Stage, describe, grant, offer_in, set_sdp, timer_of,
-    unsupported,
-};
-use crate::leg::sip::{
-    Flow, Headers, Method, Name, NameAddr, Request, Response, Uri,
-    dialog::Dialog,
-    sdp::{NoCodec, Offer},
-    session_timer::Granted,
-    transaction::TxId,
-};
 use std::net::SocketAddr;
+
+use super::{
+    ALLOW, Ending, Event, Invitation, Leg, LegId, Parts, SDP, Stage, Taken, describe, grant, offer_in, set_sdp,
+    timer_of, unsupported,
+};
+use crate::{
+    leg::sip::{
+        Flow, Headers, Method, Name, NameAddr, Request, Response, Uri,
+        dialog::Dialog,
+        digest::Answered,
+        sdp::{Media, NoCodec, Offer},
+        session_timer::Granted,
+        transaction::TxId,
+    },
+    media::{Now, codec::Codec},
+};
 
 /// An INVITE without a final answer.
 pub(super) struct Invited {
@@ -26,6 +31,8 @@ pub(super) struct Invited {
     awaits_prack: bool,
     /// The call is to be answered as soon as it may be.
     accept: bool,
+    /// Nobody waits for longer than that.
+    give_up_at: Now,
     /// What the answer says of the session timer.
     granted: Option<Granted>,
     /// Our description, if a 1xx had it.
@@ -35,6 +42,15 @@ pub(super) struct Invited {
 impl Invited {
     pub(super) const fn invite(&self) -> TxId {
         self.invite
+    }
+
+    pub(super) const fn give_up_at(&self) -> Now {
+        self.give_up_at
+    }
+
+    /// Whether the peer is known to have our answer to its offer, and may make another (RFC 3311 5.1).
+    pub(super) const fn has_settled(&self) -> bool {
+        self.reliable && !self.awaits_prack && self.described.is_some()
     }
 
     fn answer(&self, status: u16) -> Response {
@@ -74,6 +90,9 @@ impl Leg {
             let missing = missing.join(", ");
             return Err(NotTaken::with(420, Name::Unsupported, &missing, format!("it demands {missing}")));
         }
+        if !takes_sdp(&request) {
+            return Err(NotTaken::new(406, "it takes no session description")); // RFC 4475 3.3.15
+        }
         let offer = offer_in(&request).map_err(|status| match status {
             415 => {
                 let kind = request.content_type().unwrap_or_default().to_owned();
@@ -112,10 +131,11 @@ impl Leg {
             reliable,
             awaits_prack: false,
             accept: false,
+            give_up_at: parts.now + LONGEST_RINGING,
             granted,
             described: None,
         }));
-        parts.tell(Event::Invited(Box::new(invitation)));
+        leg.tell(parts, Event::Invited(Box::new(invitation)));
         Ok(leg)
     }
 
@@ -123,6 +143,10 @@ impl Leg {
     pub(in crate::leg::sip) fn ring(&mut self, parts: &mut Parts<'_>, rtp: SocketAddr) {
         self.sdp.address = rtp;
         let Stage::Invited(invited) = &mut self.stage else { return };
+        // RFC 3261 13.2.1: the first answer that is acknowledged has to have the offer that the INVITE has not. Its 200 does.
+        if invited.reliable && invited.offer.is_none() {
+            return;
+        }
         // Without an offer there is nothing to answer yet, and so no tone.
         let early = match &invited.offer {
             Some(offer) if parts.setup.tone => self.sdp.answer(offer).ok(),
@@ -136,21 +160,22 @@ impl Leg {
             media
         });
         if invited.reliable {
-            invited.awaits_prack = parts.transactions.respond_reliably(parts.now, invited.invite, response).is_ok();
+            // A second one, while the first is on its way, is not sent; they say the same.
+            invited.awaits_prack |= parts.transactions.respond_reliably(parts.now, invited.invite, response).is_ok();
         } else {
             let invite = invited.invite;
             parts.respond(invite, response);
         }
         if let Some(media) = media {
             self.media = Some(media.clone());
-            parts.tell(Event::Early { leg: self.id, media });
+            self.tell(parts, Event::Early { leg: self.id, media });
         }
     }
 
     /// The call is taken.
     pub(in crate::leg::sip) fn accept(&mut self, parts: &mut Parts<'_>) {
         let Stage::Invited(invited) = &mut self.stage else { return };
-        // RFC 3262 3: not while a description in a 1xx is unacknowledged. The others may cross.
+        // RFC 3262 3 has it so for a 1xx with a description. The others might cross, but a PRACK is on its way already.
         if invited.awaits_prack {
             invited.accept = true;
             return;
@@ -172,9 +197,10 @@ impl Leg {
             dialog.confirm();
         }
         set_sdp(&mut response.headers, &mut response.body, sdp);
-        let (invite, offered) = (invited.invite, media.is_none());
+        let (invite, cseq) = (invited.invite, invited.request.cseq().map_or(0, |cseq| cseq.number));
+        let taken = Taken { invite, cseq, offered: media.is_none() };
         self.media = media;
-        self.stage = Stage::Answered { invite, offered, leave: false };
+        self.stage = Stage::Answered { taken, leave: false };
         parts.respond(invite, response);
     }
 
@@ -201,6 +227,18 @@ impl Leg {
         self.refuse(parts, 487, &[], &Ending::Cancelled);
     }
 
+    /// A new description of the call was agreed before it is answered: the 200 has no other.
+    pub(super) fn redescribe(&mut self, sdp: &str) {
+        if let Stage::Invited(invited) = &mut self.stage {
+            invited.described = Some(sdp.to_owned());
+        }
+    }
+
+    /// It rang for as long as anybody waits.
+    pub(super) fn on_invited_timeout(&mut self, parts: &mut Parts<'_>) {
+        self.refuse(parts, 480, &[], &Ending::Unanswered);
+    }
+
     /// Our reliable 1xx arrived.
     pub(super) fn on_prack(&mut self, parts: &mut Parts<'_>, tx: TxId, request: &Request) {
         let Stage::Invited(invited) = &mut self.stage else { return parts.respond(tx, request.answer(481)) };
@@ -221,53 +259,69 @@ impl Leg {
         self.refuse(parts, 504, &[], &Ending::Lost("a reliable ringing was never acknowledged"));
     }
 
-    /// The ACK of a 200 of ours.
+    /// The ACK of a 200 of ours. One with another number is a copy that comes late, of a call that has moved on.
     pub(in crate::leg::sip) fn handle_ack(&mut self, parts: &mut Parts<'_>, request: &Request) {
-        if let Some((invite, offered)) = self.theirs.take() {
-            parts.transactions.acked(invite);
-            if offered {
-                self.on_late_answer(parts, request);
+        let number = request.cseq().map_or(0, |cseq| cseq.number);
+        if let Some(taken) = self.theirs.take_if(|taken| taken.cseq == number) {
+            parts.transactions.acked(taken.invite);
+            if taken.offered {
+                match self.answer_in(request) {
+                    Ok(media) => self.set_media(parts, media),
+                    Err(why) => return self.break_off(parts, Ending::NoCodec(why.to_string())),
+                }
             }
+            return self.ask_next(parts);
+        }
+        let Stage::Answered { taken, leave } = self.stage else { return };
+        if taken.cseq != number {
             return;
         }
-        let Stage::Answered { invite, offered, leave } = self.stage else { return };
-        parts.transactions.acked(invite);
+        let answer = if taken.offered { Some(self.answer_in(request)) } else { None };
+        self.on_heard(parts, taken, leave, answer);
+    }
+
+    /// The peer has our 200: it acknowledged it, or does what only one can do who has it. `answer` is its answer to our
+    /// offer, if the offer was ours.
+    fn on_heard(&mut self, parts: &mut Parts<'_>, taken: Taken, leave: bool, answer: Option<Result<Media, NoCodec>>) {
+        parts.transactions.acked(taken.invite);
         self.stage = Stage::Up;
-        if leave {
-            return self.hang_up(parts);
-        }
-        if offered {
-            let answer = offer_in(request).ok().flatten();
-            let agreed = answer.ok_or(NoCodec::NoAudio).and_then(|answer| self.sdp.read_answer(&answer));
-            match agreed {
-                Ok(media) => self.media = Some(media),
-                Err(why) => return self.break_off(parts, Ending::NoCodec(why.to_string())),
-            }
-        }
-        if let Some(media) = self.media.clone() {
-            parts.tell(Event::Up { leg: self.id, media });
+        let media = answer.unwrap_or_else(|| self.media.clone().ok_or(NoCodec::NoAudio));
+        match media {
+            _ if leave => self.send_bye(parts, Answered::default()),
+            Ok(media) => self.on_up(parts, media),
+            Err(why) => self.break_off(parts, Ending::NoCodec(why.to_string())),
         }
     }
 
-    /// Nobody acknowledged our 200 for 32 s: the dialog is ended all the same (RFC 3261 13.3.1.4).
-    pub(in crate::leg::sip) fn handle_no_ack(&mut self, parts: &mut Parts<'_>, invite: TxId) {
-        if self.theirs.take_if(|(own, _)| *own == invite).is_some() {
-            return self.break_off(parts, Ending::NoAck);
+    /// Something came that nobody can send who has not heard our 200, so the ACK was lost or comes later. Where it has the
+    /// answer to our offer it is waited for.
+    pub(super) fn infer_ack(&mut self, parts: &mut Parts<'_>) {
+        if let Some(taken) = self.theirs.take_if(|taken| !taken.offered) {
+            parts.transactions.acked(taken.invite);
         }
-        if let Stage::Answered { .. } = self.stage {
-            self.stage = Stage::Up;
+        if let Stage::Answered { taken, leave } = self.stage
+            && !taken.offered
+        {
+            self.on_heard(parts, taken, leave, None);
+        }
+    }
+
+    /// The answer to an offer of ours.
+    fn answer_in(&mut self, request: &Request) -> Result<Media, NoCodec> {
+        let answer = offer_in(request).ok().flatten().ok_or(NoCodec::NoAudio)?;
+        self.sdp.read_answer(&answer)
+    }
+
+    /// Nobody acknowledged our 200 for 32 s: the dialog is ended all the same (RFC 3261 13.3.1.4, 14.2).
+    pub(in crate::leg::sip) fn handle_no_ack(&mut self, parts: &mut Parts<'_>, invite: TxId) {
+        let is_theirs = self.theirs.take_if(|taken| taken.invite == invite).is_some();
+        if is_theirs || matches!(self.stage, Stage::Answered { .. }) {
             self.break_off(parts, Ending::NoAck);
         }
     }
 }
 
-fn invitation(
-    request: &Request,
-    leg: LegId,
-    flow: Flow,
-    codec: crate::media::codec::Codec,
-    parts: &Parts<'_>,
-) -> Invitation {
+fn invitation(request: &Request, leg: LegId, flow: Flow, codec: Codec, parts: &Parts<'_>) -> Invitation {
     let headers = &request.headers;
     let user = |address: &NameAddr| user_of(&address.uri);
     let asserted: Option<NameAddr> = first_of(headers, &Name::PAssertedIdentity);
@@ -304,9 +358,23 @@ fn user_of(uri: &Uri) -> String {
     uri.decoded_user().map_or_else(|| uri.host.clone(), |user| user.split(';').next().unwrap_or_default().to_owned())
 }
 
+/// Whether a peer can read what an answer says of the audio.
+fn takes_sdp(request: &Request) -> bool {
+    let mut kinds = request.headers.list(&Name::Accept).peekable();
+    let takes = |kind: &str| {
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        [SDP, "application/*", "*/*"].iter().any(|taken| kind.eq_ignore_ascii_case(taken))
+    };
+    // RFC 3261 20.1: who does not say takes that.
+    kinds.peek().is_none() || kinds.any(takes)
+}
+
 /// The answer to a method that we do not take.
 pub(in crate::leg::sip) fn not_allowed(request: &Request) -> Response {
     let mut response = request.answer(405);
     response.headers.push(Name::Allow, ALLOW);
     response
 }
+
+/// As long as a proxy waits (timer C, RFC 3261 16.6). The daemon has given up long before.
+const LONGEST_RINGING: Now = Now::from_secs(180);

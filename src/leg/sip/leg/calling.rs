@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
-use super::{ALLOW, Ending, Event, Leg, LegId, Parts, SUPPORTED, Stage, ask_for, set_sdp};
+use super::{ALLOW, Ending, Leg, LegId, Parts, SUPPORTED, Stage, ask_for, set_sdp};
 use crate::{
     leg::sip::{
         CSeq, Flow, Method, Name, NameAddr, Request, Response, Uri,
-        dialog::Dialog,
-        sdp::{NoCodec, Offer},
+        dialog::{Dialog, DialogId},
+        digest::Answered,
+        sdp::{Media, NoCodec, Offer},
         transaction::TxId,
     },
     media::Now,
@@ -16,14 +17,24 @@ use crate::{
 /// An INVITE of ours without a final answer.
 pub(super) struct Calling {
     invite: TxId,
+    /// As it was sent, credentials and all: the ACK has the same (RFC 3261 22.1).
     request: Request,
     /// When we stop waiting; `None`: we have.
     give_up_at: Option<Now>,
     /// Why it is not wanted any more.
     why: Option<Ending>,
-    tries: u8,
-    /// The dialogs of those who ring, and the reliable 1xx of each that was acknowledged last.
-    early: Vec<(Dialog, u32)>,
+    answered: Answered,
+    /// Those who ring.
+    early: Vec<Early>,
+}
+
+/// Somebody rings.
+struct Early {
+    dialog: Dialog,
+    /// The reliable 1xx that was acknowledged last.
+    rseq: Option<u32>,
+    /// What a 1xx answered to our offer.
+    media: Option<Media>,
 }
 
 impl Calling {
@@ -33,6 +44,14 @@ impl Calling {
 
     pub(super) const fn poll_timeout(&self) -> Option<Now> {
         self.give_up_at
+    }
+
+    pub(super) fn dialog(&self, id: &DialogId) -> Option<&Dialog> {
+        self.early.iter().map(|early| &early.dialog).find(|dialog| dialog.id() == id)
+    }
+
+    pub(super) fn dialog_mut(&mut self, request: &Request) -> Option<&mut Dialog> {
+        self.early.iter_mut().map(|early| &mut early.dialog).find(|dialog| dialog.matches(request))
     }
 }
 
@@ -45,7 +64,7 @@ pub(in crate::leg::sip) struct Callee {
 }
 
 impl Leg {
-    /// Calls somebody. `Err`: there are too many requests under way.
+    /// Calls somebody. `None`: there are too many requests under way.
     pub(in crate::leg::sip) fn call(parts: &mut Parts<'_>, id: LegId, callee: Callee) -> Option<Self> {
         let Callee { uri, flow, rtp } = callee;
         let mut leg = Self::new(id, flow, Stage::Over, parts);
@@ -66,24 +85,25 @@ impl Leg {
         let sdp = leg.sdp.offer();
         set_sdp(&mut request.headers, &mut request.body, sdp);
         let give_up_at = Some(parts.now + parts.setup.answer_timeout);
-        let invite = send(parts, flow, &request)?;
-        leg.stage =
-            Stage::Calling(Box::new(Calling { invite, request, give_up_at, why: None, tries: 0, early: vec![] }));
+        parts.authorize(&mut request);
+        let invite = parts.transactions.request(parts.now, flow, request.clone()).ok()?;
+        let (answered, early) = (Answered::default(), vec![]);
+        leg.stage = Stage::Calling(Box::new(Calling { invite, request, give_up_at, why: None, answered, early }));
         Some(leg)
     }
 
     /// Tries again with what the last answer taught.
     fn invite_again(&mut self, parts: &mut Parts<'_>) {
         let Stage::Calling(calling) = &mut self.stage else { return };
-        calling.tries += 1;
         if let Ok(mut cseq) = calling.request.cseq() {
             cseq.number += 1;
             calling.request.headers.set(Name::CSeq, cseq.to_string());
         }
         ask_for(&mut calling.request.headers, &self.timer);
-        match send(parts, self.flow, &calling.request) {
-            Some(invite) => calling.invite = invite,
-            None => self.end(parts, Ending::Lost("too many requests are under way")),
+        parts.authorize(&mut calling.request);
+        match parts.transactions.request(parts.now, self.flow, calling.request.clone()) {
+            Ok(invite) => calling.invite = invite,
+            Err(_) => self.end(parts, Ending::Lost("too many requests are under way")),
         }
     }
 
@@ -96,12 +116,11 @@ impl Leg {
             ..=100 => {}
             101..=199 => self.on_progress(parts, response),
             200..=299 => self.on_answered(parts, response),
-            401 | 407 if calling.tries < MAX_TRIES && calling.why.is_none() && parts.learn(response) => {
+            401 | 407 if calling.why.is_none() && parts.learn(response, &mut calling.answered) => {
                 self.invite_again(parts);
             }
-            422 if calling.tries < MAX_TRIES && calling.why.is_none() => {
-                // What it asks for no less than that is asked for; who wants still more refuses again, and that counts.
-                let _ = self.timer.handle_too_small(response.headers.get(&Name::MinSe));
+            // Each time for more than before, so it ends.
+            422 if calling.why.is_none() && self.timer.handle_too_small(response.headers.get(&Name::MinSe)) => {
                 self.invite_again(parts);
             }
             // Where a 3xx leads is not in the dial plan's hands: it counts as refused.
@@ -116,66 +135,74 @@ impl Leg {
     /// It rings, or more.
     fn on_progress(&mut self, parts: &mut Parts<'_>, response: &Response) {
         let Stage::Calling(calling) = &mut self.stage else { return };
-        if !response.headers.has_token(&Name::Require, "100rel") {
-            return;
-        }
-        let (Some(rseq), Ok(cseq)) = (response.headers.number(&Name::RSeq), response.cseq()) else { return };
-        let known = calling.early.iter_mut().find(|(dialog, _)| dialog.matches_response(response));
-        // RFC 3262 4: in order; a copy is not acknowledged again, and one that came too early will come again.
-        let dialog = match known {
-            Some((dialog, last)) if rseq == *last + 1 => {
-                *last = rseq;
-                dialog
-            }
-            Some(_) => return,
+        let at = match calling.early.iter().position(|early| early.dialog.matches_response(response)) {
+            Some(at) => at,
+            // Of a proxy, or one that cannot be reached before it answers.
+            None if calling.early.len() == MAX_FORKS => return,
             None => {
                 let Ok(dialog) = Dialog::uac(&calling.request, response) else { return };
-                if calling.early.len() == MAX_FORKS {
-                    return;
-                }
-                calling.early.push((dialog, rseq));
-                let Some((dialog, _)) = calling.early.last_mut() else { return };
-                dialog
+                calling.early.push(Early { dialog, rseq: None, media: None });
+                calling.early.len() - 1
             }
         };
-        let mut prack = dialog.request(Method::Prack);
-        prack.headers.push(Name::RAck, format!("{rseq} {} {}", cseq.number, cseq.method));
-        parts.finish(&mut prack);
-        // One that is not sent is asked for again by the next copy of the 1xx.
+        let early = &mut calling.early[at];
+        let reliable = response.headers.has_token(&Name::Require, "100rel");
+        let rack = if reliable { response.headers.number(&Name::RSeq).zip(response.cseq().ok()) } else { None };
+        if let Some((rseq, _)) = &rack {
+            // RFC 3262 4: in order; a copy is not acknowledged again, and one that came too early will come again.
+            if early.rseq.is_some_and(|last| last.checked_add(1) != Some(*rseq)) {
+                return;
+            }
+            early.rseq = Some(*rseq);
+        }
+        // RFC 3261 13.2.1: the first description is the answer.
+        if early.media.is_none()
+            && let Ok(answer) = Offer::parse(&response.body)
+        {
+            early.media = self.sdp.read_answer(&answer).ok();
+        }
+        let Some((rseq, cseq)) = rack else { return };
+        let mut prack = early.dialog.request(Method::Prack);
+        prack.headers.push(Name::RAck, format!("{rseq} {cseq}"));
+        parts.authorize(&mut prack);
+        // Where there are too many requests under way the 504 for want of it tells the rest.
         let _ = parts.transactions.request(parts.now, self.flow, prack);
     }
 
     fn on_answered(&mut self, parts: &mut Parts<'_>, response: &Response) {
-        let Stage::Calling(calling) = core::mem::replace(&mut self.stage, Stage::Over) else { return };
-        let mut calling = *calling;
-        let early = calling.early.iter().position(|(dialog, _)| dialog.matches_response(response));
-        let dialog = match early {
-            Some(at) => Ok(calling.early.swap_remove(at).0),
-            None => Dialog::uac(&calling.request, response),
+        let Stage::Calling(calling) = &mut self.stage else { return };
+        let early = calling.early.iter().position(|early| early.dialog.matches_response(response));
+        let (dialog, told) = match early.map(|at| calling.early.swap_remove(at)) {
+            Some(early) => (Ok(early.dialog), early.media),
+            None => (Dialog::uac(&calling.request, response), None),
         };
         let Ok(mut dialog) = dialog else {
-            self.stage = Stage::Calling(Box::new(calling));
             return self.end(parts, Ending::Protocol("the answer to our call names nobody that could be reached"));
         };
         dialog.handle_response(response);
         let mut ack = dialog.ack(&calling.request);
+        let (invite, crossed) = (calling.invite, calling.why.take());
+        self.called_by = Some((invite, Box::new(calling.request.clone())));
         self.dialog = Some(dialog);
         self.takes_update = super::allows(&response.headers, &Method::Update);
         self.timer.handle_success(response.headers.get(&Name::SessionExpires), parts.now);
-        parts.finish(&mut ack);
-        parts.transactions.ack(calling.invite, self.next_hop(), ack);
-        self.called_by = Some((calling.invite, Box::new(calling.request)));
+        parts.sign(&mut ack);
+        parts.transactions.ack(invite, self.next_hop(), ack);
         self.stage = Stage::Up;
         // The CANCEL and the answer crossed.
-        if let Some(why) = calling.why {
+        if let Some(why) = crossed {
             return self.break_off(parts, why);
         }
-        let answer = Offer::parse(&response.body).map_err(|_| NoCodec::NoAudio);
-        match answer.and_then(|answer| self.sdp.read_answer(&answer)) {
-            Ok(media) => {
-                self.media = Some(media.clone());
-                parts.tell(Event::Up { leg: self.id, media });
+        let agreed = match told {
+            // An answer that a 1xx had need not be in the 200 as well.
+            Some(media) if response.body.is_empty() => Ok(media),
+            Some(_) | None => {
+                let answer = Offer::parse(&response.body).map_err(|_| NoCodec::NoAudio);
+                answer.and_then(|answer| self.sdp.read_answer(&answer))
             }
+        };
+        match agreed {
+            Ok(media) => self.on_up(parts, media),
             Err(why) => self.break_off(parts, Ending::NoCodec(why.to_string())),
         }
     }
@@ -190,9 +217,9 @@ impl Leg {
         }
         let Ok(mut fork) = Dialog::uac(request, response) else { return };
         let (mut ack, mut bye) = (fork.ack(request), fork.request(Method::Bye));
-        parts.finish(&mut ack);
+        parts.sign(&mut ack);
         parts.transactions.ack(invite, self.flow, ack);
-        parts.finish(&mut bye);
+        parts.authorize(&mut bye);
         // Where it cannot be sent the peer's session timer ends what it has.
         let _ = parts.transactions.request(parts.now, self.flow, bye);
     }
@@ -213,23 +240,16 @@ impl Leg {
         }
     }
 
-    /// The call is not wanted any more. It is over when the peer has said so, or has answered all the same.
+    /// The call is not wanted any more. The leg lasts until the peer has said so, or has answered all the same.
     pub(super) fn give_up_calling(&mut self, parts: &mut Parts<'_>, why: Ending) {
         if let Stage::Calling(calling) = &mut self.stage {
             calling.give_up_at = None;
-            calling.why.get_or_insert(why);
+            calling.why.get_or_insert_with(|| why.clone());
             parts.transactions.cancel(parts.now, calling.invite);
+            self.tell_end(parts, why);
         }
     }
 }
 
-fn send(parts: &mut Parts<'_>, flow: Flow, request: &Request) -> Option<TxId> {
-    let mut request = request.clone();
-    parts.finish(&mut request);
-    parts.transactions.request(parts.now, flow, request).ok()
-}
-
-/// How often a call is sent again with what an answer taught.
-const MAX_TRIES: u8 = 3;
-/// Forks whose ringing is acknowledged.
+/// Forks that are known before one answers.
 const MAX_FORKS: usize = 8;

@@ -1,10 +1,10 @@
 //! The SIP side of one call: from its INVITE to its BYE, whoever sent which (RFC 3261 13 to 15).
 //!
 //! ```text
-//!   called:   INVITE --> Invited --200--> Answered --ACK--> Up --BYE--> Over
-//!                           \--refused, CANCEL----------------------------^
+//!   called:   INVITE --> Invited --200--> Answered --ACK--> Up --BYE of theirs-----------> Over
+//!                           \--refused, CANCEL               \--BYE of ours--> Leaving --200--^
 //!   calling:  Calling --200, ACK--> Up
-//!                 \--refused, CANCEL--> Over
+//!                 \--refused, CANCEL and 487--> Over
 //! ```
 //!
 //! A leg knows nothing of sockets or audio. Requests and responses come in, what they mean for the call goes out as
@@ -22,12 +22,17 @@ use std::{collections::VecDeque, net::SocketAddr};
 
 pub use self::transfer::Transferred;
 use self::{called::Invited, calling::Calling, ours::Pending, transfer::Transfer};
-pub(super) use self::{called::not_allowed, calling::Callee, within::capabilities};
+pub(super) use self::{
+    called::{NotTaken, not_allowed},
+    calling::Callee,
+    within::capabilities,
+};
 use crate::{
     leg::sip::{
         Flow, Method, Name, NameAddr, Request, Response, Transport, Uri,
-        dialog::Dialog,
-        digest, registration,
+        dialog::{Dialog, DialogId},
+        digest::{self, Answered, Asker},
+        registration,
         sdp::{self, Local, Media},
         session_timer::{Granted, Received, SessionTimer},
         transaction::{Random, Transactions, TxId},
@@ -137,7 +142,8 @@ pub enum Event {
         /// Why.
         why: String,
     },
-    /// It is over.
+    /// It is over, whoever ended it. Told once of each leg that was told of as [`Invited`](Self::Invited) or that
+    /// [`Line::call`](super::line::Line::call) gave, and nothing is told of it afterwards.
     Ended {
         /// Which leg.
         leg: LegId,
@@ -224,10 +230,6 @@ pub(super) struct Parts<'l> {
 }
 
 impl Parts<'_> {
-    pub(super) fn tell(&mut self, event: Event) {
-        self.events.push_back(event);
-    }
-
     /// Sends an answer. One that nobody waits for any more is nobody's loss.
     pub(super) fn respond(&mut self, tx: TxId, mut response: Response) {
         if let Some(server) = &self.setup.user_agent
@@ -243,11 +245,18 @@ impl Parts<'_> {
         Now::from_millis(least + (self.random)() % (most - least))
     }
 
-    /// Credentials for a request, and what it may say of us.
-    pub(super) fn finish(&mut self, request: &mut Request) {
+    /// What a request may say of us.
+    pub(super) fn sign(&self, request: &mut Request) {
         if let Some(agent) = &self.setup.user_agent {
             request.headers.set(Name::UserAgent, agent.as_str());
         }
+    }
+
+    /// The same, and credentials instead of those that it has. Not for ACK, which has those of its INVITE (RFC 3261 22.1).
+    pub(super) fn authorize(&mut self, request: &mut Request) {
+        self.sign(request);
+        request.headers.remove(&Name::Authorization);
+        request.headers.remove(&Name::ProxyAuthorization);
         let Some(digest) = &mut self.digest else { return };
         let (method, uri) = (request.method.as_str().to_owned(), request.uri.to_string());
         let told = digest::Request { method: &method, uri: &uri, body: &request.body };
@@ -256,12 +265,13 @@ impl Parts<'_> {
         }
     }
 
-    /// Whether a 401 or 407 can be answered.
-    pub(super) fn learn(&mut self, response: &Response) -> bool {
-        let asker = if response.status == 401 { digest::Asker::Server } else { digest::Asker::Proxy };
+    /// Whether it is worth answering a 401 or 407.
+    pub(super) fn learn(&mut self, response: &Response, answered: &mut Answered) -> bool {
+        let asker = if response.status == 401 { Asker::Server } else { Asker::Proxy };
         let Some(digest) = &mut self.digest else { return false };
         let name = Name::from(asker.challenge_header());
-        digest.handle_challenge(asker, response.headers.all(&name), self.random).is_ok()
+        let challenged = digest.handle_challenge(asker, response.headers.all(&name), self.random);
+        challenged.is_ok_and(|challenged| answered.allows(asker, challenged))
     }
 }
 
@@ -271,18 +281,20 @@ pub(super) struct Leg {
     /// Where the INVITE came from or went to, and where the rest goes.
     flow: Flow,
     stage: Stage,
+    /// Its end was told.
+    is_told: bool,
     dialog: Option<Dialog>,
     sdp: Local,
     media: Option<Media>,
     timer: SessionTimer,
     /// The peer called, and asked for answers where it sent from (RFC 3581).
     is_symmetric: bool,
-    /// The INVITE of ours that began it.
+    /// The INVITE of ours that began it, as it was sent.
     called_by: Option<(TxId, Box<Request>)>,
     /// The peer takes UPDATE.
     takes_update: bool,
-    /// An INVITE of theirs inside the dialog whose ACK has not come, and whether our offer is in the answer to it.
-    theirs: Option<(TxId, bool)>,
+    /// A re-INVITE of theirs that we took and whose ACK has not come.
+    theirs: Option<Taken>,
     /// A request of ours inside the dialog.
     pending: Option<Pending>,
     /// What is to be asked once that is answered.
@@ -292,14 +304,22 @@ pub(super) struct Leg {
     transfer: Option<Transfer>,
 }
 
+/// An INVITE that was answered 200 and waits for its ACK.
+#[derive(Clone, Copy)]
+struct Taken {
+    invite: TxId,
+    /// Its number, which the ACK has too.
+    cseq: u32,
+    /// The offer was ours, and the ACK has the answer.
+    offered: bool,
+}
+
 /// How far a leg is.
 enum Stage {
     Invited(Box<Invited>),
     /// Our 200 waits for its ACK.
     Answered {
-        invite: TxId,
-        /// The offer was ours, and the ACK has the answer.
-        offered: bool,
+        taken: Taken,
         /// We hang up as soon as we may.
         leave: bool,
     },
@@ -307,8 +327,8 @@ enum Stage {
     Up,
     /// Our BYE waits for its answer.
     Leaving {
-        bye: Option<TxId>,
-        tried: bool,
+        bye: TxId,
+        answered: Answered,
     },
     Over,
 }
@@ -322,6 +342,7 @@ impl Leg {
             id,
             flow,
             stage,
+            is_told: false,
             dialog: None,
             sdp,
             media: None,
@@ -361,9 +382,9 @@ impl Leg {
     pub(super) fn has_invite(&self, invite: TxId) -> bool {
         match &self.stage {
             Stage::Invited(invited) => invited.invite() == invite,
-            Stage::Answered { invite: own, .. } => *own == invite,
+            Stage::Answered { taken, .. } => taken.invite == invite,
             Stage::Calling(_) | Stage::Up | Stage::Leaving { .. } | Stage::Over => {
-                self.theirs.is_some_and(|(own, _)| own == invite)
+                self.theirs.is_some_and(|taken| taken.invite == invite)
             }
         }
     }
@@ -372,7 +393,7 @@ impl Leg {
     pub(super) fn has_asked(&self, tx: TxId) -> bool {
         let stage = match &self.stage {
             Stage::Calling(calling) => calling.invite() == tx,
-            Stage::Leaving { bye, .. } => *bye == Some(tx),
+            Stage::Leaving { bye, .. } => *bye == tx,
             Stage::Invited(_) | Stage::Answered { .. } | Stage::Up | Stage::Over => false,
         };
         stage
@@ -380,21 +401,31 @@ impl Leg {
             || self.called_by.as_ref().is_some_and(|(invite, _)| *invite == tx)
     }
 
+    /// Whether the peer takes keys in RTP.
+    pub(super) fn takes_rtp_digits(&self) -> bool {
+        self.media.as_ref().is_some_and(|media| media.codec.dtmf_payload_type.is_some())
+    }
+
     /// Our tag.
     pub(super) fn tag(&self) -> Option<&str> {
         self.dialog.as_ref().map(|dialog| dialog.id().local_tag.as_str())
     }
 
-    /// Whether a request belongs to its dialog.
-    pub(super) fn has_dialog_of(&self, request: &Request) -> bool {
-        self.dialog.as_ref().is_some_and(|dialog| dialog.matches(request))
+    /// Whether it has this dialog.
+    pub(super) fn has_dialog(&self, id: &DialogId) -> bool {
+        let early = match &self.stage {
+            Stage::Calling(calling) => calling.dialog(id).is_some(),
+            Stage::Invited(_) | Stage::Answered { .. } | Stage::Up | Stage::Leaving { .. } | Stage::Over => false,
+        };
+        early || self.dialog.as_ref().is_some_and(|dialog| dialog.id() == id)
     }
 
     /// When something is due.
     pub(super) fn poll_timeout(&self) -> Option<Now> {
         let stage = match &self.stage {
             Stage::Calling(calling) => calling.poll_timeout(),
-            Stage::Invited(_) | Stage::Answered { .. } | Stage::Up | Stage::Leaving { .. } | Stage::Over => None,
+            Stage::Invited(invited) => Some(invited.give_up_at()),
+            Stage::Answered { .. } | Stage::Up | Stage::Leaving { .. } | Stage::Over => None,
         };
         let up = matches!(self.stage, Stage::Up);
         let timer = self.timer.poll_timeout().filter(|_| up);
@@ -407,24 +438,43 @@ impl Leg {
         match &self.stage {
             Stage::Calling(_) => self.on_calling_timeout(parts),
             Stage::Up => self.on_up_timeout(parts),
-            Stage::Invited(_) | Stage::Answered { .. } | Stage::Leaving { .. } | Stage::Over => {}
+            Stage::Invited(_) => self.on_invited_timeout(parts),
+            Stage::Answered { .. } | Stage::Leaving { .. } | Stage::Over => {}
         }
     }
 
-    /// It is over, and this is why.
-    fn end(&mut self, parts: &mut Parts<'_>, why: Ending) {
-        if !self.is_over() {
-            self.stage = Stage::Over;
-            parts.tell(Event::Ended { leg: self.id, why });
+    /// Tells what came to be, unless the end was told already: then nobody listens any more.
+    fn tell(&self, parts: &mut Parts<'_>, event: Event) {
+        if !self.is_told {
+            parts.events.push_back(event);
         }
+    }
+
+    /// Tells the end; the first reason counts. What is left to say to the peer is said without anybody's help.
+    fn tell_end(&mut self, parts: &mut Parts<'_>, why: Ending) {
+        self.tell(parts, Event::Ended { leg: self.id, why });
+        self.is_told = true;
+    }
+
+    /// Nothing more comes of it, and this is why.
+    fn end(&mut self, parts: &mut Parts<'_>, why: Ending) {
+        self.stage = Stage::Over;
+        self.tell_end(parts, why);
     }
 
     /// The audio goes like this from now on.
     fn set_media(&mut self, parts: &mut Parts<'_>, media: Media) {
         if self.media.as_ref() != Some(&media) {
             self.media = Some(media.clone());
-            parts.tell(Event::Changed { leg: self.id, media });
+            self.tell(parts, Event::Changed { leg: self.id, media });
         }
+    }
+
+    /// It is answered, and acknowledged.
+    fn on_up(&mut self, parts: &mut Parts<'_>, media: Media) {
+        self.media = Some(media.clone());
+        self.tell(parts, Event::Up { leg: self.id, media });
+        self.ask_next(parts);
     }
 
     /// Where requests inside the dialog go. A peer that asked for its answers where it sent from (RFC 3581), or that has
@@ -463,7 +513,7 @@ fn set_sdp(headers: &mut super::Headers, body: &mut Vec<u8>, sdp: String) {
 }
 
 /// The description in a body, if that is what it is. `Err`: the status that says why not.
-pub(super) fn offer_in(request: &Request) -> Result<Option<sdp::Offer>, u16> {
+fn offer_in(request: &Request) -> Result<Option<sdp::Offer>, u16> {
     if request.body.is_empty() {
         return Ok(None);
     }
@@ -480,13 +530,24 @@ pub(super) fn offer_in(request: &Request) -> Result<Option<sdp::Offer>, u16> {
 }
 
 /// Extensions that a request demands and that we do not have.
-pub(super) fn unsupported(request: &Request) -> Vec<String> {
+fn unsupported(request: &Request) -> Vec<String> {
     request
         .headers
         .list(&Name::Require)
         .filter(|extension| !["100rel", "timer"].iter().any(|ours| extension.eq_ignore_ascii_case(ours)))
         .map(str::to_owned)
         .collect()
+}
+
+/// The answer to a request that demands such (RFC 3261 8.2.2.3).
+pub(super) fn bad_extension(request: &Request) -> Option<Response> {
+    let missing = unsupported(request);
+    if missing.is_empty() {
+        return None;
+    }
+    let mut response = request.answer(420);
+    response.headers.push(Name::Unsupported, missing.join(", "));
+    Some(response)
 }
 
 /// Whether a message says that its sender takes a method.

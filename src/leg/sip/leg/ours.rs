@@ -2,7 +2,9 @@
 
 use super::{Ending, Leg, Parts, Stage, ask_for, set_sdp};
 use crate::{
-    leg::sip::{Method, Name, NameAddr, Request, Response, session_timer, transaction::TxId},
+    leg::sip::{
+        Method, Name, NameAddr, Request, Response, digest::Answered, sdp::Offer, session_timer, transaction::TxId,
+    },
     media::Now,
 };
 
@@ -20,9 +22,10 @@ pub(super) enum Wish {
 /// A request of ours that was not answered yet.
 pub(super) struct Pending {
     tx: TxId,
-    method: Method,
     wish: Wish,
-    tries: u8,
+    /// As it was sent; a re-INVITE's ACK has the same credentials (RFC 3261 22.1).
+    request: Request,
+    answered: Answered,
 }
 
 impl Pending {
@@ -39,24 +42,31 @@ impl Leg {
 
     /// Asks as soon as nothing else is being asked.
     pub(super) fn wish(&mut self, parts: &mut Parts<'_>, wish: Wish) {
-        if self.wishes.len() < MAX_WISHES && !self.wishes.contains(&wish) || matches!(wish, Wish::Digit(_)) {
+        // The same key twice is two keys.
+        let is_new = matches!(wish, Wish::Digit(_)) || !self.wishes.contains(&wish);
+        let is_ending = matches!(self.stage, Stage::Leaving { .. } | Stage::Over);
+        if is_new && !is_ending && self.wishes.len() < MAX_WISHES {
             self.wishes.push_back(wish);
-            self.wishes.truncate(MAX_WISHES);
         }
         self.ask_next(parts);
     }
 
-    fn ask_next(&mut self, parts: &mut Parts<'_>) {
+    /// What was to be asked need not be any more.
+    pub(super) fn forget_refer(&mut self) {
+        self.wishes.retain(|wish| !matches!(wish, Wish::Refer { .. }));
+    }
+
+    pub(super) fn ask_next(&mut self, parts: &mut Parts<'_>) {
         while matches!(self.stage, Stage::Up)
             && self.pending.is_none()
             && self.retry_at.is_none()
             && let Some(wish) = self.wishes.pop_front()
         {
-            self.ask(parts, wish, 0);
+            self.ask(parts, wish, Answered::default());
         }
     }
 
-    fn ask(&mut self, parts: &mut Parts<'_>, wish: Wish, tries: u8) {
+    fn ask(&mut self, parts: &mut Parts<'_>, wish: Wish, answered: Answered) {
         let flow = self.next_hop();
         let method = match &wish {
             Wish::Refresh if self.takes_update => Method::Update,
@@ -64,7 +74,7 @@ impl Leg {
             Wish::Refer { .. } => Method::Refer,
             Wish::Digit(_) => Method::Info,
         };
-        // An offer of theirs is being answered: both at once would be glare of our making.
+        // An INVITE of theirs is not over yet (RFC 3261 14.1).
         if method == Method::Invite && self.theirs.is_some() {
             self.wishes.push_front(wish);
             self.retry_at = Some(parts.now + Now::from_secs(1));
@@ -92,9 +102,9 @@ impl Leg {
                 request.body = format!("Signal={}\r\nDuration=160\r\n", char::from(*digit)).into_bytes();
             }
         }
-        parts.finish(&mut request);
-        match parts.transactions.request(parts.now, flow, request) {
-            Ok(tx) => self.pending = Some(Pending { tx, method, wish, tries }),
+        parts.authorize(&mut request);
+        match parts.transactions.request(parts.now, flow, request.clone()) {
+            Ok(tx) => self.pending = Some(Pending { tx, wish, request, answered }),
             // There are thousands under way: a refresh comes again, and a transfer that cannot be asked for fails.
             Err(_) => self.on_refused(parts, &wish, 503, "too many requests are under way"),
         }
@@ -102,7 +112,7 @@ impl Leg {
 
     /// Whether an offer of ours waits for its answer.
     pub(super) fn has_offered(&self) -> bool {
-        self.pending.as_ref().is_some_and(|pending| pending.method == Method::Invite)
+        self.pending.as_ref().is_some_and(|pending| pending.request.method == Method::Invite)
     }
 
     /// An answer to a request of ours.
@@ -110,10 +120,10 @@ impl Leg {
         if matches!(self.stage, Stage::Calling(_)) {
             return self.on_calling_response(parts, tx, response);
         }
-        if let Stage::Leaving { bye: Some(bye), tried } = self.stage
+        if let Stage::Leaving { bye, answered } = self.stage
             && bye == tx
         {
-            return self.on_bye_response(parts, response, tried);
+            return self.on_bye_response(parts, response, answered);
         }
         if self.pending.as_ref().is_some_and(|pending| pending.tx == tx) {
             return self.on_answer(parts, response);
@@ -126,46 +136,43 @@ impl Leg {
     pub(in crate::leg::sip) fn handle_no_answer(&mut self, parts: &mut Parts<'_>, tx: TxId, status: u16) {
         match &self.stage {
             Stage::Calling(_) => self.on_calling_unanswered(parts, tx, status),
-            Stage::Leaving { bye: Some(bye), .. } if *bye == tx => self.end(parts, Ending::Ours),
-            _ => {
-                if let Some(pending) = self.pending.take_if(|pending| pending.tx == tx) {
-                    self.on_refused(parts, &pending.wish, status, "no answer");
-                    // RFC 3261 12.2.1.2: nobody there is the end of the dialog.
-                    if matches!(self.stage, Stage::Up) {
-                        self.break_off(parts, Ending::Lost("the peer does not answer any more"));
-                    }
+            Stage::Leaving { bye, .. } if *bye == tx => self.end(parts, Ending::Ours),
+            Stage::Invited(_) | Stage::Answered { .. } | Stage::Up | Stage::Leaving { .. } | Stage::Over => {
+                let Some(pending) = self.pending.take_if(|pending| pending.tx == tx) else { return };
+                self.on_refused(parts, &pending.wish, status, "no answer");
+                // RFC 3261 12.2.1.2: nobody there is the end of the dialog. One that cannot be reached for a moment is not.
+                if status == 408 {
+                    return self.break_off(parts, Ending::Lost("the peer does not answer any more"));
                 }
+                self.ask_next(parts);
             }
         }
     }
 
     fn on_answer(&mut self, parts: &mut Parts<'_>, response: &Response) {
-        let Some(Pending { tx, method, wish, tries }) = self.pending.take() else { return };
         if response.is_provisional() {
-            self.pending = Some(Pending { tx, method, wish, tries });
             return;
         }
+        let Some(Pending { tx, wish, request, mut answered }) = self.pending.take() else { return };
         if response.is_success() {
             if let Some(dialog) = &mut self.dialog {
                 dialog.handle_response(response);
             }
-            if method == Method::Invite {
-                self.acknowledge(parts, tx, response);
+            if request.method == Method::Invite {
+                self.acknowledge(parts, tx, &request);
             }
             self.on_granted(parts, &wish, response);
             return self.ask_next(parts);
         }
         match response.status {
-            401 | 407 if tries < MAX_TRIES && parts.learn(response) => self.ask(parts, wish, tries + 1),
+            401 | 407 if parts.learn(response, &mut answered) => self.ask(parts, wish, answered),
             // RFC 3261 14.1, 12.2.1.2
             408 | 481 => {
                 self.on_refused(parts, &wish, response.status, &response.reason);
                 self.break_off(parts, Ending::Lost("the peer does not know the call any more"));
             }
-            422 if wish == Wish::Refresh && tries < MAX_TRIES => {
-                if self.timer.handle_too_small(response.headers.get(&Name::MinSe)) {
-                    self.ask(parts, wish, tries + 1);
-                }
+            422 if wish == Wish::Refresh && self.timer.handle_too_small(response.headers.get(&Name::MinSe)) => {
+                self.ask(parts, wish, answered);
             }
             491 => {
                 // RFC 3261 14.1: who made the Call-ID waits longer.
@@ -173,9 +180,9 @@ impl Leg {
                 self.retry_at = Some(parts.now + wait);
                 self.wishes.push_front(wish);
             }
-            405 | 501 if method == Method::Update => {
+            405 | 501 if request.method == Method::Update => {
                 self.takes_update = false;
-                self.ask(parts, wish, tries + 1);
+                self.ask(parts, wish, answered);
             }
             _ => {
                 self.on_refused(parts, &wish, response.status, &response.reason);
@@ -188,7 +195,7 @@ impl Leg {
         match wish {
             Wish::Refresh => {
                 self.timer.handle_success(response.headers.get(&Name::SessionExpires), parts.now);
-                let answer = crate::leg::sip::sdp::Offer::parse(&response.body).ok();
+                let answer = Offer::parse(&response.body).ok();
                 if let Some(Ok(media)) = answer.map(|answer| self.sdp.read_answer(&answer)) {
                     self.set_media(parts, media);
                 }
@@ -207,15 +214,12 @@ impl Leg {
         }
     }
 
-    /// Sends the ACK of a 200 to our INVITE.
-    fn acknowledge(&mut self, parts: &mut Parts<'_>, invite: TxId, response: &Response) {
+    /// Sends the ACK of a 200 to a re-INVITE of ours.
+    fn acknowledge(&mut self, parts: &mut Parts<'_>, invite: TxId, request: &Request) {
         let flow = self.next_hop();
         let Some(dialog) = &self.dialog else { return };
-        // Of the INVITE it takes the number, and that is in the answer, too.
-        let mut of = Request::new(Method::Invite, dialog.remote_target().clone());
-        of.headers.push(Name::CSeq, response.headers.get(&Name::CSeq).unwrap_or_default());
-        let mut ack = dialog.ack(&of);
-        parts.finish(&mut ack);
+        let mut ack = dialog.ack(request);
+        parts.sign(&mut ack);
         parts.transactions.ack(invite, flow, ack);
     }
 
@@ -240,40 +244,45 @@ impl Leg {
         if matches!(self.stage, Stage::Over | Stage::Leaving { .. }) {
             return;
         }
-        parts.tell(super::Event::Ended { leg: self.id, why });
-        self.send_bye(parts, false);
+        self.tell_end(parts, why);
+        self.send_bye(parts, Answered::default());
     }
 
     /// Ends the call, however far it is.
     pub(in crate::leg::sip) fn hang_up(&mut self, parts: &mut Parts<'_>) {
         match &mut self.stage {
             Stage::Invited(_) => self.refuse(parts, 480, &[], &Ending::Ours),
-            // RFC 3261 15: not before the ACK, or before it is certain that none will come.
-            Stage::Answered { leave, .. } => *leave = true,
+            Stage::Answered { leave, .. } => {
+                // RFC 3261 15: not before the ACK, or before it is certain that none will come.
+                *leave = true;
+                self.tell_end(parts, Ending::Ours);
+            }
             Stage::Calling(_) => self.give_up_calling(parts, Ending::Ours),
-            Stage::Up => self.send_bye(parts, false),
+            Stage::Up => self.break_off(parts, Ending::Ours),
             Stage::Leaving { .. } | Stage::Over => {}
         }
     }
 
-    fn send_bye(&mut self, parts: &mut Parts<'_>, tried: bool) {
+    /// Says that it is over, which was told.
+    pub(super) fn send_bye(&mut self, parts: &mut Parts<'_>, answered: Answered) {
         let flow = self.next_hop();
         let bye = self.dialog.as_mut().and_then(|dialog| {
             let mut bye = dialog.request(Method::Bye);
-            parts.finish(&mut bye);
+            parts.authorize(&mut bye);
             parts.transactions.request(parts.now, flow, bye).ok()
         });
         self.pending = None;
         self.wishes.clear();
-        self.stage = if bye.is_some() { Stage::Leaving { bye, tried } } else { Stage::Over };
+        // Where it cannot be sent the peer finds out by its session timer, or because no audio comes.
+        self.stage = bye.map_or(Stage::Over, |bye| Stage::Leaving { bye, answered });
     }
 
-    fn on_bye_response(&mut self, parts: &mut Parts<'_>, response: &Response, tried: bool) {
+    fn on_bye_response(&mut self, parts: &mut Parts<'_>, response: &Response, mut answered: Answered) {
         if response.is_provisional() {
             return;
         }
-        if matches!(response.status, 401 | 407) && !tried && parts.learn(response) {
-            return self.send_bye(parts, true);
+        if matches!(response.status, 401 | 407) && parts.learn(response, &mut answered) {
+            return self.send_bye(parts, answered);
         }
         self.stage = Stage::Over;
     }
@@ -281,5 +290,3 @@ impl Leg {
 
 /// What may wait to be asked.
 const MAX_WISHES: usize = 64;
-/// How often one request is tried again.
-const MAX_TRIES: u8 = 2;

@@ -29,11 +29,6 @@ impl Transfer {
     pub(super) const fn give_up_at(&self) -> Now {
         self.give_up_at
     }
-
-    /// Whether a BYE of the peer's now means that it has the caller.
-    pub(super) const fn is_under_way(&self) -> bool {
-        self.accepted
-    }
 }
 
 impl Leg {
@@ -51,14 +46,24 @@ impl Leg {
     pub(super) fn on_refer_taken(&mut self, parts: &mut Parts<'_>) {
         if let Some(transfer) = &mut self.transfer {
             transfer.accepted = true;
-            parts.tell(Event::Transfer { leg: self.id, what: Transferred::Trying });
+            self.tell(parts, Event::Transfer { leg: self.id, what: Transferred::Trying });
         }
+    }
+
+    /// The peer hung up. Whether because it has the caller: there are PBXs that say nothing else of it.
+    pub(super) fn on_taken_over(&mut self, parts: &mut Parts<'_>) -> bool {
+        let is_taken_over = self.transfer.take().is_some_and(|transfer| transfer.accepted);
+        if is_taken_over {
+            self.tell(parts, Event::Transfer { leg: self.id, what: Transferred::Done });
+        }
+        is_taken_over
     }
 
     pub(super) fn on_transfer_failed(&mut self, parts: &mut Parts<'_>, status: u16, reason: &str) {
         if self.transfer.take().is_some() {
+            self.forget_refer();
             let what = Transferred::Failed(status, reason.to_owned());
-            parts.tell(Event::Transfer { leg: self.id, what });
+            self.tell(parts, Event::Transfer { leg: self.id, what });
         }
     }
 
@@ -87,7 +92,7 @@ impl Leg {
         match status_in(&request.body) {
             Some((200..300, _)) => {
                 self.transfer = None;
-                parts.tell(Event::Transfer { leg: self.id, what: Transferred::Done });
+                self.tell(parts, Event::Transfer { leg: self.id, what: Transferred::Done });
                 self.break_off(parts, super::Ending::Transferred);
             }
             Some((status @ 300.., reason)) => self.on_transfer_failed(parts, status, &reason),

@@ -1,14 +1,13 @@
 //! What the peer asks inside of a call: new audio, holds, keys, its end (RFC 3261 12.2.2, 14.2, 15.1.2; RFC 3311).
 
 use super::{
-    ALLOW, Ending, Event, Leg, Parts, SUPPORTED, Stage, called::not_allowed, describe, grant, offer_in, set_sdp,
-    timer_of, unsupported,
+    ALLOW, Ending, Event, Leg, Parts, SUPPORTED, Stage, Taken, bad_extension, called::not_allowed, describe, grant,
+    offer_in, set_sdp, timer_of,
 };
 use crate::leg::{
     rtp::dtmf::info_digit,
     sip::{
         Method, Name, Request, Response,
-        sdp::NoCodec,
         session_timer::{Granted, TooSmall},
         transaction::TxId,
     },
@@ -17,18 +16,22 @@ use crate::leg::{
 impl Leg {
     /// A request inside the dialog.
     pub(in crate::leg::sip) fn handle_request(&mut self, parts: &mut Parts<'_>, tx: TxId, request: &Request) {
-        let in_order = self.dialog.as_mut().is_some_and(|dialog| dialog.handle_request(request).is_ok());
-        if matches!(self.stage, Stage::Over) {
-            return parts.respond(tx, request.answer(481));
-        }
-        if !in_order {
+        let dialog = match &mut self.stage {
+            Stage::Calling(calling) => calling.dialog_mut(request),
+            Stage::Invited(_) | Stage::Answered { .. } | Stage::Up | Stage::Leaving { .. } | Stage::Over => {
+                self.dialog.as_mut()
+            }
+        };
+        let is_in_order = dialog.is_some_and(|dialog| dialog.handle_request(request).is_ok());
+        if !is_in_order {
             return parts.respond(tx, request.answer(500)); // RFC 3261 12.2.2
         }
-        let missing = unsupported(request);
-        if !missing.is_empty() {
-            let mut response = request.answer(420);
-            response.headers.push(Name::Unsupported, missing.join(", "));
+        if let Some(response) = bad_extension(request) {
             return parts.respond(tx, response);
+        }
+        // RFC 5407 3.2.2, 3.2.3: after our BYE there is no session to do anything with.
+        if matches!(self.stage, Stage::Leaving { .. } | Stage::Over) && request.method != Method::Bye {
+            return parts.respond(tx, request.answer(481));
         }
         match request.method {
             Method::Invite => self.on_reinvite(parts, tx, request),
@@ -56,25 +59,31 @@ impl Leg {
             Stage::Invited(_) => self.refuse(parts, 487, &[], &Ending::HungUp(words)),
             Stage::Calling(_) => self.give_up_calling(parts, Ending::HungUp(words)),
             Stage::Answered { .. } | Stage::Up | Stage::Leaving { .. } | Stage::Over => {
-                if let Some((invite, _)) = self.theirs.take() {
-                    parts.transactions.acked(invite);
+                let answered = match self.stage {
+                    Stage::Answered { taken, .. } => Some(taken),
+                    Stage::Invited(_) | Stage::Calling(_) | Stage::Up | Stage::Leaving { .. } | Stage::Over => None,
+                };
+                for taken in self.theirs.take().into_iter().chain(answered) {
+                    parts.transactions.acked(taken.invite);
                 }
-                if let Stage::Answered { invite, .. } = self.stage {
-                    parts.transactions.acked(invite);
-                }
-                let is_passed_on = self.transfer.as_ref().is_some_and(super::Transfer::is_under_way);
-                self.end(parts, if is_passed_on { Ending::Transferred } else { Ending::HungUp(words) });
+                let why = if self.on_taken_over(parts) { Ending::Transferred } else { Ending::HungUp(words) };
+                self.end(parts, why);
             }
         }
     }
 
     fn on_reinvite(&mut self, parts: &mut Parts<'_>, tx: TxId, request: &Request) {
-        if self.theirs.is_some() || !matches!(self.stage, Stage::Up) {
-            let response = later(request, parts);
-            return parts.respond(tx, response); // RFC 3261 14.2
-        }
-        if self.has_offered() {
-            return parts.respond(tx, request.answer(491)); // RFC 3261 14.2
+        self.infer_ack(parts);
+        match self.stage {
+            // RFC 3261 14.2: the first is not answered yet.
+            Stage::Invited(_) => {
+                let response = later(request, parts);
+                return parts.respond(tx, response);
+            }
+            Stage::Up if self.theirs.is_none() && !self.has_offered() => {}
+            // RFC 3261 14.2: an offer of ours waits for its answer, be it in an INVITE or in a 200.
+            Stage::Up | Stage::Calling(_) | Stage::Answered { .. } => return parts.respond(tx, request.answer(491)),
+            Stage::Leaving { .. } | Stage::Over => return parts.respond(tx, request.answer(481)),
         }
         let granted = match self.timer.handle_request(&timer_of(&request.headers)) {
             Ok(granted) => granted,
@@ -82,18 +91,19 @@ impl Leg {
         };
         let offer = match offer_in(request) {
             Ok(offer) => offer,
-            Err(status) => return parts.respond(tx, self.refusal(request, status)),
+            Err(status) => return parts.respond(tx, refusal(request, status)),
         };
         let (sdp, media) = match &offer {
             Some(offer) => match self.sdp.answer(offer) {
                 Ok((sdp, media)) => (sdp, Some(media)),
-                Err(_) => return parts.respond(tx, self.refusal(request, 488)), // what was agreed still holds
+                Err(_) => return parts.respond(tx, refusal(request, 488)), // what was agreed still holds
             },
             None => (self.sdp.offer(), None),
         };
         let mut response = self.taken(parts, request, granted);
         set_sdp(&mut response.headers, &mut response.body, sdp);
-        self.theirs = Some((tx, media.is_none()));
+        let cseq = request.cseq().map_or(0, |cseq| cseq.number);
+        self.theirs = Some(Taken { invite: tx, cseq, offered: media.is_none() });
         parts.respond(tx, response);
         if let Some(media) = media {
             self.set_media(parts, media);
@@ -103,55 +113,47 @@ impl Leg {
     fn on_update(&mut self, parts: &mut Parts<'_>, tx: TxId, request: &Request) {
         let offer = match offer_in(request) {
             Ok(offer) => offer,
-            Err(status) => return parts.respond(tx, self.refusal(request, status)),
+            Err(status) => return parts.respond(tx, refusal(request, status)),
         };
-        // RFC 3311 5.2: an offer of theirs that has no answer yet; then one of ours.
-        if offer.is_some() && matches!(self.stage, Stage::Invited(_)) {
-            let response = later(request, parts);
-            return parts.respond(tx, response);
-        }
-        if offer.is_some()
-            && (self.has_offered() || !matches!(self.stage, Stage::Up | Stage::Answered { offered: false, .. }))
-        {
+        let may_offer = match &self.stage {
+            Stage::Invited(invited) if invited.has_settled() => true,
+            // RFC 3311 5.2: an offer of theirs has no answer yet.
+            Stage::Invited(_) if offer.is_some() => {
+                let response = later(request, parts);
+                return parts.respond(tx, response);
+            }
+            Stage::Up => !self.has_offered() && !self.theirs.is_some_and(|taken| taken.offered),
+            Stage::Answered { taken, .. } => !taken.offered,
+            Stage::Invited(_) | Stage::Calling(_) | Stage::Leaving { .. } | Stage::Over => false,
+        };
+        // RFC 3311 5.2: an offer of ours has none.
+        if offer.is_some() && !may_offer {
             return parts.respond(tx, request.answer(491));
         }
         let granted = match self.timer.handle_request(&timer_of(&request.headers)) {
             Ok(granted) => granted,
             Err(too_small) => return parts.respond(tx, interval_too_small(request, too_small)),
         };
-        let answered = offer.map(|offer| self.sdp.answer(&offer));
-        if let Some(Err(_)) = answered {
-            return parts.respond(tx, self.refusal(request, 488));
-        }
+        let answered = match offer.map(|offer| self.sdp.answer(&offer)) {
+            None => None,
+            Some(Ok(answered)) => Some(answered),
+            Some(Err(_)) => return parts.respond(tx, refusal(request, 488)),
+        };
         let mut response = self.taken(parts, request, granted);
-        match answered {
-            Some(Err(_)) => {}
-            Some(Ok((sdp, media))) => {
-                set_sdp(&mut response.headers, &mut response.body, sdp);
-                parts.respond(tx, response);
-                self.set_media(parts, media);
-            }
-            None => parts.respond(tx, response),
-        }
-    }
-
-    /// The answer to an offer of ours that a 200 of a re-INVITE of theirs had.
-    pub(super) fn on_late_answer(&mut self, parts: &mut Parts<'_>, request: &Request) {
-        let answer = offer_in(request).ok().flatten();
-        let agreed = answer.ok_or(NoCodec::NoAudio).and_then(|answer| self.sdp.read_answer(&answer));
-        match agreed {
-            Ok(media) => self.set_media(parts, media),
-            Err(why) => self.break_off(parts, Ending::NoCodec(why.to_string())),
-        }
+        let Some((sdp, media)) = answered else { return parts.respond(tx, response) };
+        self.redescribe(&sdp);
+        set_sdp(&mut response.headers, &mut response.body, sdp);
+        parts.respond(tx, response);
+        self.set_media(parts, media);
     }
 
     fn on_info(&mut self, parts: &mut Parts<'_>, tx: TxId, request: &Request) {
         let digit = info_digit(request.content_type().unwrap_or_default(), &request.body);
         // RFC 6086 4.2.2: an empty one asks whether we are still there.
         let status = if digit.is_some() || request.body.is_empty() { 200 } else { 415 };
-        parts.respond(tx, self.refusal(request, status));
+        parts.respond(tx, refusal(request, status));
         if let Some(digit) = digit {
-            parts.tell(Event::Digit { leg: self.id, digit });
+            self.tell(parts, Event::Digit { leg: self.id, digit });
         }
     }
 
@@ -164,15 +166,15 @@ impl Leg {
         self.takes_update |= super::allows(&request.headers, &Method::Update);
         response
     }
+}
 
-    /// An answer without a body.
-    fn refusal(&self, request: &Request, status: u16) -> Response {
-        let mut response = request.answer(status);
-        if status == 415 {
-            response.headers.push(Name::Accept, "application/sdp, application/dtmf-relay, application/dtmf");
-        }
-        response
+/// An answer that says no more than its status, and what we take instead.
+fn refusal(request: &Request, status: u16) -> Response {
+    let mut response = request.answer(status);
+    if status == 415 {
+        response.headers.push(Name::Accept, "application/sdp, application/dtmf-relay, application/dtmf");
     }
+    response
 }
 
 /// The peer's session timer is shorter than we take.

@@ -65,9 +65,7 @@ pub(super) enum Outcome {
 /// What was answered already in one attempt.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Answered {
-    server: bool,
-    proxy: bool,
-    stale: bool,
+    digest: digest::Answered,
     brief: bool,
 }
 
@@ -243,14 +241,7 @@ impl Binding {
             Ok(challenged) => challenged,
             Err(why) => return Outcome::Failed(Failure::Unanswerable(why), None),
         };
-        let was_answered = match challenged {
-            Challenged::Stale => &mut answered.stale,
-            Challenged::New => match asker {
-                Asker::Server => &mut answered.server,
-                Asker::Proxy => &mut answered.proxy,
-            },
-        };
-        if !core::mem::replace(was_answered, true) {
+        if answered.digest.allows(asker, challenged) {
             return Outcome::Again;
         }
         // The next attempt asks first: a second wrong answer in each would have us banned in half the time.

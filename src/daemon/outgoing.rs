@@ -1,0 +1,245 @@
+//! Calls that go out, callers who are passed on, and keys that are pressed: whether whoever asks for it may.
+//!
+//! An operator asks at the control socket, an agent in its messages. Both go by the dial plan of the line, and what is
+//! called is what the plan has made of the words that were asked with.
+
+use std::rc::Rc;
+
+use crate::{
+    config::{Line, LineKind, no_such},
+    daemon::calls::Shared,
+    leg::sip::dial_plan::{Refusal, Target},
+};
+
+impl Shared {
+    /// Calls somebody through the line of this name. Gives the call's id, or says what is wrong and what would do.
+    pub(super) fn order_call(self: &Rc<Self>, line: &str, target: &str) -> Result<String, String> {
+        let line = named(&self.config.lines, line)?;
+        let target = self.allowed(line, target)?;
+        if let Some(why) = self.why_full() {
+            return Err(format!("no call can be placed now: {why}"));
+        }
+        self.place_call(line, &target)
+    }
+
+    /// Passes the caller of a live call on.
+    pub(super) fn order_transfer(&self, call_id: &str, target: &str) -> Result<(), String> {
+        let line = self.line_of(call_id)?;
+        let target = self.allowed(line, target)?;
+        self.pass_on(call_id, &target)
+    }
+
+    /// Presses keys in a live call.
+    pub(super) fn order_keys(&self, call_id: &str, digits: &str) -> Result<(), String> {
+        let line = &self.config.lines[self.line_of(call_id)?];
+        match line.kind {
+            LineKind::Sip(_) => {}
+            LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Websocket(_) => {
+                return Err(cannot(line));
+            }
+        }
+        self.press(call_id, &keys(digits)?)
+    }
+
+    /// Whom the line at this place of the config may call when this is asked for, or pass a caller on to; or why not, in
+    /// words that name no number.
+    pub(super) fn allowed(&self, line: usize, target: &str) -> Result<Target, String> {
+        allowed(&self.config.lines[line], target)
+    }
+
+    fn line_of(&self, call_id: &str) -> Result<usize, String> {
+        let calls = self.calls.borrow();
+        let live = calls.live.values().find(|live| live.call_id == call_id);
+        live.map(|live| live.line)
+            .ok_or_else(|| format!("there is no live call {call_id}; `trunkline calls` names them"))
+    }
+}
+
+fn named(lines: &[Line], name: &str) -> Result<usize, String> {
+    lines.iter().position(|line| line.name == name).ok_or_else(|| {
+        let names: Vec<_> = lines.iter().map(|line| line.name.as_str()).collect();
+        no_such("line", name, &names)
+    })
+}
+
+fn allowed(line: &Line, target: &str) -> Result<Target, String> {
+    let name = &line.name;
+    let sip = match &line.kind {
+        LineKind::Sip(sip) => sip,
+        LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Websocket(_) => return Err(cannot(line)),
+    };
+    let Some(dial) = &sip.dial else {
+        return Err(format!(
+            "the line {name} has no dial plan, so nobody may be called through it; write the numbers that may be into the \
+             config, e.g. [line.{name}.dial] plan = [\"2??\"], and restart the daemon"
+        ));
+    };
+    dial.plan.target(target).map_err(|refusal| {
+        let would_do = match refusal {
+            Refusal::NotANumber => {
+                format!("wanted e.g. 201, or sip:201@HOST with a HOST of [line.{name}.dial] domains")
+            }
+            Refusal::TooLong => "no number has more than 32 digits".to_owned(),
+            Refusal::UriParts => "wanted sip:NUMBER@HOST alone".to_owned(),
+            Refusal::ForeignHost => match dial.plan.domains() {
+                [] => format!("[line.{name}.dial] has no `domains`; ask for the number alone"),
+                domains => format!("[line.{name}.dial] domains has {}", domains.join(", ")),
+            },
+            Refusal::NotInPlan => {
+                let patterns: Vec<_> = dial.plan.patterns().iter().map(ToString::to_string).collect();
+                format!("[line.{name}.dial] plan has {}", patterns.join(", "))
+            }
+        };
+        format!("{refusal}: {would_do}")
+    })
+}
+
+fn cannot(line: &Line) -> String {
+    format!(
+        "the line {} is of the kind {}; only one of the kind sip can call somebody, pass a caller on, or press keys",
+        line.name,
+        line.kind.name()
+    )
+}
+
+/// The keys of a telephone (RFC 4733 3.2), without what people put between them.
+fn keys(text: &str) -> Result<String, &'static str> {
+    let is_blank = |c: &char| matches!(c, ' ' | '-');
+    let keys: String = text.chars().filter(|c| !is_blank(c)).map(|c| c.to_ascii_uppercase()).collect();
+    if keys.is_empty() || !keys.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'*' | b'#' | b'A'..=b'D')) {
+        return Err("wanted keys to press: 0 to 9, *, # and A to D, e.g. '4711#'");
+    }
+    if keys.len() > MOST_KEYS {
+        return Err("too many keys at once; wanted at most 32");
+    }
+    Ok(keys)
+}
+
+/// They take about six seconds.
+const MOST_KEYS: usize = 32;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::config::{self, Config, ProcessEnvironment};
+
+    const CONFIG: &str = r#"
+        [line.pbx]
+        kind = "sip"
+        listen = "127.0.0.1:5070"
+        rtp-ports = "61000-61099"
+        [line.pbx.dial]
+        proxy = "sip:127.0.0.1"
+        plan = ["2??", "+49*"]
+        domains = ["pbx.example.com"]
+
+        [line.mute]
+        kind = "sip"
+        listen = "127.0.0.1:5071"
+        rtp-ports = "61100-61199"
+
+        [line.bare]
+        kind = "sip"
+        listen = "127.0.0.1:5072"
+        rtp-ports = "61200-61299"
+        [line.bare.dial]
+        proxy = "sip:127.0.0.1"
+        plan = ["201"]
+
+        [line.old]
+        kind = "audiosocket"
+
+        [trunk.agent]
+        url = "ws://127.0.0.1:8765/ws"
+        dialect = "binary"
+
+        [[route]]
+        line = "pbx"
+        trunks = ["agent"]
+        [[route]]
+        line = "mute"
+        trunks = ["agent"]
+        [[route]]
+        line = "bare"
+        trunks = ["agent"]
+        [[route]]
+        line = "old"
+        trunks = ["agent"]
+    "#;
+
+    fn config() -> Config {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trunkline.toml");
+        fs::write(&path, CONFIG).unwrap();
+        config::load(&path, &ProcessEnvironment).unwrap()
+    }
+
+    fn asked(line: &str, target: &str) -> Result<Target, String> {
+        let config = config();
+        allowed(&config.lines[named(&config.lines, line)?], target)
+    }
+
+    #[test]
+    fn what_the_plan_allows_is_called_as_the_plan_understood_it() {
+        let target = asked("pbx", "+49 (30) 123-456").unwrap();
+        assert_eq!((target.number.as_str(), target.domain), ("+4930123456", None));
+        assert_eq!(asked("pbx", "sip:201@PBX.example.com").unwrap().domain.as_deref(), Some("pbx.example.com"));
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_wrong_and_what_would_do() {
+        for (line, target, said) in [
+            ("pxb", "201", "no such line; did you mean `pbx`? (pbx, mute, bare, old)"),
+            (
+                "old",
+                "201",
+                "the line old is of the kind audiosocket; only one of the kind sip can call somebody, pass a caller on, or \
+                 press keys",
+            ),
+            (
+                "mute",
+                "201",
+                "the line mute has no dial plan, so nobody may be called through it; write the numbers that may be into \
+                 the config, e.g. [line.mute.dial] plan = [\"2??\"], and restart the daemon",
+            ),
+            ("pbx", "+19005550100", "the dial plan does not allow this number: [line.pbx.dial] plan has 2??, +49*"),
+            (
+                "pbx",
+                "alice",
+                "it is not a number of digits, `+`, `*` and `#`: wanted e.g. 201, or sip:201@HOST with a HOST of \
+                 [line.pbx.dial] domains",
+            ),
+            ("pbx", &"2".repeat(40), "the number is too long: no number has more than 32 digits"),
+            (
+                "pbx",
+                "sip:201@evil.example",
+                "the dial plan does not list the host of this URI: [line.pbx.dial] domains has pbx.example.com",
+            ),
+            (
+                "bare",
+                "sip:201@pbx.example.com",
+                "the dial plan does not list the host of this URI: [line.bare.dial] has no `domains`; ask for the number \
+                 alone",
+            ),
+            (
+                "pbx",
+                "sip:201@pbx.example.com;maddr=evil.example",
+                "a URI to be called has no parameters and no headers: wanted sip:NUMBER@HOST alone",
+            ),
+        ] {
+            assert_eq!(asked(line, target).unwrap_err(), said);
+        }
+    }
+
+    #[test]
+    fn keys_are_those_of_a_telephone() {
+        assert_eq!(keys("4711#").unwrap(), "4711#");
+        assert_eq!(keys("47-11 *ad").unwrap(), "4711*AD");
+        for bad in ["", " ", "12e", "1,2", "1w2", "+49", "\u{0661}", &"1".repeat(33)] {
+            assert!(keys(bad).is_err(), "{bad:?}");
+        }
+    }
+}
