@@ -60,6 +60,15 @@ impl Figures {
             rtp,
         }
     }
+
+    /// What counters know once these figures were added to them: what RTP lost was found again where it came late, and a
+    /// counter takes nothing back.
+    #[must_use]
+    pub fn counted_after(self, before: &Self) -> Self {
+        let lost_before = before.rtp.map_or(0, |rtp| rtp.lost);
+        let rtp = self.rtp.map(|rtp| session::Tally { lost: rtp.lost.max(lost_before), ..rtp });
+        Self { rtp, ..self }
+    }
 }
 
 /// Who spoke how much, and how soon the agent answered.

@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     task::{Context, Poll},
 };
@@ -19,7 +19,7 @@ use crate::{
         rtp::session::{self, Got, Input, MAX_PACKET, Session},
         sip::sdp::Media,
     },
-    media::{Now, codec::Codec, tone::Ringing},
+    media::{Now, codec::Codec, jitter::Bounds, tone::Ringing},
 };
 
 /// A line that is RTP, as the control thread hands it over.
@@ -42,6 +42,8 @@ pub struct RtpSetup {
     pub learn: bool,
     /// The agent does not learn which keys are pressed.
     pub mask_dtmf: bool,
+    /// Between what the time is kept for which late packets are waited for.
+    pub bounds: Bounds,
     /// A call without RTP for so long is over, unless it is on hold.
     pub timeout: Option<Now>,
     /// While the caller is on hold the agent is sent silence; otherwise nothing.
@@ -56,6 +58,8 @@ pub struct RtpSetup {
 pub(super) struct RtpIo {
     /// RTP's socket and RTCP's.
     pub(super) sockets: [Rc<UdpSocket>; 2],
+    /// They are for both families, and know IPv4 by its mapped form only.
+    maps_v4: bool,
     setup: RtpSetup,
     session: Option<Box<Session>>,
     /// The caller is there.
@@ -79,7 +83,9 @@ pub(super) enum Silent {
 impl RtpIo {
     pub(super) fn open(new: NewRtp) -> io::Result<Self> {
         let rate = new.codec.rate();
+        let maps_v4 = new.rtp.local_addr()?.is_ipv6();
         Ok(Self {
+            maps_v4,
             sockets: [Rc::new(UdpSocket::from_std(new.rtp)?), Rc::new(UdpSocket::from_std(new.rtcp)?)],
             setup: new.setup,
             session: None,
@@ -97,8 +103,8 @@ impl RtpIo {
         match &mut self.session {
             Some(session) => session.renegotiate(now, media),
             None => {
-                let RtpSetup { learn, mask_dtmf, timeout, seed, .. } = self.setup;
-                let setup = session::Setup { media, learn, mask_dtmf, timeout, seed };
+                let RtpSetup { learn, mask_dtmf, bounds, timeout, seed, .. } = self.setup;
+                let setup = session::Setup { media, learn, mask_dtmf, bounds, timeout, seed };
                 self.session = Some(Box::new(Session::open(now, setup)));
             }
         }
@@ -179,7 +185,7 @@ impl RtpIo {
         let mut packet = [0; MAX_PACKET];
         let Some(packet) = session.write_frame(now, frame, &mut packet) else { return 0 };
         let Some(peer) = session.peer() else { return 0 };
-        send_to(&self.sockets[RTP], packet, peer)
+        send_to(&self.sockets[RTP], packet, peer, self.maps_v4)
     }
 
     /// A tick without the agent: our ringing tone where there is early media, and reports.
@@ -194,7 +200,7 @@ impl RtpIo {
             && let Some(peer) = session.rtcp_peer()
         {
             let socket = if session.is_muxed() { &self.sockets[RTP] } else { &self.sockets[RTCP] };
-            send_to(socket, report, peer);
+            send_to(socket, report, peer, self.maps_v4);
         }
         if self.held_since.zip(self.setup.hold_limit).is_some_and(|(since, limit)| now.saturating_sub(since) >= limit) {
             return Some(Silent::HeldTooLong);
@@ -210,13 +216,16 @@ impl RtpIo {
             && let Some(peer) = session.rtcp_peer()
         {
             let socket = if session.is_muxed() { &self.sockets[RTP] } else { &self.sockets[RTCP] };
-            send_to(socket, goodbye, peer);
+            send_to(socket, goodbye, peer, self.maps_v4);
         }
     }
 }
 
 /// What the kernel does not take is lost, as a packet may be anywhere.
-fn send_to(socket: &UdpSocket, bytes: &[u8], peer: SocketAddr) -> usize {
+fn send_to(socket: &UdpSocket, bytes: &[u8], mut peer: SocketAddr, maps_v4: bool) -> usize {
+    if maps_v4 && let IpAddr::V4(address) = peer.ip() {
+        peer.set_ip(address.to_ipv6_mapped().into());
+    }
     SockRef::from(socket).send_to(bytes, &peer.into()).unwrap_or(0)
 }
 

@@ -586,10 +586,10 @@ impl Shard {
         for call in self.calls.iter_mut().flatten() {
             let figures = call.figures();
             self.metrics.add_growth(&call.told, &figures);
-            call.told = figures;
+            call.told = figures.counted_after(&call.told);
         }
         for slot in 0..self.calls.len() {
-            self.with_slot(slot, |call, _, _| call.gauges.set(&mut call.bridge));
+            self.with_slot(slot, |call, _, _| call.gauges.set(&mut call.bridge, call.told.rtp.as_ref()));
         }
         self.vitals.set_overloaded(self.punctuality.turn());
         let high = self.pool.high_water();

@@ -44,6 +44,7 @@ use crate::{
     leg::{
         audiosocket::{Uuid, line::Line},
         pipe,
+        rtp::session,
         websocket::{
             dialer::{self, Handshake, News},
             door::{self, House},
@@ -585,6 +586,9 @@ impl Shared {
         // What never happened is shown as -1, so that the field is a number in every line.
         let ms = |from: Option<Now>| from.map_or(-1, |at| at.saturating_sub(times.started).as_millis() as i64);
         let seconds = lasted.as_millis() as f64 / 1000.0;
+        let rtp = figures.rtp;
+        let rtp_count = |of: fn(&session::Tally) -> u64| rtp.as_ref().map_or(-1, |rtp| of(rtp).cast_signed());
+        let rtp_ms = |at: Option<Now>| at.map_or(-1.0, |at| (at.as_micros() as f64 / 100.0).round() / 10.0);
         info!(
             message_id = messages::CALL_ENDED, call_id = live.call_id, line, trunk, dialect, end_reason:% = reason, words = words.as_deref().unwrap_or(""),
             seconds, bridged_ms = ms(times.bridged), first_heard_ms = ms(times.first_heard),
@@ -593,7 +597,9 @@ impl Shared {
             flushed = down.flushed, repaid = down.repaid, clears, marks, digits = up.digits,
             messages_in = heard.messages_in, messages_out = heard.messages_out, malformed = heard.malformed,
             unknown = heard.unknown, skipped = heard.skipped, contradicted = heard.contradicted,
-            clamped = heard.clamped;
+            clamped = heard.clamped,
+            lost = rtp_count(|rtp| rtp.lost), concealed = rtp_count(|rtp| rtp.concealed),
+            jitter_ms = rtp_ms(rtp.map(|rtp| rtp.jitter)), round_trip_ms = rtp_ms(rtp.and_then(|rtp| rtp.round_trip));
             "call ended"
         );
         if let Some(malformed) = heard.first_malformed {

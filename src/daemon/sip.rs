@@ -9,6 +9,7 @@
 use core::{
     cell::{Cell, OnceCell, RefCell},
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 use std::{collections::BTreeMap, io, net::UdpSocket, rc::Rc};
 
@@ -28,7 +29,10 @@ use crate::{
     },
     clock,
     config::{self, LineKind, SipUri},
-    control::messages,
+    control::{
+        messages,
+        metrics::{Counter, Metrics},
+    },
     daemon::{
         Fault,
         calls::{Arrival, Shared, text},
@@ -49,7 +53,7 @@ use crate::{
         },
         websocket::{certificate::Certificate, tls},
     },
-    media::{Now, codec::Codec},
+    media::{Now, codec::Codec, jitter::Bounds},
 };
 
 /// A SIP line that is open.
@@ -64,6 +68,8 @@ pub(super) struct SipLine {
     next_port: Cell<usize>,
     /// Something was done that may be due sooner than what is waited for.
     woken: Notify,
+    /// What the metrics know.
+    told: Cell<[u64; COUNTERS.len()]>,
 }
 
 /// What the daemon knows of a leg.
@@ -115,7 +121,15 @@ impl SipLine {
         let ports = [addresses.udp, addresses.tcp, addresses.tls].map(|address| address.map(|address| address.port()));
         let line = RefCell::new(Line::new(line_setup(config, ports, shared.config.media.max_calls)));
         let next_port = Cell::new(seed() as usize);
-        let this = Rc::new(Self { index, line, sockets, talks: RefCell::default(), next_port, woken: Notify::new() });
+        let this = Rc::new(Self {
+            index,
+            line,
+            sockets,
+            talks: RefCell::default(),
+            next_port,
+            woken: Notify::new(),
+            told: Cell::default(),
+        });
         if own.set(Rc::clone(&this)).is_err() {
             return Ok(()); // it was made a moment ago
         }
@@ -406,6 +420,7 @@ impl SipLine {
         let setup = RtpSetup {
             learn: config.audio.nat,
             mask_dtmf: config.audio.mask_dtmf,
+            bounds: Bounds { least_ms: ms(config.audio.jitter_min), most_ms: ms(config.audio.jitter_max) },
             timeout: config.audio.timeout,
             hold_silence: config.hold.silence,
             hold_limit: config.hold.limit,
@@ -483,6 +498,20 @@ impl SipLine {
     /// How its registration stands, if it has one.
     pub(super) fn registration(&self) -> Option<&'static str> {
         self.line.borrow().registration(clock::now()).map(|state| state.name())
+    }
+
+    /// Adds what was counted since this was asked last; says whether the line should be registered and is not.
+    pub(super) fn tell_metrics(&self, metrics: &Metrics) -> bool {
+        let transport::Counts { received, sent, unsent, flooded, strangers, refused, oversized: _ } =
+            self.sockets.counts();
+        let line = self.line.borrow();
+        let [too_fast, unacked, ringing] =
+            [Reason::TooFast, Reason::Unacked, Reason::Ringing].map(|reason| line.refused(reason));
+        let counts = [received, sent, unsent, flooded, strangers, refused, too_fast, unacked, ringing];
+        for ((counter, before), now) in COUNTERS.into_iter().zip(self.told.replace(counts)).zip(counts) {
+            metrics.add(counter, now - before);
+        }
+        line.registration(clock::now()).is_some_and(|state| !state.is_registered())
     }
 
     /// The daemon goes down: the registrar is told, and what is said is sent.
@@ -677,6 +706,11 @@ fn facts_of(invitation: Invitation) -> Facts {
     facts
 }
 
+/// Milliseconds, of what the config keeps to seconds at most.
+fn ms(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
 fn media_order(media: Media, up: bool) -> LineOrder {
     LineOrder::Media { media: Box::new(media), up }
 }
@@ -722,6 +756,18 @@ fn seed() -> u64 {
     u64::from_le_bytes(bytes)
 }
 
+/// What a SIP line counts, in the order in which it tells it.
+const COUNTERS: [Counter; 9] = [
+    Counter::SipDatagramsIn,
+    Counter::SipMessagesOut,
+    Counter::SipUnsent,
+    Counter::SipFlooded,
+    Counter::SipStrangers,
+    Counter::SipConnectionsRefused,
+    Counter::SipRefusedTooFast,
+    Counter::SipRefusedUnacked,
+    Counter::SipRefusedRinging,
+];
 /// What Retry-After says when all seats are taken (s): a call lasts minutes, but another may end any moment.
 const BUSY_FOR: &str = "10";
 /// Who does not answer for so long is given up, where there is no dial plan that says otherwise.

@@ -109,6 +109,13 @@ impl Sources {
         (!is_nowhere(peer)).then_some(peer)
     }
 
+    /// Where RTP comes from; before any was accepted, the address that the SDP names.
+    #[must_use]
+    pub fn source(&self) -> Option<SocketAddr> {
+        let source = self.accepted.map_or(self.signalled, |stream| stream.from);
+        (!is_nowhere(source)).then_some(source)
+    }
+
     /// Whether this host is the peer's. What it reports about the call is believed.
     #[must_use]
     pub fn is_peer(&self, from: SocketAddr) -> bool {

@@ -363,6 +363,12 @@ impl Line {
         self.admission.is_known(source)
     }
 
+    /// How many requests were not let in for this reason.
+    #[must_use]
+    pub const fn refused(&self, reason: admission::Reason) -> u64 {
+        self.admission.refused(reason)
+    }
+
     /// Requests that were not let in, told once a minute.
     pub fn poll_refusals(&mut self) -> Option<admission::News> {
         self.admission.poll_news()
