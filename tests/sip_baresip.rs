@@ -11,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sip::lab::{FAR, Lab, LabSite, NEAR};
-use site::{Process, SOON, TRUNKLINE, field, number, wait_for, write_wav};
+use sip::lab::{FAR, Lab, LabSite, NEAR, PHONE};
+use site::{Process, SOON, TRUNKLINE, field, number, wait_for, write_wav, write_wav_at};
 
 /// Speech, as far as telling two recordings apart goes: a voice of changing pitch and loudness, no two seconds alike.
 fn speech(seconds: f64) -> Vec<i16> {
@@ -71,9 +71,13 @@ fn a_call_from_baresip_is_echoed_held_resumed_and_its_keys_arrive() {
     passes(Duration::from_millis(600));
     phone.types("#");
     passes(Duration::from_millis(600));
+    // The other way, too.
+    let started = site.daemon.line(&["call started"]);
+    succeeds(ask(&lab, &["digits", field(&started, "call_id"), "7*"]));
+    phone.process.line(&["received event: '7'"]);
+    phone.process.line(&["received event: '*'"]);
     phone.types("x");
     phone.process.line(&["call: hold"]);
-    site.daemon.line(&["hold"]);
     passes(Duration::from_secs(1));
     phone.types("X");
     phone.process.line(&["call: resume"]);
@@ -94,21 +98,21 @@ fn a_call_from_baresip_is_echoed_held_resumed_and_its_keys_arrive() {
 #[test]
 fn baresip_is_called_answers_and_is_hung_up_by_either_side() {
     let Some(lab) = Lab::open(&["baresip", "ip", "nsenter", "unshare", "setpriv"]) else { return };
-    let dial = format!("[line.pbx.dial]\nplan = [\"phone\"]\nproxy = \"sip:{FAR}\"\n");
+    let dial = format!("[line.pbx.dial]\nplan = [\"2??\"]\nproxy = \"sip:{FAR}\"\n");
     let site = lab.site(&dial, &["--behave", "echo"]);
     write_wav(&lab.path("voice.wav"), &speech(30.0));
     let phone = lab.baresip(&lab.path("voice.wav"));
-    self::dial(&lab, "phone");
+    succeeds(ask(&lab, &["dial", "pbx", PHONE]));
     phone.process.line(&["Call established"]);
     passes(Duration::from_secs(4));
     phone.types("b");
     assert_eq!(field(&site.daemon.line(&["call ended"]), "end_reason"), "line-hung-up");
     assert_echoed(&phone.recorded("enc"), &phone.recorded("dec"), 1..3);
     // Whom the plan does not name is not called.
-    let (status, said) = ask(&lab, &["dial", "pbx", "somebody"]).wait(SOON);
+    let (status, said) = ask(&lab, &["dial", "pbx", "301"]).wait(SOON);
     assert!(!status.success(), "{said}");
     // The agent's side of it: the daemon goes away, and the phone is told.
-    self::dial(&lab, "phone");
+    succeeds(ask(&lab, &["dial", "pbx", PHONE]));
     wait_for("it is up again", || phone.process.count(&["Call established"]) == 2);
     site.daemon.terminate();
     wait_for("the phone is told", || phone.process.count(&["terminated"]) == 2);
@@ -138,13 +142,65 @@ fn a_tenth_of_all_packets_lost_on_the_cable_costs_no_call_and_little_of_what_is_
     assert!(found > 0.6, "the phone hears a correlation of {found}");
 }
 
+/// Level (dB of full scale) of each of these frequencies in a second at 16 kHz, and of all the rest.
+fn levels(samples: &[i16], frequencies: &[f64]) -> (Vec<f64>, f64) {
+    assert_eq!(samples.len(), 16_000, "all of them have whole periods in a second");
+    let n = samples.len() as f64;
+    let db = |power: f64| 10.0 * (power / (32_768.0 * 32_768.0 / 2.0)).log10();
+    let powers: Vec<_> = frequencies
+        .iter()
+        .map(|frequency| {
+            let (mut re, mut im) = (0.0, 0.0);
+            for (at, &sample) in samples.iter().enumerate() {
+                let angle = TAU * frequency * at as f64 / n;
+                re += f64::from(sample) * angle.cos();
+                im += f64::from(sample) * angle.sin();
+            }
+            2.0 * (re * re + im * im) / (n * n)
+        })
+        .collect();
+    let all = samples.iter().map(|&sample| f64::from(sample).powi(2)).sum::<f64>() / n;
+    let rest = all - powers.iter().sum::<f64>();
+    (powers.into_iter().map(db).collect(), db(rest.max(1e-9)))
+}
+
+#[test]
+fn over_g722_all_that_is_above_the_telephone_band_reaches_the_agent_and_comes_back() {
+    let Some(lab) = Lab::open(&["baresip", "ip", "nsenter", "unshare", "setpriv"]) else { return };
+    let site = lab.site_in("binary", "", &["--behave", "echo", "--sample-rate", "16000"]);
+    let tones = [400.0, 1_300.0, 3_100.0, 4_700.0, 6_200.0];
+    let microphone: Vec<_> = (0..16_000 * 12)
+        .map(|n| tones.iter().map(|tone| 2_400.0 * (TAU * tone * f64::from(n) / 16_000.0).sin()).sum::<f64>() as i16)
+        .collect();
+    write_wav_at(&lab.path("tones.wav"), 16_000, &microphone);
+    let phone = lab.baresip_with(&lab.path("tones.wav"), "G722/16000/1", 16_000);
+    phone.types(&format!("/dial sip:agent@{NEAR}\n"));
+    phone.process.line(&["Call established"]);
+    passes(Duration::from_secs(5));
+    phone.types("b");
+    phone.process.line(&["terminated"]);
+    let ended = site.daemon.line(&["call ended"]);
+    assert_eq!(field(&site.daemon.line(&["call started"]), "codec"), "G722");
+    let (sent, heard) = (phone.recorded("enc"), phone.recorded("dec"));
+    let of = |samples: &[i16]| levels(&samples[32_000..48_000], &tones);
+    let ((sent, _), (heard, noise)) = (of(&sent), of(&heard));
+    for ((tone, sent), heard) in tones.iter().zip(&sent).zip(&heard) {
+        assert!((sent - heard).abs() < 1.5, "{tone} Hz: {sent} dB go, {heard} dB come: {ended}");
+    }
+    // Coded twice. Five tones at once are as hard as it gets for a coder of 4 bits.
+    let signal = 10.0 * heard.iter().map(|level| 10f64.powf(level / 10.0)).sum::<f64>().log10();
+    println!("{signal} dB of tones, {noise} dB of noise");
+    assert!(signal - noise > 20.0, "{signal} dB of tones, {noise} dB of noise: {ended}");
+}
+
 fn ask(lab: &Lab, args: &[&str]) -> Process {
     let socket = lab.path("control.sock");
     Process::start(Command::new(TRUNKLINE).arg(args[0]).arg("--socket").arg(socket).args(&args[1..]))
 }
 
-fn dial(lab: &Lab, target: &str) {
-    let (status, said) = ask(lab, &["dial", "pbx", target]).wait(SOON);
+#[track_caller]
+fn succeeds(asked: Process) {
+    let (status, said) = asked.wait(SOON);
     assert!(status.success(), "{said}");
 }
 

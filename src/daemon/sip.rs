@@ -482,7 +482,7 @@ impl SipLine {
                 "the line is registered"
             ),
             News::Failed { registrar, why, retry_in } => warn!(
-                message_id = messages::NOT_REGISTERED, line, registrar, retry_seconds = retry_in.as_secs();
+                message_id = messages::NOT_REGISTERED, line, registrar, retry_seconds = retry_in.as_secs().max(1);
                 "the line is not registered: {why}"
             ),
             News::Unregistered { registrar } => info!(line, registrar; "the line is not registered any more"),
