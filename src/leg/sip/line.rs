@@ -153,7 +153,7 @@ impl Line {
                 }
                 self.answer(now, cancel, answer);
                 if let Some(id) = leg {
-                    self.with_leg(now, id, |leg, parts| leg.handle_cancel(parts));
+                    self.with_leg(now, id, Leg::handle_cancel);
                 }
             }
             Incoming::Absorbed | Incoming::Refused(_) | Incoming::Malformed => {}
@@ -312,7 +312,7 @@ impl Line {
             .map(|(&id, _)| id)
             .collect();
         for id in due {
-            self.with_leg(now, id, |leg, parts| leg.handle_timeout(parts));
+            self.with_leg(now, id, Leg::handle_timeout);
         }
         self.register(now);
     }
@@ -329,7 +329,7 @@ impl Line {
                 }
                 transaction::Event::NoPrack(invite) => {
                     if let Some(id) = self.leg_with_invite(invite) {
-                        self.with_leg(now, id, |leg, parts| leg.handle_no_prack(parts));
+                        self.with_leg(now, id, Leg::handle_no_prack);
                     }
                 }
             }
@@ -346,7 +346,7 @@ impl Line {
             self.with_leg(now, id, |leg, parts| leg.handle_no_answer(parts, tx, status));
         } else if let Some(id) = self.leg_with_invite(tx) {
             // The connection of a call that still rings is gone.
-            self.with_leg(now, id, |leg, parts| leg.handle_cancel(parts));
+            self.with_leg(now, id, Leg::handle_cancel);
         }
     }
 
@@ -394,7 +394,7 @@ impl Line {
 
     /// This call is taken.
     pub fn accept(&mut self, now: Now, leg: LegId) {
-        self.with_leg(now, leg, |leg, parts| leg.accept(parts));
+        self.with_leg(now, leg, Leg::accept);
     }
 
     /// This call is not taken, with headers that say more.
@@ -404,7 +404,7 @@ impl Line {
 
     /// This call is over, however far it is.
     pub fn hang_up(&mut self, now: Now, leg: LegId) {
-        self.with_leg(now, leg, |leg, parts| leg.hang_up(parts));
+        self.with_leg(now, leg, Leg::hang_up);
     }
 
     /// The caller is passed on to this URI. `false`: there is no such call, it is not up, or a transfer is under way.

@@ -1,5 +1,7 @@
 //! A line as a PBX sees it: bytes in, bytes out, and the clock a variable.
 
+#![allow(clippy::unwrap_used)]
+
 mod called;
 mod calling;
 mod flood;
@@ -85,7 +87,7 @@ impl Bench {
     }
 
     fn calling_of(mut bench: Self) -> (Self, LegId) {
-        let uri = "sip:6001@192.0.2.10".parse().expect("a URI");
+        let uri = "sip:6001@192.0.2.10".parse().unwrap();
         let leg = bench.line.call(bench.now, uri, pbx(), rtp()).expect("there is room");
         bench.fetch();
         assert_eq!(bench.said(), ["INVITE"]);
@@ -273,11 +275,11 @@ fn setup(host: &str, seed: u64) -> LineSetup {
             session_expires: secs(1800.0),
             min_session_expires: secs(90.0),
             answer_timeout: secs(20.0),
-            from: format!("\"Agent\" <sip:trunkline@{host}>").parse().expect("an address"),
+            from: format!("\"Agent\" <sip:trunkline@{host}>").parse().unwrap(),
             told_headers: vec![Name::from("X-Queue")],
         },
         admission: admission::Policy {
-            allow: vec![Cidr::parse("192.0.2.0/24").expect("a range")],
+            allow: vec![Cidr::parse("192.0.2.0/24").unwrap()],
             takes_anyone: false,
             invites_per_second: 0,
             burst: 0,
@@ -305,11 +307,11 @@ fn secs(secs: f64) -> Now {
 }
 
 fn pbx() -> Flow {
-    Flow::udp(0, "192.0.2.10:5060".parse().expect("an address"))
+    Flow::udp(0, "192.0.2.10:5060".parse().unwrap())
 }
 
 fn rtp() -> SocketAddr {
-    "192.0.2.20:30000".parse().expect("an address")
+    "192.0.2.20:30000".parse().unwrap()
 }
 
 /// Asterisk's INVITE with more headers.
@@ -353,7 +355,7 @@ fn answer(request: &Request, tag: &str, status: u16, headers: &str, body: &str) 
     let via = request.headers.get(&Name::Via).expect("Via");
     let from = request.headers.get(&Name::From).expect("From");
     let call_id = request.call_id().expect("Call-ID");
-    let cseq = request.headers.get(&Name::CSeq).expect("CSeq");
+    let cseq = request.headers.get(&Name::CSeq).unwrap();
     let kind = if body.is_empty() { "" } else { SDP };
     format!(
         "SIP/2.0 {status} {}\r\nVia: {via}\r\nFrom: {from}\r\nTo: {to}\r\nCall-ID: {call_id}\r\nCSeq: {cseq}\r\n\
@@ -366,7 +368,7 @@ fn answer(request: &Request, tag: &str, status: u16, headers: &str, body: &str) 
 fn in_short(message: &Message) -> String {
     match message {
         Message::Request(request) => request.method.to_string(),
-        Message::Response(response) => format!("{} {}", response.status, response.cseq().expect("CSeq").method),
+        Message::Response(response) => format!("{} {}", response.status, response.cseq().unwrap().method),
     }
 }
 
