@@ -352,7 +352,7 @@ fn speak(socket: &UdpSocket, to: SocketAddr, speech: &[u8], cues: &mpsc::Receive
             Ok(Cue::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
             Err(mpsc::RecvTimeoutError::Timeout) => {}
         }
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        thread::sleep(due.saturating_duration_since(Instant::now()));
     }
 }
 
