@@ -234,13 +234,13 @@ mod tests {
     use std::{fs, io::Read, path::Path, time::Instant};
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::{
         call::tap::{Happening, Note, Sound, Tap, tap},
         config::{self, ProcessEnvironment},
-        dialect::Speaker,
+        dialect::{Speaker, Transfer},
         media::Rate,
     };
 
