@@ -55,6 +55,8 @@ pub(crate) enum Trunk {
     Silent,
     /// Every upgrade is answered 403.
     Refusing,
+    /// Nobody listens there.
+    Away,
 }
 
 /// One line, its trunks, and what plays them.
@@ -110,6 +112,8 @@ impl Site {
                 }
                 Trunk::Silent => (url(Door::open(Behind::Nobody)), String::new()),
                 Trunk::Refusing => (url(Door::open(Behind::Refusal)), String::new()),
+                // tcpmux, which nobody has had for decades, and no port that is handed out.
+                Trunk::Away => ("ws://127.0.0.1:1/".to_owned(), String::new()),
             };
             let name = format!("t{n}");
             tables.push_str(&format!("[trunk.{name}]\nurl = \"{url}\"\ndialect = \"ozonetel\"\n{more}"));
@@ -421,6 +425,14 @@ impl Played {
     /// When each of them came, and its first line.
     pub(crate) fn times(&self) -> Vec<(f64, &str)> {
         self.came().iter().map(|(at, text)| (*at, text.lines().next().unwrap_or_default())).collect()
+    }
+
+    /// When the first came that begins like this.
+    #[track_caller]
+    pub(crate) fn at(&self, start: &str) -> f64 {
+        let times = self.times();
+        let found = times.iter().find(|(_, line)| line.starts_with(start));
+        found.unwrap_or_else(|| panic!("no {start:?} among {times:?}")).0
     }
 
     /// All there is to know of one that failed.

@@ -77,7 +77,8 @@ impl Scenario {
 
     fn new(role: Role) -> Self {
         let (steps, taken) = (String::new(), Vec::new());
-        let (is_again, is_tagged, compact) = (false, false, false);
+        // What comes to a caller comes in the dialog that it has begun.
+        let (is_again, is_tagged, compact) = (false, role == Role::Caller, false);
         Self { role, steps, waiting: None, taken, cseq: 0, invite: 0, is_again, is_tagged, compact }
     }
 

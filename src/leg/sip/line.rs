@@ -21,7 +21,10 @@ use crate::{
         admission::{self, Admission, Load, Verdict},
         dialog::DialogId,
         digest,
-        leg::{Callee, Ending, Event, Leg, LegId, NotTaken, Parts, Setup, bad_extension, capabilities, not_allowed},
+        leg::{
+            Callee, Ending, Event, Leg, LegId, NotTaken, Parts, Setup, bad_event, bad_extension, capabilities,
+            not_allowed,
+        },
         registration::{self, Contact, Failure, Registration, Step},
         transaction::{self, Incoming, Limits, Random, SentBy, Timers, Transactions, Transmit, TxId},
     },
@@ -153,7 +156,7 @@ impl Line {
                 }
                 self.answer(now, cancel, answer);
                 if let Some(id) = leg {
-                    self.with_leg(now, id, |leg, parts| leg.handle_cancel(parts));
+                    self.with_leg(now, id, Leg::handle_cancel);
                 }
             }
             Incoming::Absorbed | Incoming::Refused(_) | Incoming::Malformed => {}
@@ -185,7 +188,7 @@ impl Line {
             Method::Notify => notified(&request),
             Method::Refer => request.answer(603),
             Method::Bye | Method::Update | Method::Info | Method::Prack => request.answer(481),
-            Method::Subscribe => request.answer(489),
+            Method::Subscribe => bad_event(&request),
             Method::Register | Method::Message | Method::Publish | Method::Other(_) => not_allowed(&request),
             Method::Invite | Method::Ack | Method::Cancel => return,
         };
@@ -314,7 +317,7 @@ impl Line {
             .map(|(&id, _)| id)
             .collect();
         for id in due {
-            self.with_leg(now, id, |leg, parts| leg.handle_timeout(parts));
+            self.with_leg(now, id, Leg::handle_timeout);
         }
         self.register(now);
     }
@@ -331,7 +334,7 @@ impl Line {
                 }
                 transaction::Event::NoPrack(invite) => {
                     if let Some(id) = self.leg_with_invite(invite) {
-                        self.with_leg(now, id, |leg, parts| leg.handle_no_prack(parts));
+                        self.with_leg(now, id, Leg::handle_no_prack);
                     }
                 }
             }
@@ -352,7 +355,7 @@ impl Line {
             self.with_leg(now, id, |leg, parts| leg.handle_no_answer(parts, tx, status));
         } else if let Some(id) = self.leg_with_invite(tx) {
             // The connection of a call that still rings is gone.
-            self.with_leg(now, id, |leg, parts| leg.handle_cancel(parts));
+            self.with_leg(now, id, Leg::handle_cancel);
         }
     }
 
@@ -400,7 +403,7 @@ impl Line {
 
     /// This call is taken.
     pub fn accept(&mut self, now: Now, leg: LegId) {
-        self.with_leg(now, leg, |leg, parts| leg.accept(parts));
+        self.with_leg(now, leg, Leg::accept);
     }
 
     /// This call is not taken, with headers that say more.
@@ -410,7 +413,7 @@ impl Line {
 
     /// This call is over, however far it is.
     pub fn hang_up(&mut self, now: Now, leg: LegId) {
-        self.with_leg(now, leg, |leg, parts| leg.hang_up(parts));
+        self.with_leg(now, leg, Leg::hang_up);
     }
 
     /// The caller is passed on to this URI. `false`: there is no such call, it is not up, or a transfer is under way.
@@ -507,7 +510,7 @@ fn notified(request: &Request) -> Response {
     let package = request.headers.get(&Name::Event).unwrap_or_default();
     let is_mail =
         package.split(';').next().is_some_and(|package| package.trim().eq_ignore_ascii_case("message-summary"));
-    request.answer(if is_mail { 200 } else { 489 })
+    if is_mail { request.answer(200) } else { bad_event(request) }
 }
 
 #[cfg(test)]
