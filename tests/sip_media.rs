@@ -13,7 +13,7 @@ use std::{
 
 use sip::{
     Site, Trunk, companded,
-    wire::{FIRST, Packet, SSRC, Voice, Wire, is_silence, share_heard},
+    wire::{FIRST, Packet, SSRC, Voice, Wire, is_silence, share_found, share_heard},
 };
 use site::{field, number, wait_for, write_wav};
 use trunkline::media::g711::Law;
@@ -214,12 +214,12 @@ fn keys_in_rtp_are_told_once_each_and_are_not_heard() {
         call.voice.press(key);
         call.voice.until_heard(until);
     }
-    call.voice.until_heard(said.len() * 85 / 100);
+    call.voice.until_heard(said.len() * 89 / 100);
     let (ended, heard) = call.hang_up();
     assert_eq!(number(&ended, "digits"), 2, "{ended}");
-    // All but the two times 160 ms that were never said, each in its place.
-    let share = share_heard(&said, &payloads(&heard));
-    assert!(share > 0.85, "{share} of it came back: {ended}");
+    // All but the two times 160 ms that were never said.
+    let share = share_found(&said, &payloads(&heard));
+    assert!(share > 0.8, "{share} of it came back: {ended}");
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn keys_that_are_counted_apart_from_the_audio_are_told_and_stop_no_audio() {
     call.voice.until_heard(said.len() * 95 / 100);
     let (ended, heard) = call.hang_up();
     assert_eq!(number(&ended, "digits"), 2, "{ended}");
-    let share = share_heard(&said, &payloads(&heard));
+    let share = share_found(&said, &payloads(&heard));
     assert!(share > 0.9, "{share} of it came back: {ended}");
 }
 

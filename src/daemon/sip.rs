@@ -13,7 +13,7 @@ use core::{
 };
 use std::{collections::BTreeMap, io, net::UdpSocket, rc::Rc};
 
-use log::{info, warn};
+use log::{Level, info, log, warn};
 use socket2::SockRef;
 use tokio::{
     sync::{Notify, mpsc},
@@ -42,6 +42,7 @@ use crate::{
         sip::{
             Flow, Name, NameAddr, Transport, Uri,
             admission::{self, Reason},
+            connection::Close,
             dial_plan, digest,
             leg::{Ending, Event, Invitation, LegId, Setup, Transferred},
             line::{Line, LineSetup},
@@ -49,7 +50,7 @@ use crate::{
             resolve::resolve,
             sdp::Media,
             transaction::{Random, Timers},
-            transport::{self, Received, Sockets, Unsent},
+            transport::{self, Received, Sockets},
         },
         websocket::{certificate::Certificate, tls},
     },
@@ -163,8 +164,10 @@ impl SipLine {
                         line.handle_message(now, flow, message);
                     }
                     Some(Received::Closed { flow, why }) => {
-                        warn!(line = self.name(&shared), peer:% = flow.remote; "a SIP connection is over: {why}");
-                        self.line.borrow_mut().handle_flow_failed(clock::now(), flow);
+                        // One that did not come about is told by what needed it.
+                        let level = if let Close::Unreachable(_) = why { Level::Debug } else { Level::Warn };
+                        log!(level, line = self.name(&shared), peer:% = flow.remote; "a SIP connection is over: {why}");
+                        self.line.borrow_mut().handle_flow_failed(clock::now(), flow, why.to_string());
                     }
                     None => return,
                 },
@@ -220,9 +223,7 @@ impl SipLine {
             match self.sockets.send(transmit.flow, &transmit.bytes) {
                 Ok(()) => {}
                 // A request that went nowhere need not be waited for.
-                Err(Unsent::Gone | Unsent::Lagging | Unsent::Full | Unsent::NoTransport | Unsent::Kernel(_)) => {
-                    line.handle_flow_failed(now, transmit.flow);
-                }
+                Err(unsent) => line.handle_flow_failed(now, transmit.flow, unsent.to_string()),
             }
         }
     }

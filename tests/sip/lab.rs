@@ -97,6 +97,16 @@ impl Lab {
         self.run_far(&["nft", &rules]);
     }
 
+    /// The phone's side of the cable takes 128 kbit/s, little more than a call does, and something else wants to go along it
+    /// every second or so: what waits behind that is up to 200 ms late. For as long as the process lives.
+    pub(crate) fn crowd(&self) -> Process {
+        let rate = ["rate", "128kbit", "burst", "2000", "latency", "300ms"];
+        succeed(self.far("tc").args(["qdisc", "add", "dev", "far", "root", "tbf"]).args(rate));
+        let (datagram, device) = ("head -c 1400 /dev/zero", format!("/dev/udp/{NEAR}/9"));
+        let crowd = format!("while :; do {datagram} >{device}; {datagram} >{device}; sleep 1.2; done");
+        Process::start(self.far("bash").args(["-c", &crowd]))
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -171,6 +181,19 @@ impl Baresip {
     /// Types this, a command (`/dial URI` and a line's end) or keys: a digit, `x` to hold, `X` to resume, `b` to hang up.
     pub(crate) fn types(&self, keys: &str) {
         self.process.types(keys);
+    }
+
+    /// Types this and waits until the call is over.
+    #[track_caller]
+    pub(crate) fn hangs_up(&self) {
+        self.types("b");
+        self.process.line(&["terminated (duration"]);
+    }
+
+    /// Ends it. Returns all that it has said: how many bits a second go and come it says in one line that never ends.
+    pub(crate) fn ends(self) -> String {
+        self.process.terminate();
+        self.process.wait(SOON).1
     }
 
     /// What it has sent (`enc`) or heard (`dec`) in its only call, once it is over.

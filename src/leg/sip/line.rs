@@ -58,6 +58,8 @@ pub struct Line {
     /// Where the registrar is, and the REGISTER that waits for its answer.
     registrar: Option<Flow>,
     register: Option<TxId>,
+    /// Why nothing goes where the transactions are being told that nothing does.
+    why_failed: Option<String>,
     random: Random,
     events: VecDeque<Event>,
     last_leg: u64,
@@ -86,6 +88,7 @@ impl Line {
             registration,
             registrar: None,
             register: None,
+            why_failed: None,
             random,
             events: VecDeque::new(),
             last_leg: 0,
@@ -223,8 +226,9 @@ impl Line {
         }
     }
 
-    /// A connection broke, or a datagram could not be sent.
-    pub fn handle_flow_failed(&mut self, now: Now, flow: Flow) {
+    /// A connection is over or did not come about, or something could not be sent, and why.
+    pub fn handle_flow_failed(&mut self, now: Now, flow: Flow, why: String) {
+        self.why_failed = Some(why);
         self.transactions.handle_flow_failed(flow);
         self.take_transaction_events(now);
         if flow.is_reliable() && self.registrar == Some(flow) {
@@ -234,6 +238,7 @@ impl Line {
             }
             self.register(now);
         }
+        self.why_failed = None;
     }
 
     /// Does what keeps us registered.
@@ -339,7 +344,11 @@ impl Line {
     fn on_no_answer(&mut self, now: Now, tx: TxId, status: u16) {
         if self.register == Some(tx) {
             if let Some(registration) = &mut self.registration {
-                registration.handle_failure(now, Failure::NoAnswer);
+                let why = match (status, &self.why_failed) {
+                    (503, Some(why)) => Failure::Unreachable(why.clone()),
+                    _ => Failure::NoAnswer,
+                };
+                registration.handle_failure(now, why);
             }
             self.register(now);
         } else if let Some(id) = self.leg_that_asked(tx) {

@@ -320,7 +320,7 @@ fn a_connection_that_breaks_while_it_rings_takes_the_call_with_it() {
     let mut bench = Bench::new();
     let flow = Flow { transport: crate::leg::sip::Transport::Tcp, connection: 7, local: 1, ..pbx() };
     bench.receive_from(flow, &invite("").replace("/UDP", "/TCP"));
-    bench.line.handle_flow_failed(bench.now, flow);
+    bench.line.handle_flow_failed(bench.now, flow, "it broke".to_owned());
     bench.fetch();
     assert_eq!(bench.told(), ["invited", "ended: the peer cancelled its call"]);
     bench.assert_over();
