@@ -622,7 +622,8 @@ impl Shared {
 
     /// An agent asks for something: the dial plan decides whom it may pass callers on to.
     pub(super) fn on_wish(self: &Rc<Self>, seq: u64, wish: &Wish) {
-        let Some((call_id, line)) = self.calls.borrow().live.get(&seq).map(|live| (live.call_id.clone(), live.line)) else {
+        let Some((call_id, line)) = self.calls.borrow().live.get(&seq).map(|live| (live.call_id.clone(), live.line))
+        else {
             return;
         };
         let done = match wish {

@@ -109,9 +109,8 @@ impl Wire {
 
     /// The answer to a request that came.
     pub(crate) fn answer(request: &Answer, status: &str) -> String {
-        let ties: String = ["Via", "From", "To", "Call-ID", "CSeq"]
-            .map(|name| format!("{name}: {}\n", request.header(name)))
-            .concat();
+        let ties: String =
+            ["Via", "From", "To", "Call-ID", "CSeq"].map(|name| format!("{name}: {}\n", request.header(name))).concat();
         format!("SIP/2.0 {status}\n{ties}Content-Length: 0\n\n")
     }
 
