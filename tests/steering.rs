@@ -112,7 +112,7 @@ impl Desk for OneCall {
         Err("the dial plan does not allow this number: [line.pbx.dial] plan has 2??".to_owned())
     }
 
-    fn send_digits(&self, call_id: &str, digits: &str) -> Result<(), String> {
+    fn send_digits(self: Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
         self.ordered.borrow_mut().push((call_id.to_owned(), digits.to_owned()));
         Ok(())
     }

@@ -5,6 +5,7 @@ use crate::{
         EndReason,
         bridge::{Bridge, Delays, Times, UplinkTally},
         turns::Turns,
+        wishes::WishFigures,
     },
     dialect::Direction,
     leg::{rtp::session, websocket::leg::Tally},
@@ -32,6 +33,8 @@ pub struct Figures {
     pub line: LineTally,
     /// What RTP was like, where the line is that.
     pub rtp: Option<session::Tally>,
+    /// What was asked of the line, and what became of it.
+    pub wishes: WishFigures,
 }
 
 /// What went over a line's connection.
@@ -58,6 +61,7 @@ impl Figures {
             delays: bridge.delays(),
             line,
             rtp,
+            wishes: bridge.wishes(),
         }
     }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     call::{EndReason, Outcome, redact::Numbers},
-    dialect::{Direction, Facts},
+    dialect::{Direction, Facts, Transfer},
     leg::{rtp::session, websocket::dial::Stages},
     media::{Now, Rate, histogram::Histogram},
 };
@@ -106,6 +106,10 @@ pub struct Record {
     pub line_dialect: Option<String>,
     pub direction: Direction,
     pub turns: Option<Turns>,
+    pub holds: Option<u32>,
+    pub held_ms: Option<u64>,
+    pub transfer: Option<&'static str>,
+    pub transfer_status: Option<u16>,
     pub rate_hz: Option<u32>,
     pub setup: Setup,
     pub uplink: Option<Uplink>,
@@ -248,6 +252,7 @@ impl Record {
         let Ending { outcome, taken, .. } = *ending;
         let (reason, figures, rate) = (outcome.reason, &outcome.figures, outcome.rate);
         let (up, down, trunk, times) = (figures.uplink, figures.downlink, figures.trunk, figures.times);
+        let wishes = figures.wishes;
         let after_start = |at: Now| millis(at.saturating_sub(times.started));
         let stage = |of: fn(&Stages) -> Now| taken.as_ref().map(|taken| millis(of(&taken.stages)));
         Self {
@@ -269,6 +274,10 @@ impl Record {
                 response_p50_ms: turns.response_ms.map(|(median, _)| median),
                 response_p95_ms: turns.response_ms.map(|(_, most)| most),
             }),
+            holds: Some(wishes.holds),
+            held_ms: Some(millis(wishes.held)),
+            transfer: wishes.transfer.map(Transfer::as_str),
+            transfer_status: wishes.transfer.and_then(Transfer::status),
             rate_hz: Some(rate.hz()),
             setup: Setup {
                 dns_ms: stage(|stages| stages.dns),
@@ -337,6 +346,10 @@ impl Record {
             line_dialect: None,
             direction: Direction::Both,
             turns: None,
+            holds: None,
+            held_ms: None,
+            transfer: None,
+            transfer_status: None,
             rate_hz: None,
             setup: Setup::default(),
             uplink: None,
@@ -455,6 +468,7 @@ mod tests {
         call::{
             bridge::{Delays, Times, UplinkTally},
             outcome::{Figures, LineTally, TurnFigures},
+            wishes::WishFigures,
         },
         dialect::Text,
         leg::websocket::leg::Tally,
@@ -522,6 +536,13 @@ mod tests {
             },
             line: LineTally { bytes_in: 1_492_271, bytes_out: 1_481_927 },
             rtp: None,
+            wishes: WishFigures {
+                wishes: 1,
+                holds: 1,
+                held: ms(12_400),
+                transfer: Some(Transfer::Failed { status: 486 }),
+                ..WishFigures::default()
+            },
         };
         Outcome {
             figures,

@@ -44,7 +44,7 @@ use crate::{
     },
     clock,
     control::metrics::{Counter, Metrics},
-    dialect::{Dialect, Facts},
+    dialect::{Dialect, Facts, Transfer, Wish},
     leg::{
         audiosocket::{
             format::Verdict,
@@ -52,7 +52,7 @@ use crate::{
         },
         pipe,
         rtp::session,
-        sip::{leg::Transferred, sdp::Media},
+        sip::sdp::Media,
         websocket::{
             leg::{Flow, Leg, Over, Setup},
             link::{Link, LinkError},
@@ -118,7 +118,7 @@ pub enum LineOrder {
     /// The caller is to be passed on to this URI, once what the agent has said was heard.
     PassOn(String),
     /// How that came on.
-    Transfer(Transferred),
+    Transfer(Transfer),
     /// It is over.
     Ended {
         /// Why.
@@ -159,6 +159,13 @@ pub enum Ask {
     Answer {
         /// Which call.
         seq: u64,
+    },
+    /// The agent asks for something beside audio.
+    Wish {
+        /// In which call.
+        seq: u64,
+        /// For what.
+        wish: Wish,
     },
     /// The agent has been heard to the end: now pass the caller on.
     PassOn {
@@ -426,7 +433,7 @@ impl Shard {
             if call.bridge.state().has_line() {
                 self.punctuality.on_frame(late, tick.missed);
             }
-            self.with_slot(slot, |call, pool, tools| call.on_tick(tick, pool, tools.tap.as_mut()));
+            self.with_slot(slot, |call, pool, tools| call.on_tick(tick, pool, tools));
             self.settle(slot, now);
         }
         if self.ticks / TICKS_A_SECOND != before / TICKS_A_SECOND {
@@ -505,8 +512,18 @@ impl Shard {
             // A control thread that is behind by so many is asked again on the next tick.
             io.owes_answer = self.asks.try_send(Ask::Answer { seq: call.seq }).is_err();
         }
-        if let Some(uri) = call.pass_on.take() {
-            let _ = self.asks.try_send(Ask::PassOn { seq: call.seq, uri });
+        while let Some(wish) = call.bridge.poll_wish() {
+            // One that is not passed on is missed; the agent is told of a transfer that did not come about.
+            if self.asks.try_send(Ask::Wish { seq: call.seq, wish }).is_err() {
+                call.bridge.handle_transfer(now, Transfer::Failed { status: 503 });
+            }
+        }
+        if call.pass_on.is_some()
+            && call.bridge.poll_spoken(now)
+            && let Some(uri) = call.pass_on.take()
+            && self.asks.try_send(Ask::PassOn { seq: call.seq, uri }).is_err()
+        {
+            call.bridge.handle_transfer(now, Transfer::Failed { status: 503 });
         }
         while let Some(step) = call.poll_step() {
             // A step that is not told is missing in a log, no more.
@@ -748,7 +765,7 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
             spawn_local(read_websocket(Rc::clone(shard), Reader { slot, seq, side: LINE, trunks: 0 }, socket))
         }
         LineInput::Pipe(input) => spawn_local(read_pipe(Rc::clone(shard), slot, seq, input)),
-        LineInput::Rtp => spawn_local(read_rtp(Rc::clone(shard), slot, seq)),
+        LineInput::Rtp => spawn_local(read_rtcp(Rc::clone(shard), slot, seq)),
     };
 }
 
@@ -927,8 +944,8 @@ async fn read_pipe(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut input: 
     }
 }
 
-/// Reads the sockets of a line that is RTP until the call is over.
-async fn read_rtp(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64) {
+/// Reads the RTCP of a line that is RTP until the call is over. What is heard is read on the tick.
+async fn read_rtcp(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64) {
     core::future::poll_fn(|context| {
         loop {
             let mut shard = shard.borrow_mut();
@@ -937,7 +954,7 @@ async fn read_rtp(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64) {
             }
             let now = clock::now();
             let mut read = Poll::Ready(false);
-            shard.with_slot(slot, |call, pool, tools| read = call.read_rtp(now, context, tools.scratch, pool));
+            shard.with_slot(slot, |call, _, tools| read = call.read_rtcp(now, context, tools.scratch));
             match read {
                 Poll::Pending => return shard.wait(slot, LINE, context),
                 Poll::Ready(false) => return Poll::Ready(()),
@@ -1051,16 +1068,16 @@ impl Call {
         })
     }
 
-    fn on_tick(&mut self, tick: Tick, pool: &mut Pool, tap: Option<&mut Tap>) {
+    fn on_tick(&mut self, tick: Tick, pool: &mut Pool, tools: Tools<'_>) {
         if self.bridge.state().has_line() {
             let mut frame = [0; MAX_SAMPLES];
             let frame = &mut frame[..self.bridge.line_rate().frame()];
             let is_websocket = matches!(self.line, LineIo::Websocket(_));
-            self.hear_rtp(tick.now, frame, pool);
+            self.hear_rtp(tick.now, frame, tools.scratch, pool);
             if !is_websocket {
                 self.play(tick, frame, pool);
             }
-            if let Some(tap) = tap {
+            if let Some(tap) = tools.tap {
                 self.overhear(tick, (!is_websocket).then_some(frame), tap);
             }
         }
@@ -1123,8 +1140,17 @@ impl Call {
     }
 
     /// The caller's 20 ms of a line that is RTP, and what is due on it beside the agent's voice.
-    fn hear_rtp(&mut self, now: Now, frame: &mut [i16], pool: &mut Pool) {
+    fn hear_rtp(&mut self, now: Now, frame: &mut [i16], space: &mut [u8], pool: &mut Pool) {
         let LineIo::Rtp(io) = &mut self.line else { return };
+        let masks_dtmf = io.masks_dtmf();
+        io.read(now, space, |bytes, input| {
+            self.line_tally.bytes_in += bytes as u64;
+            if let Some(session::Input::Digit(digit)) = input
+                && !masks_dtmf
+            {
+                self.bridge.handle_digit(now, digit);
+            }
+        });
         let silent = io.tick(now, frame);
         let heard = io.poll_frame(now, frame);
         if heard {
@@ -1140,28 +1166,27 @@ impl Call {
         }
     }
 
-    /// Reads one datagram of a line that is RTP. `false`: it is no longer that.
-    fn read_rtp(&mut self, now: Now, context: &mut Context<'_>, space: &mut [u8], pool: &mut Pool) -> Poll<bool> {
+    /// Reads one datagram of RTCP. `false`: the line is no longer RTP.
+    fn read_rtcp(&mut self, now: Now, context: &mut Context<'_>, space: &mut [u8]) -> Poll<bool> {
         let LineIo::Rtp(io) = &mut self.line else { return Poll::Ready(false) };
-        let Poll::Ready((bytes, input)) = io.poll_read(now, context, space) else { return Poll::Pending };
-        let masks_dtmf = io.masks_dtmf();
+        let Poll::Ready(bytes) = io.poll_rtcp(now, context, space) else { return Poll::Pending };
         self.line_tally.bytes_in += bytes as u64;
-        if let Some(session::Input::Digit(digit)) = input
-            && !masks_dtmf
-        {
-            self.bridge.handle_digit(now, digit);
-            self.flush(now, pool);
-        }
         Poll::Ready(true)
     }
 
     /// What the signalling of the line tells.
     fn on_line_order(&mut self, now: Now, what: LineOrder, pool: &mut Pool) {
+        if let LineOrder::Transfer(transfer) = what {
+            self.bridge.handle_transfer(now, transfer);
+            return self.flush(now, pool);
+        }
         let LineIo::Rtp(io) = &mut self.line else { return };
         match what {
             LineOrder::Media { media, up } => {
                 let rate = media.codec.codec.rate();
-                io.set_media(now, *media, up);
+                if let Some(held) = io.set_media(now, *media, up) {
+                    self.bridge.handle_hold(now, held);
+                }
                 self.codec = io.codec().map(Codec::name);
                 self.bridge.handle_line_rate(rate, pool);
             }
@@ -1171,7 +1196,11 @@ impl Call {
                 // A dozen more than are ever pressed at once wait there.
                 io.press(digit);
             }
-            LineOrder::PassOn(uri) => self.pass_on = Some(uri),
+            LineOrder::PassOn(uri) => {
+                self.pass_on = Some(uri);
+                self.bridge.ask_spoken(now);
+            }
+            // Told above, whatever the line is.
             LineOrder::Transfer(_) => {}
             LineOrder::Ended { reason, words } => {
                 if let Some(words) = words {

@@ -45,7 +45,7 @@ pub trait Desk {
     ///
     /// # Errors
     /// Says in plain words why not, and what would do.
-    fn send_digits(&self, call_id: &str, digits: &str) -> Result<(), String>;
+    fn send_digits(self: Rc<Self>, call_id: &str, digits: &str) -> Result<(), String>;
 
     /// Takes no new calls, lets the live ones end, and then ends the daemon. Again is as good as once.
     fn drain(&self);
@@ -352,7 +352,7 @@ pub(crate) mod tests {
             Ok(())
         }
 
-        fn send_digits(&self, call_id: &str, digits: &str) -> Result<(), String> {
+        fn send_digits(self: Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
             self.ordered.borrow_mut().push((call_id.to_owned(), digits.to_owned()));
             Ok(())
         }

@@ -393,7 +393,7 @@ impl Metrics {
 }
 
 fn rows(figures: &Figures) -> [(Counter, u64); 34] {
-    let Figures { uplink, downlink, trunk, clears, marks, line, times: _, delays: _, rtp } = figures;
+    let Figures { uplink, downlink, trunk, clears, marks, line, times: _, delays: _, rtp, wishes: _ } = figures;
     let rtp = rtp.unwrap_or_default();
     [
         (Counter::UplinkFrames, uplink.frames),

@@ -348,6 +348,7 @@ impl Shared {
                     sip.on_answered(self, seq);
                 }
             }
+            Ask::Wish { seq, wish } => self.on_wish(seq, &wish),
             Ask::PassOn { seq, uri } => self.on_spoken(seq, uri),
             Ask::Step { seq, step } => {
                 if let Some(Live { telnyx_call: Some(id), call_id, .. }) = self.calls.borrow().live.get(&seq) {

@@ -93,7 +93,7 @@ impl Desk for Shared {
         self.order_transfer(call_id, target)
     }
 
-    fn send_digits(&self, call_id: &str, digits: &str) -> Result<(), String> {
+    fn send_digits(self: Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
         self.order_keys(call_id, digits)
     }
 

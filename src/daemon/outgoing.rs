@@ -30,7 +30,7 @@ impl Shared {
     }
 
     /// Presses keys in a live call.
-    pub(super) fn order_keys(&self, call_id: &str, digits: &str) -> Result<(), String> {
+    pub(super) fn order_keys(self: &Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
         let line = &self.config.lines[self.line_of(call_id)?];
         match line.kind {
             LineKind::Sip(_) => {}

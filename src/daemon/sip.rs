@@ -13,7 +13,7 @@ use core::{
 };
 use std::{collections::BTreeMap, io, net::UdpSocket, rc::Rc};
 
-use log::{info, warn};
+use log::{Level, info, log, warn};
 use socket2::SockRef;
 use tokio::{
     sync::{Notify, mpsc},
@@ -37,11 +37,12 @@ use crate::{
         Fault,
         calls::{Arrival, Shared, made_up_facts, text},
     },
-    dialect::Facts,
+    dialect::{Facts, Transfer, Wish},
     leg::{
         sip::{
             Flow, Name, NameAddr, Transport, Uri,
             admission::{self, Reason},
+            connection::Close,
             dial_plan, digest,
             leg::{Ending, Event, Invitation, LegId, Setup, Transferred},
             line::{Line, LineSetup},
@@ -49,7 +50,7 @@ use crate::{
             resolve::resolve,
             sdp::Media,
             transaction::{Random, Timers},
-            transport::{self, Received, Sockets, Unsent},
+            transport::{self, Received, Sockets},
         },
         websocket::{certificate::Certificate, tls},
     },
@@ -163,8 +164,10 @@ impl SipLine {
                         line.handle_message(now, flow, message);
                     }
                     Some(Received::Closed { flow, why }) => {
-                        warn!(line = self.name(&shared), peer:% = flow.remote; "a SIP connection is over: {why}");
-                        self.line.borrow_mut().handle_flow_failed(clock::now(), flow);
+                        // One that did not come about is told by what needed it.
+                        let level = if let Close::Unreachable(_) = why { Level::Debug } else { Level::Warn };
+                        log!(level, line = self.name(&shared), peer:% = flow.remote; "a SIP connection is over: {why}");
+                        self.line.borrow_mut().handle_flow_failed(clock::now(), flow, why.to_string());
                     }
                     None => return,
                 },
@@ -220,9 +223,7 @@ impl SipLine {
             match self.sockets.send(transmit.flow, &transmit.bytes) {
                 Ok(()) => {}
                 // A request that went nowhere need not be waited for.
-                Err(Unsent::Gone | Unsent::Lagging | Unsent::Full | Unsent::NoTransport | Unsent::Kernel(_)) => {
-                    line.handle_flow_failed(now, transmit.flow);
-                }
+                Err(unsent) => line.handle_flow_failed(now, transmit.flow, unsent.to_string()),
             }
         }
     }
@@ -312,6 +313,11 @@ impl SipLine {
                 warn!(call_id, line, status, reason; "the caller was not passed on, and is back with the agent");
             }
         }
+        let what = match what {
+            Transferred::Trying => Transfer::Trying,
+            Transferred::Done => Transfer::Done,
+            Transferred::Failed(status, _) => Transfer::Failed { status },
+        };
         self.tell(shared, leg, LineOrder::Transfer(what));
     }
 
@@ -382,21 +388,30 @@ impl SipLine {
     }
 
     /// Presses keys: in RTP where the PBX takes them there, else by INFO.
-    fn press(&self, shared: &Shared, seq: u64, digits: &[u8]) -> Result<(), String> {
+    fn press(self: &Rc<Self>, shared: &Rc<Shared>, seq: u64, keys: &str) -> Result<(), String> {
         let leg = self.leg_of(seq).ok_or("the call is not up")?;
         let in_rtp = self.line.borrow().takes_rtp_digits(leg);
         if !in_rtp && self.config(shared).audio.dtmf == config::Dtmf::Rtp {
             return Err("the PBX takes no keys in RTP, and `dtmf` allows no other way".to_owned());
         }
-        for &digit in digits {
-            if in_rtp {
-                shared.tell_line(seq, LineOrder::Press(digit));
-            } else {
-                self.line.borrow_mut().send_digit(clock::now(), leg, digit);
+        let (this, shared, keys) = (Rc::clone(self), Rc::clone(shared), keys.to_owned());
+        spawn_local(async move {
+            let mut waits = Now::ZERO;
+            for key in keys.bytes() {
+                if key == b'w' {
+                    waits += PAUSE;
+                    continue;
+                }
+                // Those before it take a while, too.
+                tokio::time::sleep(core::mem::replace(&mut waits, KEY)).await;
+                if in_rtp {
+                    shared.tell_line(seq, LineOrder::Press(key));
+                } else {
+                    this.line.borrow_mut().send_digit(clock::now(), leg, key);
+                    this.drive(&shared);
+                }
             }
-        }
-        self.send();
-        self.woken.notify_one();
+        });
         Ok(())
     }
 
@@ -483,7 +498,7 @@ impl SipLine {
                 "the line is registered"
             ),
             News::Failed { registrar, why, retry_in } => warn!(
-                message_id = messages::NOT_REGISTERED, line, registrar, retry_seconds = retry_in.as_secs();
+                message_id = messages::NOT_REGISTERED, line, registrar, retry_seconds = retry_in.as_secs().max(1);
                 "the line is not registered: {why}"
             ),
             News::Unregistered { registrar } => info!(line, registrar; "the line is not registered any more"),
@@ -605,6 +620,22 @@ impl Shared {
         Ok(())
     }
 
+    /// An agent asks for something: the dial plan decides whom it may pass callers on to.
+    pub(super) fn on_wish(self: &Rc<Self>, seq: u64, wish: &Wish) {
+        let Some((call_id, line)) = self.calls.borrow().live.get(&seq).map(|live| (live.call_id.clone(), live.line)) else {
+            return;
+        };
+        let done = match wish {
+            Wish::Transfer(target) => self.allowed(line, target).and_then(|target| self.pass_on(&call_id, &target)),
+            Wish::Digits(digits) => self.press(&call_id, digits),
+        };
+        let Err(words) = done else { return };
+        warn!(call_id, line = self.config.lines[line].name; "what the agent asked for cannot be done: {words}");
+        if let Wish::Transfer(_) = wish {
+            self.tell_line(seq, LineOrder::Transfer(Transfer::Failed { status: 403 }));
+        }
+    }
+
     /// The agent has been heard to the end: now the caller is passed on.
     pub(super) fn on_spoken(self: &Rc<Self>, seq: u64, uri: String) {
         let line = self.calls.borrow().live.get(&seq).map(|live| live.line);
@@ -619,10 +650,10 @@ impl Shared {
     }
 
     /// Presses keys in a call.
-    pub(super) fn press(&self, call_id: &str, digits: &str) -> Result<(), String> {
+    pub(super) fn press(self: &Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
         let (seq, line) = self.sip_call(call_id)?;
         let sip = self.sip_line_of(line).ok_or("the line is not open")?;
-        sip.press(self, seq, digits.as_bytes())
+        sip.press(self, seq, digits)
     }
 
     fn sip_call(&self, call_id: &str) -> Result<(u64, usize), String> {
@@ -776,5 +807,8 @@ const COUNTERS: [Counter; 9] = [
 const BUSY_FOR: &str = "10";
 /// Who does not answer for so long is given up, where there is no dial plan that says otherwise.
 const ANSWER: Now = Now::from_secs(30);
+/// What a `w` among keys stands for, and how long a key takes with the pause behind it.
+const PAUSE: Now = Now::from_millis(500);
+const KEY: Now = Now::from_millis(160);
 /// How long goodbyes may take.
 const LEAVE: Now = Now::from_secs(2);

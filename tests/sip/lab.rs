@@ -21,6 +21,9 @@ pub(crate) const NEAR: &str = "10.77.0.1";
 /// The phone's side.
 pub(crate) const FAR: &str = "10.77.0.2";
 
+/// Its number.
+pub(crate) const PHONE: &str = "201";
+
 pub(crate) struct Lab {
     near: Process,
     far: Process,
@@ -94,15 +97,30 @@ impl Lab {
         self.run_far(&["nft", &rules]);
     }
 
+    /// The phone's side of the cable takes 128 kbit/s, little more than a call does, and something else wants to go along it
+    /// every second or so: what waits behind that is up to 200 ms late. For as long as the process lives.
+    pub(crate) fn crowd(&self) -> Process {
+        let rate = ["rate", "128kbit", "burst", "2000", "latency", "300ms"];
+        succeed(self.far("tc").args(["qdisc", "add", "dev", "far", "root", "tbf"]).args(rate));
+        let (datagram, device) = ("head -c 1400 /dev/zero", format!("/dev/udp/{NEAR}/9"));
+        let crowd = format!("while :; do {datagram} >{device}; {datagram} >{device}; sleep 1.2; done");
+        Process::start(self.far("bash").args(["-c", &crowd]))
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// The daemon with a SIP line at port 5060 of its side, and an agent that echoes or does what these say.
     pub(crate) fn site(&self, line: &str, agent: &[&str]) -> LabSite {
+        self.site_in("ozonetel", line, agent)
+    }
+
+    /// The same with an agent of this dialect.
+    pub(crate) fn site_in(&self, dialect: &str, line: &str, agent: &[&str]) -> LabSite {
         let agent = Process::start(
             self.near(TRUNKLINE)
-                .args(["agent", "--listen", "127.0.0.1:8765"])
+                .args(["agent", "--listen", "127.0.0.1:8765", "--dialect", dialect])
                 .args(agent)
                 .args(["--tls".as_ref(), self.dir.path().as_os_str()]),
         );
@@ -110,7 +128,7 @@ impl Lab {
         let config = format!(
             "[control]\nsocket = {:?}\ndrain-seconds = 0\n\
              [line.pbx]\nkind = \"sip\"\nlisten = \"{NEAR}:5060\"\nallow = [\"{FAR}\"]\n{line}\n\
-             [trunk.agent]\nurl = \"wss://localhost:8765/\"\ndialect = \"ozonetel\"\nca-file = {:?}\n\
+             [trunk.agent]\nurl = \"wss://localhost:8765/\"\ndialect = \"{dialect}\"\nca-file = {:?}\n\
              [[route]]\nline = \"pbx\"\ntrunks = [\"agent\"]\n",
             self.path("control.sock"),
             self.path("ca.pem"),
@@ -124,15 +142,21 @@ impl Lab {
 
     /// baresip with a wave file for its microphone, what it sends and hears kept as waves in `heard`. It answers by itself.
     pub(crate) fn baresip(&self, microphone: &Path) -> Baresip {
+        self.baresip_with(microphone, "PCMU/8000/1", 8_000)
+    }
+
+    /// The same with a codec, as baresip names it, and the rate of its audio.
+    pub(crate) fn baresip_with(&self, microphone: &Path, codec: &str, hz: u32) -> Baresip {
         let (home, heard) = (self.path("baresip"), self.path("heard"));
         std::fs::create_dir_all(&home).unwrap();
         std::fs::create_dir_all(&heard).unwrap();
         let config = BARESIP
             .replace("MICROPHONE", microphone.to_str().unwrap())
             .replace("SPEAKER", self.path("speaker.wav").to_str().unwrap())
-            .replace("HEARD", heard.to_str().unwrap());
+            .replace("HEARD", heard.to_str().unwrap())
+            .replace("HZ", &hz.to_string());
         std::fs::write(home.join("config"), config).unwrap();
-        let account = format!("<sip:phone@{FAR}>;regint=0;audio_codecs=PCMU/8000/1;answermode=auto\n");
+        let account = format!("<sip:{PHONE}@{FAR}>;regint=0;audio_codecs={codec};answermode=auto\n");
         std::fs::write(home.join("accounts"), account).unwrap();
         std::fs::write(home.join("contacts"), "").unwrap();
         let process = Process::start(self.far("baresip").arg("-f").arg(&home));
@@ -157,6 +181,19 @@ impl Baresip {
     /// Types this, a command (`/dial URI` and a line's end) or keys: a digit, `x` to hold, `X` to resume, `b` to hang up.
     pub(crate) fn types(&self, keys: &str) {
         self.process.types(keys);
+    }
+
+    /// Types this and waits until the call is over.
+    #[track_caller]
+    pub(crate) fn hangs_up(&self) {
+        self.types("b");
+        self.process.line(&["terminated (duration"]);
+    }
+
+    /// Ends it. Returns all that it has said: how many bits a second go and come it says in one line that never ends.
+    pub(crate) fn ends(self) -> String {
+        self.process.terminate();
+        self.process.wait(SOON).1
     }
 
     /// What it has sent (`enc`) or heard (`dec`) in its only call, once it is over.
@@ -194,8 +231,8 @@ sip_listen 10.77.0.2:5060
 audio_player aufile,SPEAKER
 audio_source aufile,MICROPHONE
 audio_alert aufile,SPEAKER
-ausrc_srate 8000
-auplay_srate 8000
+ausrc_srate HZ
+auplay_srate HZ
 ausrc_channels 1
 auplay_channels 1
 jitter_buffer_type fixed
@@ -204,6 +241,7 @@ snd_path HEARD
 module_path /usr/lib/baresip/modules
 module stdio.so
 module g711.so
+module g722.so
 module aufile.so
 module sndfile.so
 module_tmp uuid.so

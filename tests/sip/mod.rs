@@ -45,8 +45,12 @@ pub(crate) fn is_installed(program: &str) -> bool {
 pub(crate) enum Trunk {
     /// An agent that echoes, over wss.
     Echo,
-    /// The same, and hangs up so long after a call began.
+    /// An agent that says this WAV.
+    Says(PathBuf),
+    /// An agent that echoes, and hangs up so long after a call began.
     HangsUp(Duration),
+    /// An agent that is told by these arguments what to ask for.
+    Asks(&'static [&'static str]),
     /// An agent that echoes behind a door that opens so long after a connection was made.
     Late(Duration),
     /// Connections are taken and nobody says anything.
@@ -95,6 +99,16 @@ impl Site {
                 }
                 Trunk::HangsUp(after) => {
                     let (agent, port) = agent(&["--plain", "--hangup-after", &after.as_millis().to_string()]);
+                    agents.push(agent);
+                    (format!("ws://127.0.0.1:{port}/"), String::new())
+                }
+                Trunk::Asks(args) => {
+                    let (agent, port) = agent(&[&["--plain"], *args].concat());
+                    agents.push(agent);
+                    (format!("ws://127.0.0.1:{port}/"), String::new())
+                }
+                Trunk::Says(wav) => {
+                    let (agent, port) = agent(&["--plain", "--behave", &format!("say:{}", wav.display())]);
                     agents.push(agent);
                     (format!("ws://127.0.0.1:{port}/"), String::new())
                 }

@@ -86,6 +86,17 @@ impl Wire {
         )
     }
 
+    /// A re-INVITE, with the audio going this way: `sendonly` is hold, `sendrecv` is back again.
+    pub(crate) fn invite_again(&self, call: &str, cseq: u32, to_tag: &str, media: u16, direction: &str) -> String {
+        let sdp = offer(media).replace("o=wire 1 1", &format!("o=wire 1 {cseq}")) + &format!("a={direction}\n");
+        let here = self.address();
+        format!(
+            "{}Contact: <sip:wire@{here}>\nContent-Type: application/sdp\nContent-Length: {}\n\n{sdp}",
+            self.head("INVITE", call, cseq, to_tag),
+            sdp.replace('\n', "\r\n").len()
+        )
+    }
+
     /// A request without a body. The branch is the CSeq's number, so that a CANCEL has that of its INVITE.
     pub(crate) fn request(&self, method: &str, call: &str, cseq: u32, to_tag: &str) -> String {
         format!("{}Content-Length: 0\n\n", self.head(method, call, cseq, to_tag))
@@ -94,6 +105,25 @@ impl Wire {
     /// The ACK of an answer that is no 200, which belongs to the INVITE's transaction.
     pub(crate) fn refusal_ack(&self, call: &str, to_tag: &str) -> String {
         self.request("ACK", call, 1, to_tag).replace("-1a\n", "-1\n")
+    }
+
+    /// The answer to a request that came.
+    pub(crate) fn answer(request: &Answer, status: &str) -> String {
+        let ties: String = ["Via", "From", "To", "Call-ID", "CSeq"]
+            .map(|name| format!("{name}: {}\n", request.header(name)))
+            .concat();
+        format!("SIP/2.0 {status}\n{ties}Content-Length: 0\n\n")
+    }
+
+    /// A NOTIFY of how a transfer stands (RFC 3515 2.4.4).
+    pub(crate) fn notify(&self, call: &str, cseq: u32, to_tag: &str, (state, fragment): (&str, &str)) -> String {
+        format!(
+            "{}Contact: <sip:wire@{}>\nEvent: refer\nSubscription-State: {state}\nContent-Type: message/sipfrag\n\
+             Content-Length: {}\n\n{fragment}",
+            self.head("NOTIFY", call, cseq, to_tag),
+            self.address(),
+            fragment.len()
+        )
     }
 
     fn head(&self, method: &str, call: &str, cseq: u32, to_tag: &str) -> String {
@@ -186,6 +216,9 @@ impl Packet<'_> {
     }
 }
 
+/// Packets of key presses that a [`Voice`] was sent, RFC 4733: the marker, timestamp and payload of each.
+pub(crate) type Keys = Vec<(bool, u32, Vec<u8>)>;
+
 /// What a [`Voice`] heard: sequence number, timestamp and PCMU of each packet, in the order in which they came.
 pub(crate) type Heard = Vec<(u16, u32, Vec<u8>)>;
 
@@ -193,13 +226,23 @@ pub(crate) type Heard = Vec<(u16, u32, Vec<u8>)>;
 pub(crate) struct Voice {
     socket: Arc<UdpSocket>,
     heard: Arc<Mutex<Heard>>,
-    stop: mpsc::Sender<()>,
+    keys: Arc<Mutex<Keys>>,
+    cues: mpsc::Sender<Cue>,
     speaker: thread::JoinHandle<()>,
     listener: thread::JoinHandle<()>,
 }
 
+enum Cue {
+    /// A key is pressed: its code in RFC 4733.
+    Press(u8),
+    Stop,
+}
+
 /// The SSRC of every [`Voice`].
 pub(crate) const SSRC: u32 = 0x5150_5150;
+
+/// The payload type of key presses in every [`offer`].
+const EVENTS: u8 = 101;
 
 /// The sequence number and timestamp of its first packet.
 pub(crate) const FIRST: (u16, u32) = (65_530, 0xffff_ff00);
@@ -214,34 +257,51 @@ impl Voice {
 
     pub(crate) fn speak(socket: UdpSocket, to: SocketAddr, speech: Vec<u8>) -> Self {
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        let (socket, heard) = (Arc::new(socket), Arc::new(Mutex::new(Heard::new())));
-        let (stop, stopped) = mpsc::channel();
+        let (socket, heard, keys) =
+            (Arc::new(socket), Arc::new(Mutex::new(Heard::new())), Arc::<Mutex<Keys>>::default());
+        let (cues, cue) = mpsc::channel();
         let speaker = {
             let socket = Arc::clone(&socket);
-            thread::spawn(move || speak(&socket, to, &speech, &stopped))
+            thread::spawn(move || speak(&socket, to, &speech, &cue))
         };
         let listener = {
-            let (socket, heard) = (Arc::clone(&socket), Arc::downgrade(&heard));
+            let (socket, heard, keys) = (Arc::clone(&socket), Arc::downgrade(&heard), Arc::clone(&keys));
             thread::spawn(move || {
                 let mut datagram = [0; 2048];
                 // Until nobody wants to know any more.
                 while let Some(heard) = heard.upgrade() {
                     let Ok((length, _)) = socket.recv_from(&mut datagram) else { continue };
                     let packet = &datagram[..length];
-                    if length > 12 && packet[0] == 0x80 && packet[1] & 0x7f == 0 {
-                        let sequence = u16::from_be_bytes([packet[2], packet[3]]);
-                        let timestamp = u32::from_be_bytes([packet[4], packet[5], packet[6], packet[7]]);
-                        heard.lock().unwrap().push((sequence, timestamp, packet[12..].to_vec()));
+                    if length <= 12 || packet[0] != 0x80 {
+                        continue;
+                    }
+                    let sequence = u16::from_be_bytes([packet[2], packet[3]]);
+                    let timestamp = u32::from_be_bytes([packet[4], packet[5], packet[6], packet[7]]);
+                    let (marker, payload) = (packet[1] & 0x80 != 0, packet[12..].to_vec());
+                    match packet[1] & 0x7f {
+                        0 => heard.lock().unwrap().push((sequence, timestamp, payload)),
+                        EVENTS => keys.lock().unwrap().push((marker, timestamp, payload)),
+                        _ => {}
                     }
                 }
             })
         };
-        Self { socket, heard, stop, speaker, listener }
+        Self { socket, heard, keys, cues, speaker, listener }
     }
 
     /// Sends this from the phone's own socket, between its own packets.
     pub(crate) fn slip_in(&self, to: SocketAddr, packet: &[u8]) {
         self.socket.send_to(packet, to).unwrap();
+    }
+
+    /// Presses a key for 100 ms, in place of what would be said meanwhile.
+    pub(crate) fn press(&self, event: u8) {
+        self.cues.send(Cue::Press(event)).unwrap();
+    }
+
+    /// Packets of key presses that have come so far.
+    pub(crate) fn keys(&self) -> Keys {
+        self.keys.lock().unwrap().clone()
     }
 
     /// What has been heard so far.
@@ -269,7 +329,7 @@ impl Voice {
 
     /// Silent from now on. Returns what was heard.
     pub(crate) fn stop(self) -> Heard {
-        let _ = self.stop.send(());
+        let _ = self.cues.send(Cue::Stop);
         self.speaker.join().unwrap();
         let heard = std::mem::take(&mut *self.heard.lock().unwrap());
         drop(self.heard);
@@ -283,24 +343,35 @@ pub(crate) fn is_silence(code: u8) -> bool {
     code & 0x7f == 0x7f
 }
 
-fn speak(socket: &UdpSocket, to: SocketAddr, speech: &[u8], stopped: &mpsc::Receiver<()>) {
+fn speak(socket: &UdpSocket, to: SocketAddr, speech: &[u8], cues: &mpsc::Receiver<Cue>) {
     let mut due = Instant::now();
     let mut frames = speech.chunks_exact(160);
+    // The key that is down: since when, and in which of its packets it is.
+    let mut pressed: Option<(u8, u32, u16)> = None;
     for n in 0u16.. {
-        let payload = frames.next().unwrap_or(&[0xff; 160]);
-        let packet = Packet {
-            payload_type: 0,
-            sequence: FIRST.0.wrapping_add(n),
-            timestamp: FIRST.1.wrapping_add(160 * u32::from(n)),
-            ssrc: SSRC,
-            payload,
-        };
+        let now = FIRST.1.wrapping_add(160 * u32::from(n));
+        let said = frames.next().unwrap_or(&[0xff; 160]);
+        let mut packet =
+            Packet { payload_type: 0, sequence: FIRST.0.wrapping_add(n), timestamp: now, ssrc: SSRC, payload: said };
+        let event;
+        if let Some((key, since, step)) = pressed {
+            // RFC 4733 2.5.1: the end three times.
+            let (end, duration) = if step < 5 { (0, 160 * (step + 1)) } else { (0x80, 800) };
+            let [high, low] = duration.to_be_bytes();
+            event = [key, end | 10, high, low];
+            let marker = if step == 0 { 0x80 } else { 0 };
+            packet = Packet { payload_type: EVENTS | marker, timestamp: since, payload: &event, ..packet };
+            pressed = (step < 7).then_some((key, since, step + 1));
+        }
         let _ = socket.send_to(&packet.bytes(), to);
         due += Duration::from_millis(20);
         let wait = due.saturating_duration_since(Instant::now());
-        if stopped.recv_timeout(wait) != Err(mpsc::RecvTimeoutError::Timeout) {
-            return;
+        match cues.recv_timeout(wait) {
+            Ok(Cue::Press(key)) => pressed = Some((key, now.wrapping_add(160), 0)),
+            Ok(Cue::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
         }
+        thread::sleep(due.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -316,4 +387,13 @@ pub(crate) fn share_heard(said: &[u8], heard: &[u8]) -> f64 {
         Some(same as f64 / said.len() as f64)
     };
     spots.into_iter().filter_map(share).fold(0.0, f64::max)
+}
+
+/// The share of what was said that is heard, 25 ms by 25 ms, each sample as it was said, wherever it is: what is said after
+/// a pause, or while the machine is busy with something else, may come a little sooner or later than what was before it.
+pub(crate) fn share_found(said: &[u8], heard: &[u8]) -> f64 {
+    let pieces = said.chunks_exact(200);
+    let count = pieces.len();
+    let found = pieces.filter(|piece| heard.windows(200).any(|window| window == *piece)).count();
+    found as f64 / count as f64
 }

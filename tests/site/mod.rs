@@ -62,8 +62,12 @@ pub fn read_raw(path: &Path) -> Vec<i16> {
 }
 
 pub fn write_wav(path: &Path, samples: &[i16]) {
+    write_wav_at(path, 8000, samples);
+}
+
+pub fn write_wav_at(path: &Path, sample_rate: u32, samples: &[i16]) {
     let sample_format = hound::SampleFormat::Int;
-    let spec = hound::WavSpec { channels: 1, sample_rate: 8000, bits_per_sample: 16, sample_format };
+    let spec = hound::WavSpec { channels: 1, sample_rate, bits_per_sample: 16, sample_format };
     let mut wav = hound::WavWriter::create(path, spec).unwrap();
     samples.iter().for_each(|&sample| wav.write_sample(sample).unwrap());
     wav.finalize().unwrap();

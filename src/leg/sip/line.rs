@@ -58,6 +58,8 @@ pub struct Line {
     /// Where the registrar is, and the REGISTER that waits for its answer.
     registrar: Option<Flow>,
     register: Option<TxId>,
+    /// Why nothing goes where the transactions are being told that nothing does.
+    why_failed: Option<String>,
     random: Random,
     events: VecDeque<Event>,
     last_leg: u64,
@@ -86,6 +88,7 @@ impl Line {
             registration,
             registrar: None,
             register: None,
+            why_failed: None,
             random,
             events: VecDeque::new(),
             last_leg: 0,
@@ -153,7 +156,7 @@ impl Line {
                 }
                 self.answer(now, cancel, answer);
                 if let Some(id) = leg {
-                    self.with_leg(now, id, |leg, parts| leg.handle_cancel(parts));
+                    self.with_leg(now, id, Leg::handle_cancel);
                 }
             }
             Incoming::Absorbed | Incoming::Refused(_) | Incoming::Malformed => {}
@@ -223,8 +226,9 @@ impl Line {
         }
     }
 
-    /// A connection broke, or a datagram could not be sent.
-    pub fn handle_flow_failed(&mut self, now: Now, flow: Flow) {
+    /// A connection is over or did not come about, or something could not be sent, and why.
+    pub fn handle_flow_failed(&mut self, now: Now, flow: Flow, why: String) {
+        self.why_failed = Some(why);
         self.transactions.handle_flow_failed(flow);
         self.take_transaction_events(now);
         if flow.is_reliable() && self.registrar == Some(flow) {
@@ -234,6 +238,7 @@ impl Line {
             }
             self.register(now);
         }
+        self.why_failed = None;
     }
 
     /// Does what keeps us registered.
@@ -312,7 +317,7 @@ impl Line {
             .map(|(&id, _)| id)
             .collect();
         for id in due {
-            self.with_leg(now, id, |leg, parts| leg.handle_timeout(parts));
+            self.with_leg(now, id, Leg::handle_timeout);
         }
         self.register(now);
     }
@@ -329,7 +334,7 @@ impl Line {
                 }
                 transaction::Event::NoPrack(invite) => {
                     if let Some(id) = self.leg_with_invite(invite) {
-                        self.with_leg(now, id, |leg, parts| leg.handle_no_prack(parts));
+                        self.with_leg(now, id, Leg::handle_no_prack);
                     }
                 }
             }
@@ -339,14 +344,18 @@ impl Line {
     fn on_no_answer(&mut self, now: Now, tx: TxId, status: u16) {
         if self.register == Some(tx) {
             if let Some(registration) = &mut self.registration {
-                registration.handle_failure(now, Failure::NoAnswer);
+                let why = match (status, &self.why_failed) {
+                    (503, Some(why)) => Failure::Unreachable(why.clone()),
+                    _ => Failure::NoAnswer,
+                };
+                registration.handle_failure(now, why);
             }
             self.register(now);
         } else if let Some(id) = self.leg_that_asked(tx) {
             self.with_leg(now, id, |leg, parts| leg.handle_no_answer(parts, tx, status));
         } else if let Some(id) = self.leg_with_invite(tx) {
             // The connection of a call that still rings is gone.
-            self.with_leg(now, id, |leg, parts| leg.handle_cancel(parts));
+            self.with_leg(now, id, Leg::handle_cancel);
         }
     }
 
@@ -396,7 +405,7 @@ impl Line {
     pub fn accept(&mut self, now: Now, leg: LegId) {
         let Some(source) = self.legs.get(&leg).map(|leg| leg.flow().remote) else { return };
         match self.admission.check_answer(now, source, self.transactions.unacked()) {
-            Verdict::Admit | Verdict::Ignore => self.with_leg(now, leg, |leg, parts| leg.accept(parts)),
+            Verdict::Admit | Verdict::Ignore => self.with_leg(now, leg, Leg::accept),
             Verdict::Refuse { status, retry_after_s } => {
                 let headers = [(Name::RetryAfter, retry_after_s.to_string())];
                 let why = Ending::Lost("too many calls wait for the ACK of their answer");
@@ -412,7 +421,7 @@ impl Line {
 
     /// This call is over, however far it is.
     pub fn hang_up(&mut self, now: Now, leg: LegId) {
-        self.with_leg(now, leg, |leg, parts| leg.hang_up(parts));
+        self.with_leg(now, leg, Leg::hang_up);
     }
 
     /// The caller is passed on to this URI. `false`: there is no such call, it is not up, or a transfer is under way.

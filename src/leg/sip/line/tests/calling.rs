@@ -291,7 +291,7 @@ fn a_connection_that_breaks_ends_the_call_that_was_being_made() {
     let flow = Flow { transport: crate::leg::sip::Transport::Tcp, connection: 3, local: 1, ..pbx() };
     let uri = "sip:6001@192.0.2.10;transport=tcp".parse().unwrap();
     bench.line.call(bench.now, uri, flow, rtp()).unwrap();
-    bench.line.handle_flow_failed(bench.now, flow);
+    bench.line.handle_flow_failed(bench.now, flow, "it broke".to_owned());
     bench.fetch();
     assert_eq!(bench.told(), ["ended: the call could not be sent"]);
     assert!(header(&bench.asked("INVITE").headers, "Contact").ends_with(";transport=tcp>"));

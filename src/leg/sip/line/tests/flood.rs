@@ -78,7 +78,10 @@ fn five_thousand_calls_that_nobody_acknowledges_are_never_more_than_allowed_and_
 
 #[test]
 fn calls_that_rang_together_are_not_answered_together_where_nobody_acknowledges() {
-    let mut bench = limited(1000, 100);
+    let mut bench = Bench::with(|setup| {
+        (setup.admission.invites_per_second, setup.admission.burst) = (1000, 100);
+        setup.admission.max_ringing = 100;
+    });
     for number in 0..40 {
         bench.receive(&other_invite(number));
     }

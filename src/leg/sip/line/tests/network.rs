@@ -137,7 +137,7 @@ impl Side {
     fn on_event(&mut self, now: Now, event: Event) {
         let leg = match &event {
             Event::Invited(invitation) => invitation.leg,
-            Event::NotTaken { .. } => return,
+            Event::NotTaken { .. } | Event::Reach(_) | Event::Registration(_) => return,
             Event::Early { leg, .. }
             | Event::Up { leg, .. }
             | Event::Changed { leg, .. }
@@ -161,7 +161,9 @@ impl Side {
             Event::Transfer { what: Transferred::Trying | Transferred::Done | Transferred::Failed(..), .. }
             | Event::Early { .. }
             | Event::Changed { .. }
-            | Event::NotTaken { .. } => {}
+            | Event::NotTaken { .. }
+            | Event::Reach(_)
+            | Event::Registration(_) => {}
         }
     }
 }
