@@ -49,19 +49,34 @@ fn correlation(said: &[i16], heard: &[i16]) -> (f64, usize) {
 }
 
 /// Every second of what was sent came back within a second, sounding the same.
-#[track_caller]
-fn assert_echoed(sent: &[i16], heard: &[i16], seconds: std::ops::Range<usize>) {
+fn is_echoed(sent: &[i16], heard: &[i16], seconds: std::ops::Range<usize>) -> Result<(), String> {
     for second in seconds {
         let start = second * 8_000;
-        let near = &heard[start..heard.len().min(start + 24_000)];
+        let near = heard.get(start..heard.len().min(start + 24_000)).unwrap_or_default();
         let (found, at) = correlation(&sent[start..start + 8_000], near);
-        assert!(found > 0.98, "second {second} is heard with a correlation of {found}, {at} samples later");
+        is_so(found > 0.98, || format!("second {second} is heard with a correlation of {found}, {at} samples later"))?;
     }
+    Ok(())
+}
+
+fn is_so(is_so: bool, otherwise: impl Fn() -> String) -> Result<(), String> {
+    if is_so { Ok(()) } else { Err(otherwise()) }
+}
+
+/// Audio goes by the clock: a machine that stood still in one attempt does not in all of them.
+fn in_three(attempt: impl Fn() -> Result<(), String>) {
+    let failed = |_| attempt().inspect_err(|why| println!("{why}")).err();
+    let failures: Vec<_> = (0..3).map_while(failed).collect();
+    assert!(failures.len() < 3, "{failures:#?}");
 }
 
 #[test]
 fn a_call_from_baresip_is_echoed_held_resumed_and_its_keys_arrive() {
-    let Some(lab) = Lab::open(&["baresip", "ip", "nsenter", "unshare", "setpriv"]) else { return };
+    in_three(a_call_from_baresip);
+}
+
+fn a_call_from_baresip() -> Result<(), String> {
+    let Some(lab) = Lab::open(&["baresip", "ip", "nsenter", "unshare", "setpriv"]) else { return Ok(()) };
     let site = lab.site("", &["--behave", "echo"]);
     write_wav(&lab.path("voice.wav"), &speech(30.0));
     let phone = lab.baresip(&lab.path("voice.wav"));
@@ -87,18 +102,24 @@ fn a_call_from_baresip_is_echoed_held_resumed_and_its_keys_arrive() {
     phone.hangs_up();
     let ended = site.daemon.line(&["call ended"]);
     assert_eq!((field(&ended, "end_reason"), number(&ended, "digits")), ("line-hung-up", 2), "{ended}");
-    assert_echoed(&phone.recorded("enc"), &phone.recorded("dec"), 1..4);
+    is_echoed(&phone.recorded("enc"), &phone.recorded("dec"), 1..4)?;
     // This one records nothing any more after a hold, but it counts.
     let said = phone.ends();
     let last = said.rsplit("audio=").next().unwrap().split(' ').next().unwrap();
     let rates: Vec<u32> = last.split('/').map(|rate| rate.parse().unwrap()).collect();
-    assert!(rates.iter().all(|rate| (60_000..68_000).contains(rate)), "bits a second after the hold: {rates:?}");
+    let is_whole = rates.iter().all(|rate| (60_000..68_000).contains(rate));
+    is_so(is_whole, || format!("bits a second after the hold: {rates:?}"))?;
     site.agent.line(&["call ended"]);
+    Ok(())
 }
 
 #[test]
 fn baresip_is_called_answers_and_is_hung_up_by_either_side() {
-    let Some(lab) = Lab::open(&["baresip", "ip", "nsenter", "unshare", "setpriv"]) else { return };
+    in_three(calls_to_baresip);
+}
+
+fn calls_to_baresip() -> Result<(), String> {
+    let Some(lab) = Lab::open(&["baresip", "ip", "nsenter", "unshare", "setpriv"]) else { return Ok(()) };
     let dial = format!("[line.pbx.dial]\nplan = [\"2??\"]\nproxy = \"sip:{FAR}\"\n");
     let site = lab.site(&dial, &["--behave", "echo"]);
     write_wav(&lab.path("voice.wav"), &speech(30.0));
@@ -108,7 +129,7 @@ fn baresip_is_called_answers_and_is_hung_up_by_either_side() {
     passes(Duration::from_secs(4));
     phone.hangs_up();
     assert_eq!(field(&site.daemon.line(&["call ended"]), "end_reason"), "line-hung-up");
-    assert_echoed(&phone.recorded("enc"), &phone.recorded("dec"), 1..3);
+    is_echoed(&phone.recorded("enc"), &phone.recorded("dec"), 1..3)?;
     // Whom the plan does not name is not called.
     let (status, said) = ask(&lab, &["dial", "pbx", "301"]).wait(SOON);
     assert!(!status.success(), "{said}");
@@ -119,11 +140,16 @@ fn baresip_is_called_answers_and_is_hung_up_by_either_side() {
     phone.process.line(&["session closed"]);
     let LabSite { daemon, .. } = site;
     assert_eq!(daemon.wait(SOON).0.code(), Some(0));
+    Ok(())
 }
 
 #[test]
 fn a_tenth_of_all_packets_lost_on_the_cable_costs_no_call_and_little_of_what_is_heard() {
-    let Some(lab) = Lab::open(&["baresip", "ip", "nft", "nsenter", "unshare", "setpriv"]) else { return };
+    in_three(a_call_that_loses_a_tenth);
+}
+
+fn a_call_that_loses_a_tenth() -> Result<(), String> {
+    let Some(lab) = Lab::open(&["baresip", "ip", "nft", "nsenter", "unshare", "setpriv"]) else { return Ok(()) };
     let site = lab.site("", &["--behave", "echo"]);
     write_wav(&lab.path("voice.wav"), &speech(30.0));
     let phone = lab.baresip(&lab.path("voice.wav"));
@@ -135,10 +161,9 @@ fn a_tenth_of_all_packets_lost_on_the_cable_costs_no_call_and_little_of_what_is_
     let ended = site.daemon.line(&["call ended"]);
     // 10 s at 50 frames, whatever was lost of them.
     let (frames, lost, concealed) = (number(&ended, "frames_up"), number(&ended, "lost"), number(&ended, "concealed"));
-    assert!((450..=560).contains(&frames), "{ended}");
-    assert!((20..=100).contains(&lost), "{ended}");
+    is_so((450..=560).contains(&frames) && (20..=100).contains(&lost), || ended.clone())?;
     // Of each packet that was lost most was made up; where several in a row were, it faded.
-    assert!((lost * 160 / 2..=lost * 160 * 2).contains(&concealed), "{ended}");
+    is_so((lost * 160 / 2..=lost * 160 * 2).contains(&concealed), || ended.clone())?;
     // Lost on the way there and concealed, lost on the way back and left out by this phone.
     let (sent, heard) = (phone.recorded("enc"), phone.recorded("dec"));
     let echoes: Vec<_> = (0..60)
@@ -150,12 +175,16 @@ fn a_tenth_of_all_packets_lost_on_the_cable_costs_no_call_and_little_of_what_is_
         .collect();
     // As much as four packets in a row that go both ways.
     let clear = echoes.iter().filter(|&&echo| echo > 0.97).count();
-    assert!(clear * 4 >= echoes.len(), "{echoes:.2?} {ended}");
+    is_so(clear * 4 >= echoes.len(), || format!("{echoes:.2?} {ended}"))
 }
 
 #[test]
 fn a_crowded_cable_costs_delay_and_hardly_any_speech() {
-    let Some(lab) = Lab::open(&["baresip", "bash", "ip", "nsenter", "setpriv", "tc", "unshare"]) else { return };
+    in_three(a_call_on_a_crowded_cable);
+}
+
+fn a_call_on_a_crowded_cable() -> Result<(), String> {
+    let Some(lab) = Lab::open(&["baresip", "bash", "ip", "nsenter", "setpriv", "tc", "unshare"]) else { return Ok(()) };
     let site = lab.site("", &["--behave", "echo"]);
     write_wav(&lab.path("voice.wav"), &speech(30.0));
     let phone = lab.baresip(&lab.path("voice.wav"));
@@ -166,18 +195,18 @@ fn a_crowded_cable_costs_delay_and_hardly_any_speech() {
     phone.hangs_up();
     drop(crowd);
     let ended = site.daemon.line(&["call ended"]);
-    assert!((450..=560).contains(&number(&ended, "frames_up")), "{ended}");
+    is_so((450..=560).contains(&number(&ended, "frames_up")), || ended.clone())?;
     let (sent, heard) = (phone.recorded("enc"), phone.recorded("dec"));
     // Quarters of a second, as the delay changes in the midst of them now and then.
     let echoes: Vec<_> = (6..36)
         .map(|quarter| {
             let start = quarter * 2_000;
-            let near = &heard[start..heard.len().min(start + 2_000 + 4_000)];
+            let near = &heard[start..heard.len().min(start + 2_000 + 8_000)];
             correlation(&sent[start..start + 2_000], near).0
         })
         .collect();
     let clear = echoes.iter().filter(|&&echo| echo > 0.95).count();
-    assert!(clear * 10 >= echoes.len() * 7, "{echoes:.2?} {ended}");
+    is_so(clear * 10 >= echoes.len() * 7, || format!("{echoes:.2?} {ended}"))
 }
 
 /// Level (dB of full scale) of each of these frequencies in a second at 16 kHz, and of all the rest.
@@ -204,7 +233,11 @@ fn levels(samples: &[i16], frequencies: &[f64]) -> (Vec<f64>, f64) {
 
 #[test]
 fn over_g722_all_that_is_above_the_telephone_band_reaches_the_agent_and_comes_back() {
-    let Some(lab) = Lab::open(&["baresip", "ip", "nsenter", "unshare", "setpriv"]) else { return };
+    in_three(a_call_over_g722);
+}
+
+fn a_call_over_g722() -> Result<(), String> {
+    let Some(lab) = Lab::open(&["baresip", "ip", "nsenter", "unshare", "setpriv"]) else { return Ok(()) };
     let site = lab.site_in("binary", "", &["--behave", "echo", "--sample-rate", "16000"]);
     let tones = [400.0, 1_300.0, 3_100.0, 4_700.0, 6_200.0];
     let microphone: Vec<_> = (0..16_000 * 12)
@@ -222,7 +255,7 @@ fn over_g722_all_that_is_above_the_telephone_band_reaches_the_agent_and_comes_ba
     let of = |samples: &[i16]| levels(&samples[32_000..48_000], &tones);
     let ((sent, _), (heard, noise)) = (of(&sent), of(&heard));
     for ((tone, sent), heard) in tones.iter().zip(&sent).zip(&heard) {
-        assert!((sent - heard).abs() < 1.5, "{tone} Hz: {sent} dB go, {heard} dB come: {ended}");
+        is_so((sent - heard).abs() < 1.5, || format!("{tone} Hz: {sent} dB go, {heard} dB come: {ended}"))?;
     }
     // No more noise than the codec makes when it is gone through twice.
     let (mut encoder, mut decoder) = (g722::Encoder::new(), g722::Decoder::new());
@@ -233,7 +266,7 @@ fn over_g722_all_that_is_above_the_telephone_band_reaches_the_agent_and_comes_ba
         (encoder, decoder) = (g722::Encoder::new(), g722::Decoder::new());
     }
     let (_, codecs) = of(&twice);
-    assert!(noise < codecs + 1.0, "{noise} dB of noise, {codecs} dB are the codec's: {ended}");
+    is_so(noise < codecs + 1.0, || format!("{noise} dB of noise, {codecs} dB are the codec's: {ended}"))
 }
 
 fn ask(lab: &Lab, args: &[&str]) -> Process {
