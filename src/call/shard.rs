@@ -514,7 +514,8 @@ impl Shard {
         }
         while let Some(wish) = call.bridge.poll_wish() {
             // One that is not passed on is missed; the agent is told of a transfer that did not come about.
-            if self.asks.try_send(Ask::Wish { seq: call.seq, wish }).is_err() {
+            let is_transfer = matches!(wish, Wish::Transfer(_));
+            if self.asks.try_send(Ask::Wish { seq: call.seq, wish }).is_err() && is_transfer {
                 call.bridge.handle_transfer(now, Transfer::Failed { status: 503 });
             }
         }
