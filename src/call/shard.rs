@@ -174,6 +174,13 @@ pub enum Ask {
         /// To whom.
         uri: String,
     },
+    /// The line of this call is done with: its phone is to hang up, and does not wait for the trunk's goodbye.
+    HangUp {
+        /// Which call.
+        seq: u64,
+        /// Why.
+        reason: EndReason,
+    },
     /// Another connection to this call's trunk.
     Redial {
         /// Which call.
@@ -532,6 +539,12 @@ impl Shard {
         }
         let state = call.bridge.state();
         if !state.has_line() {
+            if let State::Closing { reason, .. } = state
+                && let LineIo::Rtp(_) = call.line
+            {
+                // Where the control thread is behind by so many, the call's outcome tells it.
+                let _ = self.asks.try_send(Ask::HangUp { seq: call.seq, reason });
+            }
             call.give_line_back(now);
         }
         let State::Ended(reason) = state else { return };
