@@ -1131,7 +1131,7 @@ impl Call {
             Ok(Taking::NotYet) => return self.bridge.handle_line_blocked(),
             Ok(Taking::Nothing) => {
                 if let LineIo::Rtp(io) = &mut self.line {
-                    io.skip(1);
+                    io.rest();
                 }
                 return frame.fill(0);
             }
