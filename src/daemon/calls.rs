@@ -348,6 +348,12 @@ impl Shared {
                     sip.on_answered(self, seq);
                 }
             }
+            Ask::HangUp { seq, reason } => {
+                let line = self.calls.borrow().live.get(&seq).map(|live| live.line);
+                if let Some(sip) = line.and_then(|line| self.sip_line_of(line)) {
+                    sip.on_call_over(self, seq, reason);
+                }
+            }
             Ask::Wish { seq, wish } => self.on_wish(seq, &wish),
             Ask::PassOn { seq, uri } => self.on_spoken(seq, uri),
             Ask::Step { seq, step } => {
