@@ -695,7 +695,7 @@ fn line_setup(config: &config::SipLine, ports: [Option<u16>; 3], max_calls: usiz
             host,
             ports,
             user_agent: config.user_agent.clone(),
-            codecs: audio.codecs.iter().copied().collect(),
+            codecs: audio.codecs.clone(),
             rtp_digits: audio.dtmf != config::Dtmf::Info,
             tone: config.ringing.tone,
             session_expires: session_timer.expires,
