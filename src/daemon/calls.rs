@@ -567,9 +567,8 @@ impl Shared {
                 outcome.reason = EndReason::TrunkHungUp;
             }
         }
-        if let Some(sip) = self.sip_line_of(live.line) {
-            sip.on_call_over(self, outcome.seq, outcome.reason);
-        }
+        let sip = self.sip_line_of(live.line);
+        let refused_by = sip.and_then(|sip| sip.on_call_over(self, outcome.seq, outcome.reason));
         self.metrics.call_ended(outcome.reason);
         self.tell_doors();
         let taken = live.trunk.map(|(index, Handshake { cipher, stages, .. })| {
@@ -579,7 +578,7 @@ impl Shared {
         let lasted = outcome.ended.saturating_sub(live.since);
         let (records, notes) = (self.records.borrow(), self.notes.borrow());
         if records.is_some() || notes.is_some() {
-            let ending = Ending { ended_ms: clock::epoch_ms(), lasted, outcome: &outcome, taken };
+            let ending = Ending { ended_ms: clock::epoch_ms(), lasted, outcome: &outcome, taken, refused_by };
             let record = Record::of(live.started, &ending);
             records.iter().for_each(|records| records.ended(&record));
             notes.iter().for_each(|notes| notes.ended(outcome.seq, &record));

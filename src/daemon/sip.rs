@@ -203,11 +203,9 @@ impl SipLine {
         for admission::News { reason, requests, source } in refusals {
             let line = self.name(shared);
             match reason {
-                Reason::Stranger => warn!(
-                    message_id = messages::OUTSIDER, line, peer:% = source, connections = requests;
-                    "SIP from outside `allow` is not answered"
-                ),
-                _ => warn!(
+                // Its sockets tell.
+                Reason::Stranger => {}
+                Reason::TooFast | Reason::Unacked | Reason::Ringing => warn!(
                     message_id = messages::CALLS_REFUSED, line, peer:% = source, refused = requests;
                     "calls are refused: {}", reason.words()
                 ),
@@ -353,29 +351,33 @@ impl SipLine {
         }
     }
 
-    /// A call is over, and its leg is too.
-    pub(super) fn on_call_over(self: &Rc<Self>, shared: &Rc<Shared>, seq: u64, reason: EndReason) {
-        let Some(leg) = self.leg_of(seq) else { return };
+    /// A call is over, and its leg is too. Says by which status it was not taken, if it was not and the PBX did not end it.
+    pub(super) fn on_call_over(self: &Rc<Self>, shared: &Rc<Shared>, seq: u64, reason: EndReason) -> Option<u16> {
+        let leg = self.leg_of(seq)?;
         let talk = self.talks.borrow_mut().remove(&leg);
         let is_answered = matches!(talk, Some(Talk::Call { is_answered: true, .. }));
+        let mut refused = None;
         if is_answered {
             self.line.borrow_mut().hang_up(clock::now(), leg);
         } else {
             let ringing = &self.config(shared).ringing;
-            let retry_after = [(Name::RetryAfter, BUSY_FOR.to_owned())];
-            match (reason, &ringing.fallback) {
+            let retry_after = (Name::RetryAfter, BUSY_FOR.to_owned());
+            let (status, header) = match (reason, &ringing.fallback) {
                 (EndReason::TrunkRefused | EndReason::TrunkTimeout | EndReason::TrunkLost, Some(fallback)) => {
-                    self.refuse(leg, 302, &[(Name::Contact, format!("<{fallback}>"))]);
+                    (302, Some((Name::Contact, format!("<{fallback}>"))))
                 }
-                (EndReason::Overload | EndReason::Drained, _) => self.refuse(leg, 503, &retry_after),
-                (EndReason::Operator, _) => self.refuse(leg, 480, &[]),
-                (EndReason::Bug, _) => self.refuse(leg, 500, &[]),
-                _ => self.refuse(leg, ringing.refuse_status, &[]),
-            }
+                (EndReason::Overload | EndReason::Drained, _) => (503, Some(retry_after)),
+                (EndReason::Operator, _) => (480, None),
+                (EndReason::Bug, _) => (500, None),
+                _ => (ringing.refuse_status, None),
+            };
+            self.refuse(leg, status, header.as_slice());
+            refused = Some(status);
             // What was answered meanwhile is hung up.
             self.line.borrow_mut().hang_up(clock::now(), leg);
         }
         self.drive(shared);
+        refused
     }
 
     fn refuse(&self, leg: LegId, status: u16, headers: &[(Name, String)]) {
