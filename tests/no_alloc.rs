@@ -30,6 +30,9 @@ use trunkline::{
     },
 };
 
+#[path = "no_alloc/sip.rs"]
+mod sip;
+
 /// Those in which a trunk's agent is heard from the first message on.
 const DIALECTS: [&str; 7] = ["ozonetel", "exotel", "binary", "telnyx", "twilio", "plivo", "vonage"];
 /// Those in which nobody hears it.

@@ -5,16 +5,24 @@
 //! ```
 
 use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    rc::Rc,
+    io::{self, IoSliceMut},
+    net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    os::fd::{AsFd, AsRawFd as _},
     task::{Context, Poll},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use socket2::SockRef;
-use tokio::{io::ReadBuf, net::UdpSocket};
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        ControlMessageOwned, MsgFlags, SockaddrStorage, cmsg_space, recvmsg, setsockopt, sockopt::ReceiveTimestampns,
+    },
+};
+use rustix::net::SendFlags;
+use tokio::io::ReadBuf;
 
 use crate::{
+    clock,
     leg::{
         rtp::session::{self, Got, Input, MAX_PACKET, Session},
         sip::sdp::Media,
@@ -56,8 +64,11 @@ pub struct RtpSetup {
 
 /// A line that is RTP.
 pub(super) struct RtpIo {
-    /// RTP's socket and RTCP's.
-    pub(super) sockets: [Rc<UdpSocket>; 2],
+    /// Read on the call's tick, because nothing is done with a packet before it, and to be woken for each costs as much as
+    /// all the rest (benches/RESULTS.md). When it came the kernel tells, so neither jitter nor delay knows the difference.
+    rtp: std::net::UdpSocket,
+    /// Read when something comes, once in some seconds.
+    rtcp: tokio::net::UdpSocket,
     /// They are for both families, and know IPv4 by its mapped form only.
     maps_v4: bool,
     setup: RtpSetup,
@@ -83,10 +94,13 @@ pub(super) enum Silent {
 impl RtpIo {
     pub(super) fn open(new: NewRtp) -> io::Result<Self> {
         let rate = new.codec.rate();
+        // Where the kernel does not know when, a packet came on the tick that read it.
+        let _ = setsockopt(&new.rtp, ReceiveTimestampns, &true);
         let maps_v4 = new.rtp.local_addr()?.is_ipv6();
         Ok(Self {
             maps_v4,
-            sockets: [Rc::new(UdpSocket::from_std(new.rtp)?), Rc::new(UdpSocket::from_std(new.rtcp)?)],
+            rtp: new.rtp,
+            rtcp: tokio::net::UdpSocket::from_std(new.rtcp)?,
             setup: new.setup,
             session: None,
             is_up: false,
@@ -126,6 +140,13 @@ impl RtpIo {
         }
     }
 
+    /// A tick on which nothing of the agent goes out: nobody is there to hear it, or the caller is on hold.
+    pub(super) fn rest(&mut self) {
+        if let Some(session) = self.session.as_deref_mut().filter(|_| self.is_up) {
+            session.rest();
+        }
+    }
+
     /// Whether the agent is not to learn which keys are pressed.
     pub(super) const fn masks_dtmf(&self) -> bool {
         self.setup.mask_dtmf
@@ -146,28 +167,42 @@ impl RtpIo {
         self.session.as_deref_mut().is_some_and(|session| session.send_digit(digit))
     }
 
-    /// Reads one datagram of either socket; says how many bytes came, and what they told beside the voice.
-    pub(super) fn poll_read(
-        &mut self,
-        now: Now,
-        context: &mut Context<'_>,
-        space: &mut [u8],
-    ) -> Poll<(usize, Option<Input>)> {
-        for (at, socket) in self.sockets.iter().enumerate() {
-            let mut buffer = ReadBuf::new(space);
-            // An error here is a peer's port that is closed, as ICMP tells: weather.
-            let Poll::Ready(Ok(from)) = socket.poll_recv_from(context, &mut buffer) else { continue };
-            let bytes = buffer.filled();
-            let Some(session) = self.session.as_deref_mut() else { return Poll::Ready((bytes.len(), None)) };
-            let input = if at == RTP {
-                session.handle_packet(now, from, bytes)
-            } else {
-                session.handle_rtcp(now, from, bytes);
-                None
+    /// Reads what came since the last tick where RTP comes, and tells of each datagram its size, and what it said beside
+    /// the voice.
+    pub(super) fn read(&mut self, now: Now, space: &mut [u8], mut tell: impl FnMut(usize, Option<Input>)) {
+        let mut clocks = None;
+        for _ in 0..MOST_A_TICK {
+            let Ok((n, from, stamp)) = receive(&self.rtp, space) else { return };
+            let input = match &mut self.session {
+                Some(session) => {
+                    let (wall, here) = *clocks.get_or_insert_with(|| (wall(), clock::now()));
+                    let age = stamp.map_or(Duration::ZERO, |stamp| wall.saturating_sub(stamp));
+                    let came = if age < OLDEST { here.saturating_sub(age).min(now) } else { now };
+                    session.handle_packet(came, from, &space[..n])
+                }
+                None => None,
             };
-            return Poll::Ready((bytes.len(), input));
+            tell(n, input);
         }
-        Poll::Pending
+    }
+
+    /// Reads one datagram where RTCP comes; says how many bytes that were.
+    pub(super) fn poll_rtcp(&mut self, now: Now, context: &mut Context<'_>, space: &mut [u8]) -> Poll<usize> {
+        loop {
+            let mut buffer = ReadBuf::new(space);
+            match self.rtcp.poll_recv_from(context, &mut buffer) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(from)) => {
+                    let bytes = buffer.filled();
+                    if let Some(session) = &mut self.session {
+                        session.handle_rtcp(now, from, bytes);
+                    }
+                    return Poll::Ready(bytes.len());
+                }
+                // A peer's port that is closed, as ICMP tells: weather.
+                Poll::Ready(Err(_)) => {}
+            }
+        }
     }
 
     /// The caller's next 20 ms. `false`: there is nothing to be heard of the caller now.
@@ -185,7 +220,7 @@ impl RtpIo {
         let mut packet = [0; MAX_PACKET];
         let Some(packet) = session.write_frame(now, frame, &mut packet) else { return 0 };
         let Some(peer) = session.peer() else { return 0 };
-        send_to(&self.sockets[RTP], packet, peer, self.maps_v4)
+        send_to(&self.rtp, packet, peer, self.maps_v4)
     }
 
     /// A tick without the agent: our ringing tone where there is early media, and reports.
@@ -199,7 +234,7 @@ impl RtpIo {
         if let Some(report) = session.poll_rtcp(now, &mut report)
             && let Some(peer) = session.rtcp_peer()
         {
-            let socket = if session.is_muxed() { &self.sockets[RTP] } else { &self.sockets[RTCP] };
+            let socket = if session.is_muxed() { self.rtp.as_fd() } else { self.rtcp.as_fd() };
             send_to(socket, report, peer, self.maps_v4);
         }
         if self.held_since.zip(self.setup.hold_limit).is_some_and(|(since, limit)| now.saturating_sub(since) >= limit) {
@@ -215,19 +250,88 @@ impl RtpIo {
         if let Some(goodbye) = session.bye(now, &mut goodbye)
             && let Some(peer) = session.rtcp_peer()
         {
-            let socket = if session.is_muxed() { &self.sockets[RTP] } else { &self.sockets[RTCP] };
+            let socket = if session.is_muxed() { self.rtp.as_fd() } else { self.rtcp.as_fd() };
             send_to(socket, goodbye, peer, self.maps_v4);
         }
     }
 }
 
+/// Takes a datagram, and when it came by the wall clock.
+fn receive(socket: &std::net::UdpSocket, space: &mut [u8]) -> Result<(usize, SocketAddr, Option<Duration>), Errno> {
+    let mut told = [0; STAMP];
+    let mut slices = [IoSliceMut::new(space)];
+    let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut told), MsgFlags::MSG_DONTWAIT)?;
+    let stamp = message.cmsgs().ok().and_then(|mut told| {
+        told.find_map(|what| if let ControlMessageOwned::ScmTimestampns(at) = what { Some(at) } else { None })
+    });
+    let stamp = stamp.and_then(|at| Some(Duration::new(u64::try_from(at.tv_sec()).ok()?, at.tv_nsec() as u32)));
+    let from = message.address.as_ref().ok_or(Errno::EAFNOSUPPORT)?;
+    let v4 = from.as_sockaddr_in().map(|from| SocketAddrV4::new(from.ip(), from.port()).into());
+    let v6 = || from.as_sockaddr_in6().map(|from| SocketAddrV6::new(from.ip(), from.port(), 0, from.scope_id()).into());
+    Ok((message.bytes, v4.or_else(v6).ok_or(Errno::EAFNOSUPPORT)?, stamp))
+}
+
+fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 /// What the kernel does not take is lost, as a packet may be anywhere.
-fn send_to(socket: &UdpSocket, bytes: &[u8], mut peer: SocketAddr, maps_v4: bool) -> usize {
+fn send_to(socket: impl AsFd, bytes: &[u8], mut peer: SocketAddr, maps_v4: bool) -> usize {
     if maps_v4 && let IpAddr::V4(address) = peer.ip() {
         peer.set_ip(address.to_ipv6_mapped().into());
     }
-    SockRef::from(socket).send_to(bytes, &peer.into()).unwrap_or(0)
+    rustix::net::sendto(socket, bytes, SendFlags::DONTWAIT, &peer).unwrap_or(0)
 }
 
-const RTP: usize = 0;
-const RTCP: usize = 1;
+/// Datagrams that a call reads on a tick: more than the jitter buffer keeps. Who sends more does so at the cost of this
+/// call alone.
+const MOST_A_TICK: usize = 64;
+
+/// Room for what the kernel tells of a datagram.
+const STAMP: usize = cmsg_space::<nix::sys::time::TimeSpec>();
+
+/// A packet that waited for longer did not: the wall clock was set.
+const OLDEST: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn socket(address: &str) -> std::net::UdpSocket {
+        std::net::UdpSocket::bind(address).unwrap()
+    }
+
+    #[test]
+    fn the_kernel_tells_when_a_packet_came_and_not_when_it_was_read() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            // A machine without IPv6 has half of this.
+            let Ok(ours) = std::net::UdpSocket::bind(address) else { continue };
+            setsockopt(&ours, ReceiveTimestampns, &true).unwrap();
+            let peer = socket(address);
+            let mut before = wall();
+            // The kernel begins to note times a moment after the first socket asks it to.
+            for packet in 0..3_u8 {
+                peer.send_to(&[0x80, 0, 0, packet, 9], ours.local_addr().unwrap()).unwrap();
+                let sent = wall();
+                let mut space = [0; 64];
+                let (n, from, stamp) = receive(&ours, &mut space).unwrap();
+                assert_eq!((&space[..n], from), (&[0x80, 0, 0, packet, 9][..], peer.local_addr().unwrap()));
+                let stamp = stamp.unwrap();
+                assert!(before <= stamp, "{before:?} {stamp:?} {sent:?}");
+                before = sent;
+            }
+            assert_eq!(receive(&ours, &mut [0; 64]), Err(Errno::EAGAIN));
+        }
+    }
+
+    #[test]
+    fn a_datagram_of_nothing_is_one_and_a_long_one_is_cut() {
+        let (ours, peer) = (socket("127.0.0.1:0"), socket("127.0.0.1:0"));
+        for bytes in [&b""[..], &[7; 100]] {
+            peer.send_to(bytes, ours.local_addr().unwrap()).unwrap();
+            let (n, _, stamp) = receive(&ours, &mut [0; 64]).unwrap();
+            assert_eq!((n, stamp), (bytes.len().min(64), None));
+        }
+    }
+}

@@ -174,6 +174,13 @@ pub enum Ask {
         /// To whom.
         uri: String,
     },
+    /// The line of this call is done with: its phone is to hang up, and does not wait for the trunk's goodbye.
+    HangUp {
+        /// Which call.
+        seq: u64,
+        /// Why.
+        reason: EndReason,
+    },
     /// Another connection to this call's trunk.
     Redial {
         /// Which call.
@@ -433,7 +440,7 @@ impl Shard {
             if call.bridge.state().has_line() {
                 self.punctuality.on_frame(late, tick.missed);
             }
-            self.with_slot(slot, |call, pool, tools| call.on_tick(tick, pool, tools.tap.as_mut()));
+            self.with_slot(slot, |call, pool, tools| call.on_tick(tick, pool, tools));
             self.settle(slot, now);
         }
         if self.ticks / TICKS_A_SECOND != before / TICKS_A_SECOND {
@@ -514,7 +521,8 @@ impl Shard {
         }
         while let Some(wish) = call.bridge.poll_wish() {
             // One that is not passed on is missed; the agent is told of a transfer that did not come about.
-            if self.asks.try_send(Ask::Wish { seq: call.seq, wish }).is_err() {
+            let is_transfer = matches!(wish, Wish::Transfer(_));
+            if self.asks.try_send(Ask::Wish { seq: call.seq, wish }).is_err() && is_transfer {
                 call.bridge.handle_transfer(now, Transfer::Failed { status: 503 });
             }
         }
@@ -531,6 +539,12 @@ impl Shard {
         }
         let state = call.bridge.state();
         if !state.has_line() {
+            if let State::Closing { reason, .. } = state
+                && let LineIo::Rtp(_) = call.line
+            {
+                // Where the control thread is behind by so many, the call's outcome tells it.
+                let _ = self.asks.try_send(Ask::HangUp { seq: call.seq, reason });
+            }
             call.give_line_back(now);
         }
         let State::Ended(reason) = state else { return };
@@ -765,7 +779,7 @@ fn take_call(shard: &Rc<RefCell<Shard>>, new: NewCall, now: Now) {
             spawn_local(read_websocket(Rc::clone(shard), Reader { slot, seq, side: LINE, trunks: 0 }, socket))
         }
         LineInput::Pipe(input) => spawn_local(read_pipe(Rc::clone(shard), slot, seq, input)),
-        LineInput::Rtp => spawn_local(read_rtp(Rc::clone(shard), slot, seq)),
+        LineInput::Rtp => spawn_local(read_rtcp(Rc::clone(shard), slot, seq)),
     };
 }
 
@@ -944,8 +958,8 @@ async fn read_pipe(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut input: 
     }
 }
 
-/// Reads the sockets of a line that is RTP until the call is over.
-async fn read_rtp(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64) {
+/// Reads the RTCP of a line that is RTP until the call is over. What is heard is read on the tick.
+async fn read_rtcp(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64) {
     core::future::poll_fn(|context| {
         loop {
             let mut shard = shard.borrow_mut();
@@ -954,7 +968,7 @@ async fn read_rtp(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64) {
             }
             let now = clock::now();
             let mut read = Poll::Ready(false);
-            shard.with_slot(slot, |call, pool, tools| read = call.read_rtp(now, context, tools.scratch, pool));
+            shard.with_slot(slot, |call, _, tools| read = call.read_rtcp(now, context, tools.scratch));
             match read {
                 Poll::Pending => return shard.wait(slot, LINE, context),
                 Poll::Ready(false) => return Poll::Ready(()),
@@ -1068,16 +1082,16 @@ impl Call {
         })
     }
 
-    fn on_tick(&mut self, tick: Tick, pool: &mut Pool, tap: Option<&mut Tap>) {
+    fn on_tick(&mut self, tick: Tick, pool: &mut Pool, tools: Tools<'_>) {
         if self.bridge.state().has_line() {
             let mut frame = [0; MAX_SAMPLES];
             let frame = &mut frame[..self.bridge.line_rate().frame()];
             let is_websocket = matches!(self.line, LineIo::Websocket(_));
-            self.hear_rtp(tick.now, frame, pool);
+            self.hear_rtp(tick.now, frame, tools.scratch, pool);
             if !is_websocket {
                 self.play(tick, frame, pool);
             }
-            if let Some(tap) = tap {
+            if let Some(tap) = tools.tap {
                 self.overhear(tick, (!is_websocket).then_some(frame), tap);
             }
         }
@@ -1117,7 +1131,7 @@ impl Call {
             Ok(Taking::NotYet) => return self.bridge.handle_line_blocked(),
             Ok(Taking::Nothing) => {
                 if let LineIo::Rtp(io) = &mut self.line {
-                    io.skip(1);
+                    io.rest();
                 }
                 return frame.fill(0);
             }
@@ -1140,8 +1154,17 @@ impl Call {
     }
 
     /// The caller's 20 ms of a line that is RTP, and what is due on it beside the agent's voice.
-    fn hear_rtp(&mut self, now: Now, frame: &mut [i16], pool: &mut Pool) {
+    fn hear_rtp(&mut self, now: Now, frame: &mut [i16], space: &mut [u8], pool: &mut Pool) {
         let LineIo::Rtp(io) = &mut self.line else { return };
+        let masks_dtmf = io.masks_dtmf();
+        io.read(now, space, |bytes, input| {
+            self.line_tally.bytes_in += bytes as u64;
+            if let Some(session::Input::Digit(digit)) = input
+                && !masks_dtmf
+            {
+                self.bridge.handle_digit(now, digit);
+            }
+        });
         let silent = io.tick(now, frame);
         let heard = io.poll_frame(now, frame);
         if heard {
@@ -1157,18 +1180,11 @@ impl Call {
         }
     }
 
-    /// Reads one datagram of a line that is RTP. `false`: it is no longer that.
-    fn read_rtp(&mut self, now: Now, context: &mut Context<'_>, space: &mut [u8], pool: &mut Pool) -> Poll<bool> {
+    /// Reads one datagram of RTCP. `false`: the line is no longer RTP.
+    fn read_rtcp(&mut self, now: Now, context: &mut Context<'_>, space: &mut [u8]) -> Poll<bool> {
         let LineIo::Rtp(io) = &mut self.line else { return Poll::Ready(false) };
-        let Poll::Ready((bytes, input)) = io.poll_read(now, context, space) else { return Poll::Pending };
-        let masks_dtmf = io.masks_dtmf();
+        let Poll::Ready(bytes) = io.poll_rtcp(now, context, space) else { return Poll::Pending };
         self.line_tally.bytes_in += bytes as u64;
-        if let Some(session::Input::Digit(digit)) = input
-            && !masks_dtmf
-        {
-            self.bridge.handle_digit(now, digit);
-            self.flush(now, pool);
-        }
         Poll::Ready(true)
     }
 

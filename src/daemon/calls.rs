@@ -217,8 +217,7 @@ impl Shared {
                 (self.websocket_of(line_index, *arrival, &mut facts), None)
             }
             Arrival::Sip(SipArrival { facts: told, rtp, peer }) => {
-                let Facts { call_sid, from, to, did, custom, .. } = *told;
-                (facts.call_sid, facts.from, facts.to, facts.did, facts.custom) = (call_sid, from, to, did, custom);
+                facts = *told;
                 info!(
                     message_id = messages::CALL_STARTED, call_id = facts.call_id.as_str(), line = line_name,
                     peer:%, codec = rtp.codec.name(), call_sid = facts.call_sid.as_str();
@@ -347,6 +346,12 @@ impl Shared {
                 let line = self.calls.borrow().live.get(&seq).map(|live| live.line);
                 if let Some(sip) = line.and_then(|line| self.sip_line_of(line)) {
                     sip.on_answered(self, seq);
+                }
+            }
+            Ask::HangUp { seq, reason } => {
+                let line = self.calls.borrow().live.get(&seq).map(|live| live.line);
+                if let Some(sip) = line.and_then(|line| self.sip_line_of(line)) {
+                    sip.on_call_over(self, seq, reason);
                 }
             }
             Ask::Wish { seq, wish } => self.on_wish(seq, &wish),
@@ -622,7 +627,7 @@ impl Shared {
 }
 
 /// Ids for a call whose platform gave none.
-fn made_up_facts(account: &str) -> Facts {
+pub(super) fn made_up_facts(account: &str) -> Facts {
     let mut random = [0; 16];
     // The kernel's generator does not fail once the machine has booted.
     let _ = getrandom::fill(&mut random);

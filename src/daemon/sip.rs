@@ -35,7 +35,7 @@ use crate::{
     },
     daemon::{
         Fault,
-        calls::{Arrival, Shared, text},
+        calls::{Arrival, Shared, made_up_facts, text},
     },
     dialect::{Facts, Transfer, Wish},
     leg::{
@@ -263,7 +263,8 @@ impl SipLine {
         self.line.borrow_mut().ring(clock::now(), leg, address);
         self.send();
         let peer = invitation.source;
-        let arrival = SipArrival { facts: Box::new(facts_of(invitation)), rtp: Box::new(rtp), peer };
+        let facts = Box::new(facts_of(&shared.config.account, invitation));
+        let arrival = SipArrival { facts, rtp: Box::new(rtp), peer };
         self.begin(shared, leg, arrival, false);
     }
 
@@ -337,8 +338,8 @@ impl SipLine {
         match talk {
             Some(Talk::Call { seq, .. }) => shared.tell_line(seq, LineOrder::Ended { reason, words }),
             Some(Talk::Calling { facts, .. }) => {
-                let (line, to) = (self.name(shared), shown(shared, &facts.to));
-                warn!(line, to; "the call that was asked for did not come about: {why}");
+                let (call_id, line, to) = (facts.call_id.as_str(), self.name(shared), shown(shared, &facts.to));
+                warn!(call_id, line, to; "the call that was asked for did not come about: {why}");
             }
             None => {}
         }
@@ -541,22 +542,24 @@ impl SipLine {
     }
 
     /// Calls somebody, once it is known where they are.
-    async fn call(self: Rc<Self>, shared: Rc<Shared>, target: dial_plan::Target) {
+    async fn call(self: Rc<Self>, shared: Rc<Shared>, target: dial_plan::Target, mut facts: Facts) {
         let config = self.config(&shared);
         let Some(dial) = &config.dial else { return };
-        let line = self.name(&shared);
+        let (line, call_id) = (self.name(&shared), facts.call_id.to_string());
         let uri = uri_of(&target, &dial.proxy);
         let flow = self.flow_to(&shared, &dial.proxy.host, dial.proxy.port, dial.proxy.transport()).await;
         let flow = match flow {
             Ok((flow, _)) => flow,
-            Err(words) => return warn!(line; "nobody could be called: {words}"),
+            Err(words) => return warn!(call_id, line; "nobody could be called: {words}"),
         };
         let Some(codec) = config.audio.codecs.first().copied() else { return };
         let Some((rtp, address)) = self.open_rtp(&shared, codec) else { return };
-        let mut facts = Facts { from: text(&dial.from), to: text(&target.number), ..Facts::default() };
+        (facts.from, facts.to) = (text(&dial.from), text(&target.number));
         facts.custom.add("direction", "outbound");
         let leg = self.line.borrow_mut().call(clock::now(), uri, flow, address);
-        let Some(leg) = leg else { return warn!(line; "nobody could be called: too many requests are under way") };
+        let Some(leg) = leg else {
+            return warn!(call_id, line; "nobody could be called: too many requests are under way");
+        };
         let talk = Talk::Calling { facts: Box::new(facts), rtp: Box::new(rtp), peer: flow.remote };
         self.talks.borrow_mut().insert(leg, talk);
         self.drive(&shared);
@@ -598,12 +601,13 @@ impl Shared {
         self.calls.borrow().live.get(&seq).map(|live| live.call_id.clone())
     }
 
-    /// Calls somebody by a SIP line.
+    /// Calls somebody by a SIP line. Gives the id that the call will have once it is answered.
     pub(super) fn place_call(self: &Rc<Self>, line: usize, target: &dial_plan::Target) -> Result<String, String> {
         let sip = self.sip_line_of(line).ok_or("the line is not open")?;
-        let number = shown(self, &target.number);
-        spawn_local(sip.call(Rc::clone(self), target.clone()));
-        Ok(format!("{number} is called; `trunkline status` has the call once it is answered"))
+        let facts = made_up_facts(&self.config.account);
+        let call_id = facts.call_id.to_string();
+        spawn_local(sip.call(Rc::clone(self), target.clone(), facts));
+        Ok(call_id)
     }
 
     /// Passes a caller on, once what the agent has said was heard.
@@ -618,7 +622,8 @@ impl Shared {
 
     /// An agent asks for something: the dial plan decides whom it may pass callers on to.
     pub(super) fn on_wish(self: &Rc<Self>, seq: u64, wish: &Wish) {
-        let Some((call_id, line)) = self.calls.borrow().live.get(&seq).map(|live| (live.call_id.clone(), live.line)) else {
+        let Some((call_id, line)) = self.calls.borrow().live.get(&seq).map(|live| (live.call_id.clone(), live.line))
+        else {
             return;
         };
         let done = match wish {
@@ -690,7 +695,7 @@ fn line_setup(config: &config::SipLine, ports: [Option<u16>; 3], max_calls: usiz
             host,
             ports,
             user_agent: config.user_agent.clone(),
-            codecs: audio.codecs.iter().copied().collect(),
+            codecs: audio.codecs.clone(),
             rtp_digits: audio.dtmf != config::Dtmf::Info,
             tone: config.ringing.tone,
             session_expires: session_timer.expires,
@@ -720,10 +725,10 @@ fn registrars(config: &config::SipLine) -> impl Iterator<Item = &SipUri> {
 }
 
 /// Who calls, as agents are told.
-fn facts_of(invitation: Invitation) -> Facts {
+fn facts_of(account: &str, invitation: Invitation) -> Facts {
     let Invitation { call_id, from, name, to, did, diverted_from, headers, .. } = invitation;
-    let mut facts =
-        Facts { call_sid: text(&call_id), from: text(&from), to: text(&to), did: text(&did), ..Facts::default() };
+    let mut facts = made_up_facts(account);
+    (facts.call_sid, facts.from, facts.to, facts.did) = (text(&call_id), text(&from), text(&to), text(&did));
     // One too many, or too long, is left out.
     if let Some(name) = name {
         facts.custom.add("caller_name", &name);

@@ -658,13 +658,9 @@ mod tests {
         assert_eq!(event(&mut vendor, r#"{"event":"stop","streamId":"st-9"}"#), Event::HangUp);
         let Event::Wish(asked) = event(&mut vendor, r#"{"event":"sendDTMF","dtmf":"5"}"#) else { panic!("no wish") };
         assert_eq!(asked.wish(), Wish::digits("5"));
-        for unknown in [
-            r#"{"event":"sendDTMF"}"#,
-            r#"{"event":"checkpoint"}"#,
-            r#"{"event":"playAudio"}"#,
-            START,
-            MEDIA,
-        ] {
+        for unknown in
+            [r#"{"event":"sendDTMF"}"#, r#"{"event":"checkpoint"}"#, r#"{"event":"playAudio"}"#, START, MEDIA]
+        {
             assert_eq!(event(&mut vendor, unknown), Event::Unknown, "{unknown}");
         }
         assert_eq!(vendor.handle_binary(b"\0\0"), Err(Malformed::Binary));

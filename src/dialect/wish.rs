@@ -47,7 +47,7 @@ impl Wish {
     #[must_use]
     pub fn transfer(target: &str) -> Option<Self> {
         let fits = |byte: u8| matches!(byte, b' '..=b'~') && !b"<>\"\\^`{|}".contains(&byte);
-        let target = target.trim();
+        let target = target.trim_matches(' ');
         let is_target = !target.is_empty() && target.bytes().all(fits);
         is_target.then(|| Target::try_from(target).ok()).flatten().map(Self::Transfer)
     }

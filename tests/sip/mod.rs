@@ -49,6 +49,8 @@ pub(crate) enum Trunk {
     Says(PathBuf),
     /// An agent that echoes, and hangs up so long after a call began.
     HangsUp(Duration),
+    /// An agent that is told by these arguments what to ask for.
+    Asks(&'static [&'static str]),
     /// An agent that echoes behind a door that opens so long after a connection was made.
     Late(Duration),
     /// Connections are taken and nobody says anything.
@@ -97,6 +99,11 @@ impl Site {
                 }
                 Trunk::HangsUp(after) => {
                     let (agent, port) = agent(&["--plain", "--hangup-after", &after.as_millis().to_string()]);
+                    agents.push(agent);
+                    (format!("ws://127.0.0.1:{port}/"), String::new())
+                }
+                Trunk::Asks(args) => {
+                    let (agent, port) = agent(&[&["--plain"], *args].concat());
                     agents.push(agent);
                     (format!("ws://127.0.0.1:{port}/"), String::new())
                 }
@@ -290,6 +297,7 @@ pub(crate) struct Sipp {
     /// Calls it has to make or take.
     calls: u32,
     kept: Option<tempfile::TempDir>,
+    claim: UdpSocket,
 }
 
 impl Sipp {
@@ -301,8 +309,7 @@ impl Sipp {
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join("scenario.xml"), scenario.xml()).unwrap();
         let mut command = Command::new("sipp");
-        // Streams of those that run beside each other keep apart: so many ports for each.
-        let media = 20_000 + 250 * (nth % 40) + (std::process::id() % 40) as u16 * 2 * 250 % 10_000;
+        let (media, claim) = claim_ports();
         command
             .current_dir(&dir)
             .args(["-sf", "scenario.xml", "-nostdin", "-s", "agent", "-timeout_error"])
@@ -310,7 +317,7 @@ impl Sipp {
             .args(["-trace_msg", "-message_file", "messages"])
             .args(["-mi", "127.0.0.1", "-mp", &media.to_string()])
             .arg(format!("127.0.0.1:{to}"));
-        Self { dir, command, calls: 1, kept: None }
+        Self { dir, command, calls: 1, kept: None, claim }
     }
 
     /// So many calls in all, and so many a second.
@@ -346,8 +353,21 @@ impl Sipp {
         let port = free_udp_port(address);
         self.command.args(["-m", &self.calls.to_string(), "-i", &address.to_string(), "-p", &port.to_string()]);
         let process = Process::start(&mut self.command);
-        Playing { port, dir: self.dir, process, began: Instant::now(), _kept: self.kept }
+        Playing { port, dir: self.dir, process, began: Instant::now(), _kept: self.kept, _claim: self.claim }
     }
+}
+
+/// The first of 250 ports for streams that nobody has now, below those that are handed out, and what keeps every other sipp
+/// off them, in whichever process, for as long as it is held.
+fn claim_ports() -> (u16, UdpSocket) {
+    let claim = |first: u16| {
+        let claim = UdpSocket::bind((Ipv4Addr::LOCALHOST, first + 249)).ok()?;
+        // Those that sipp insists on.
+        let is_free = (first..first + 4).all(|port| UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok());
+        is_free.then_some((first, claim))
+    };
+    let claimed = (20_000..32_000).step_by(250).find_map(claim);
+    claimed.expect("fewer than 48 of them run at once")
 }
 
 /// A port that nobody has now.
@@ -362,6 +382,7 @@ pub(crate) struct Playing {
     process: Process,
     began: Instant,
     _kept: Option<tempfile::TempDir>,
+    _claim: UdpSocket,
 }
 
 impl Playing {

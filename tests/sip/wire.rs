@@ -107,6 +107,24 @@ impl Wire {
         self.request("ACK", call, 1, to_tag).replace("-1a\n", "-1\n")
     }
 
+    /// The answer to a request that came.
+    pub(crate) fn answer(request: &Answer, status: &str) -> String {
+        let ties: String =
+            ["Via", "From", "To", "Call-ID", "CSeq"].map(|name| format!("{name}: {}\n", request.header(name))).concat();
+        format!("SIP/2.0 {status}\n{ties}Content-Length: 0\n\n")
+    }
+
+    /// A NOTIFY of how a transfer stands (RFC 3515 2.4.4).
+    pub(crate) fn notify(&self, call: &str, cseq: u32, to_tag: &str, (state, fragment): (&str, &str)) -> String {
+        format!(
+            "{}Contact: <sip:wire@{}>\nEvent: refer\nSubscription-State: {state}\nContent-Type: message/sipfrag\n\
+             Content-Length: {}\n\n{fragment}",
+            self.head("NOTIFY", call, cseq, to_tag),
+            self.address(),
+            fragment.len()
+        )
+    }
+
     fn head(&self, method: &str, call: &str, cseq: u32, to_tag: &str) -> String {
         let (here, to) = (self.address(), self.to);
         let to_tag = if to_tag.is_empty() { String::new() } else { format!(";tag={to_tag}") };

@@ -401,9 +401,17 @@ impl Line {
         self.with_leg(now, leg, |leg, parts| leg.ring(parts, rtp));
     }
 
-    /// This call is taken.
+    /// This call is taken, unless too many that were have no ACK yet.
     pub fn accept(&mut self, now: Now, leg: LegId) {
-        self.with_leg(now, leg, Leg::accept);
+        let Some(source) = self.legs.get(&leg).map(|leg| leg.flow().remote) else { return };
+        match self.admission.check_answer(now, source, self.transactions.unacked()) {
+            Verdict::Admit | Verdict::Ignore => self.with_leg(now, leg, Leg::accept),
+            Verdict::Refuse { status, retry_after_s } => {
+                let headers = [(Name::RetryAfter, retry_after_s.to_string())];
+                let why = Ending::Lost("too many calls wait for the ACK of their answer");
+                self.with_leg(now, leg, |leg, parts| leg.refuse(parts, status, &headers, &why));
+            }
+        }
     }
 
     /// This call is not taken, with headers that say more.

@@ -77,6 +77,35 @@ fn five_thousand_calls_that_nobody_acknowledges_are_never_more_than_allowed_and_
 }
 
 #[test]
+fn calls_that_rang_together_are_not_answered_together_where_nobody_acknowledges() {
+    let mut bench = Bench::with(|setup| {
+        (setup.admission.invites_per_second, setup.admission.burst) = (1000, 100);
+        setup.admission.max_ringing = 100;
+    });
+    for number in 0..40 {
+        bench.receive(&other_invite(number));
+    }
+    let mut legs = Vec::new();
+    while let Some(event) = bench.events.pop() {
+        if let Event::Invited(invitation) = event {
+            bench.line.ring(bench.now, invitation.leg, rtp());
+            legs.push(invitation.leg);
+        }
+    }
+    assert_eq!(legs.len(), 40);
+    bench.sent.clear();
+    for leg in legs {
+        bench.accept(leg);
+    }
+    let mut answers: Vec<_> = bench.sent.drain(..).map(|(_, _, message)| in_short(&message)).collect();
+    answers.sort();
+    answers.retain(|answer| !answer.starts_with('1'));
+    assert_eq!(answers.iter().filter(|answer| *answer == "200 INVITE").count(), 30, "{answers:?}");
+    assert_eq!(answers.iter().filter(|answer| *answer == "503 INVITE").count(), 10, "{answers:?}");
+    assert_eq!(bench.line.len(), 30);
+}
+
+#[test]
 fn calls_that_ring_leave_no_room_for_more() {
     let mut bench = Bench::with(|setup| setup.admission.max_ringing = 3);
     for number in 0..10 {

@@ -96,11 +96,8 @@ impl Bench {
 
     /// The leg that was told of last.
     fn leg(&self) -> LegId {
-        let invited = self.events.iter().rev().find_map(|event| match event {
-            Event::Invited(invitation) => Some(invitation.leg),
-            _ => None,
-        });
-        invited.expect("somebody called")
+        let leg_of = |event: &Event| if let Event::Invited(invitation) = event { Some(invitation.leg) } else { None };
+        self.events.iter().rev().find_map(leg_of).expect("somebody called")
     }
 
     fn accept(&mut self, leg: LegId) {
