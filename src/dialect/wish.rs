@@ -162,6 +162,10 @@ impl<'m> Asked<'m> {
         // Longer than any target, so that one that is too long is not cut to another.
         let mut text = heapless::String::<{ MAX_TARGET + 4 }>::new();
         value.text(&mut text);
+        // What lacks a character is another target.
+        if value.has_controls() {
+            return None;
+        }
         match self.kind {
             Kind::Transfer => Wish::transfer(&text),
             Kind::Digits => Wish::digits(&text),
@@ -443,7 +447,7 @@ mod tests {
         assert!(transfer(&"1".repeat(128)).is_some());
         assert_eq!(transfer(&"1".repeat(129)), None);
         assert_eq!(transfer(&"1".repeat(5_000)), None);
-        for target in ["", " ", "sip:x@y>", "\\u0000", "\\r\\nVia: x", "sip:\u{e9}@y", "\\\"x"] {
+        for target in ["", " ", "sip:x@y>", "\\u0000", "30\\u00000", "300\\r\\nVia: x", "sip:\u{e9}@y", "\\\"x"] {
             assert_eq!(transfer(target), None, "{target}");
         }
         let digits = |digits: &str| wish(&format!(r#"{{"event":"send_digits","digits":"{digits}"}}"#));
