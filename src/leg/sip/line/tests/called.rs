@@ -266,7 +266,10 @@ fn a_call_that_is_refused_says_what_it_was_given() {
 fn a_call_that_nobody_ever_answers_is_not_kept_for_ever() {
     let (mut bench, _) = Bench::ringing();
     bench.run(180.0);
-    assert_eq!((bench.said(), bench.told()), (vec!["480 INVITE".to_owned()], vec!["ended: nobody answered".to_owned()]));
+    assert_eq!(
+        (bench.said(), bench.told()),
+        (vec!["480 INVITE".to_owned()], vec!["ended: nobody answered".to_owned()])
+    );
     bench.assert_over();
 }
 

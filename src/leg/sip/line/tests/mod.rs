@@ -324,7 +324,8 @@ fn invite(headers: &str) -> String {
 fn bare_invite() -> String {
     let invite = invite("");
     let (head, _) = invite.split_once("\r\n\r\n").expect("a head");
-    head.replace("Content-Type: application/sdp\r\n", "").replace("Content-Length:   279", "Content-Length: 0") + "\r\n\r\n"
+    head.replace("Content-Type: application/sdp\r\n", "").replace("Content-Length:   279", "Content-Length: 0")
+        + "\r\n\r\n"
 }
 
 /// The same as another call.
