@@ -92,6 +92,8 @@ pub(super) struct Shared {
     pub(super) house: watch::Sender<House>,
     /// The SIP lines, by their places in the config.
     pub(super) sip: RefCell<BTreeMap<usize, Rc<SipLine>>>,
+    /// Where the ids of calls go that a websocket line fetches, by its place in the config.
+    pub(super) fetches: RefCell<BTreeMap<usize, mpsc::Sender<String>>>,
     /// Writers of pipes whose calls have ended.
     pub(super) writers: mpsc::UnboundedSender<thread::JoinHandle<()>>,
 }
