@@ -22,7 +22,8 @@ use trunkline::{
     },
     control::metrics::Metrics,
     dialect::{
-        Carrier, Dialect, Facts, Format, Full, Incoming, Malformed, MarksOnClear, Message, Say, Stamp, binary::Binary,
+        Carrier, Dialect, Facts, Format, Full, Incoming, Malformed, MarksOnClear, Message, Role, Say, Stamp,
+        binary::Binary,
     },
     leg::{
         audiosocket::{line::Line, message::Reader},
@@ -123,7 +124,7 @@ fn start(seq: u64, orders: &mpsc::Sender<Order>) -> FarEnds {
         tell_steps: false,
     };
     orders.blocking_send(Order::Call(Box::new(new))).ok().unwrap();
-    let dialect = Box::new(Faulty(Binary::new(Rate::Hz8000)));
+    let dialect = Box::new(Faulty(Binary::new(Role::Vendor, Rate::Hz8000)));
     let answered = Answered { stream: trunk, link: Link::new(None, Vec::new()), dialect };
     orders.blocking_send(Order::Trunk { seq, result: Ok(Box::new(answered)) }).ok().unwrap();
     FarEnds { pbx, agent }

@@ -93,6 +93,30 @@ fn a_message_is_logged_with_the_sentence_that_the_table_has() {
 }
 
 #[test]
+fn what_the_page_of_sip_says_that_the_log_says_is_in_the_source() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    sources(&root.join("src"), &mut files);
+    let source: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let page = fs::read_to_string(root.join("docs/sip.md")).unwrap();
+    let table = page.split("| what you see |").nth(1).unwrap();
+    let mut checked = 0;
+    for row in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
+        let said = row.split('|').nth(2).unwrap().replace("``", "\u{1}").replace('`', "\u{2}");
+        let said = said.replace('\u{1}', "\u{2}").replace("\u{2}allow\u{2}", "`allow`");
+        for sentence in said.split('\u{2}').skip(1).step_by(2).filter(|sentence| !sentence.starts_with("rtp.")) {
+            // What varies is left out in both, and what stands behind a colon comes from elsewhere.
+            let value = sentence.split_once('=').map_or(sentence, |(_, value)| value);
+            for piece in value.split("...").flat_map(|part| part.split(": ")).map(str::trim).filter(|it| it.len() > 3) {
+                assert!(source.contains(piece), "{piece:?} of {row}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 15, "{checked}");
+}
+
+#[test]
 fn systemd_takes_the_catalog() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("usr/lib/systemd/catalog");

@@ -63,6 +63,7 @@ impl Desk for OneCall {
             dropped: 0,
             underruns: 0,
             late: 0,
+            rtp: None,
         };
         let listen = Some("127.0.0.1:9092".to_owned());
         let (name, kind) = ("pbx".to_owned(), "audiosocket".to_owned());
@@ -77,7 +78,7 @@ impl Desk for OneCall {
             max_calls: 8,
             drain_seconds: 30,
             pool_high_water_bytes: 0,
-            lines: vec![LineStatus { name, kind, listen, calls: 1, last_call_ms_ago: Some(7000) }],
+            lines: vec![LineStatus { name, kind, listen, calls: 1, last_call_ms_ago: Some(7000), registration: None }],
             trunks: vec![TrunkStatus { name: agent, url, dialect, last_handshake: None, last_refusal: None, calls: 1 }],
             calls: if self.over.get() { Vec::new() } else { vec![call] },
             records: RecordsStatus::default(),
@@ -111,7 +112,7 @@ impl Desk for OneCall {
         Err("the dial plan does not allow this number: [line.pbx.dial] plan has 2??".to_owned())
     }
 
-    fn send_digits(&self, call_id: &str, digits: &str) -> Result<(), String> {
+    fn send_digits(self: Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
         self.ordered.borrow_mut().push((call_id.to_owned(), digits.to_owned()));
         Ok(())
     }

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 use trunkline::{
-    call::{Bridge, EndReason, State, bridge::Limits, state::Event as CallEvent},
-    dialect::{self, Event, Facts, Options, Role, Say},
+    call::{Bridge, EndReason, State, bridge::Limits, state::Event as CallEvent, tap::Happening},
+    dialect::{self, Event, Facts, Options, Role, Say, Transfer, Wish},
     leg::{
         audiosocket::{
             line::{Input, Line, MAX_MESSAGE},
@@ -58,6 +58,8 @@ struct Ears {
     stopped: bool,
     started: bool,
     digits: Vec<u8>,
+    holds: Vec<bool>,
+    transfers: Vec<Transfer>,
 }
 
 impl Sink for Ears {
@@ -82,6 +84,8 @@ impl Sink for Ears {
             Event::Stop => self.stopped = true,
             Event::Start => self.started = true,
             Event::Dtmf(digit) => self.digits.push(digit),
+            Event::Held(held) => self.holds.push(held),
+            Event::Transfer(transfer) => self.transfers.push(transfer),
             _ => {}
         }
     }
@@ -790,4 +794,90 @@ fn a_line_that_turns_wideband_is_answered_wideband_and_a_narrow_trunk_is_served_
         heard += frame.iter().filter(|&&sample| sample == 1000).count();
     }
     assert!((15_900..=16_000).contains(&heard), "a second at 16 kHz, less the filter's edges: {heard}");
+}
+
+/// Asks for the transfer as soon as the agent's last words were heard, and says after how many frames that was.
+fn frames_until_spoken(site: &mut Site) -> usize {
+    site.bridge.ask_spoken(site.now);
+    (0..1000).find(|_| site.bridge.poll_spoken(site.now) || (site.frames(1), false).1).unwrap()
+}
+
+#[test]
+fn a_transfer_waits_for_the_last_word_that_the_agent_said_before_it() {
+    let mut site = Site::new("exotel", 600);
+    site.bridge.listen(false);
+    site.burst(&speech(0, 8000), None);
+    let wish = Wish::transfer("sip:300@pbx.example.com").unwrap();
+    site.agent_says(Say::Wish(&wish));
+    assert_eq!(site.bridge.poll_wish(), Some(wish));
+    assert_eq!(site.bridge.poll_wish(), None);
+    let frames = frames_until_spoken(&mut site);
+    assert!((50..=51).contains(&frames), "one second of speech: {frames}");
+    assert_eq!(site.voice(), speech(0, 8000), "and all of it was heard");
+    assert!(!site.bridge.poll_spoken(site.now), "it is said once");
+
+    let failed = Transfer::Failed { status: 486 };
+    for transfer in [Transfer::Trying, failed] {
+        site.bridge.handle_transfer(site.now, transfer);
+        site.exchange();
+    }
+    assert_eq!(site.agent.ears.transfers, [Transfer::Trying, failed]);
+    assert_eq!(site.bridge.wishes().transfer, Some(failed));
+    let notes: Vec<_> = std::iter::from_fn(|| site.bridge.poll_note()).collect();
+    let told = [Happening::TransferAsked, Happening::Transfer(Transfer::Trying), Happening::Transfer(failed)];
+    assert!(told.iter().all(|told| notes.contains(told)), "{notes:?}");
+}
+
+#[test]
+fn a_transfer_does_not_wait_for_what_was_flushed_nor_for_an_agent_that_goes_on_and_on() {
+    let mut site = Site::new("exotel", 600);
+    assert_eq!(frames_until_spoken(&mut site), 0, "the agent had said nothing");
+    site.burst(&speech(0, 80_000), None);
+    site.bridge.ask_spoken(site.now);
+    site.frames(10);
+    assert!(!site.bridge.poll_spoken(site.now));
+    site.agent_says(Say::Clear);
+    assert!(site.bridge.poll_spoken(site.now));
+    // What is said after the wish is not waited for.
+    site.burst(&speech(0, 1600), None);
+    site.bridge.ask_spoken(site.now);
+    site.burst(&speech(0, 80_000), None);
+    site.frames(12);
+    assert!(site.bridge.poll_spoken(site.now));
+    site.burst(&speech(0, 160_000), None);
+    let frames = frames_until_spoken(&mut site);
+    assert!((499..=501).contains(&frames), "ten seconds at most: {frames}");
+}
+
+#[test]
+fn an_agent_is_told_of_hold_and_so_is_the_one_that_takes_its_place() {
+    let mut site = Site::new("exotel", 600);
+    site.bridge.handle_hold(site.now, true);
+    site.bridge.handle_hold(site.now, true);
+    site.frames(100);
+    assert_eq!(site.agent.ears.holds, [true], "told once");
+    site.reconnect("exotel");
+    assert_eq!(site.agent.ears.holds, [true]);
+    site.frames(50);
+    site.bridge.handle_hold(site.now, false);
+    site.exchange();
+    assert_eq!(site.agent.ears.holds, [true, false]);
+    site.bridge.handle_hold(site.now, true);
+    site.frames(50);
+    // Hanging up on hold ends the hold.
+    site.line_bytes(&[0, 0, 0]);
+    let figures = site.bridge.wishes();
+    assert_eq!((figures.holds, figures.held), (2, Now::from_secs(4)));
+}
+
+#[test]
+fn a_model_that_asks_for_keys_without_end_is_heard_in_part() {
+    let mut site = Site::new("exotel", 600);
+    for _ in 0..10 {
+        site.agent_says(Say::Wish(&Wish::digits("12#").unwrap()));
+    }
+    assert_eq!(std::iter::from_fn(|| site.bridge.poll_wish()).count(), 4);
+    assert_eq!((site.bridge.wishes().wishes, site.bridge.wishes().dropped), (10, 6));
+    site.frames(10);
+    assert!(site.bridge.state().has_line());
 }

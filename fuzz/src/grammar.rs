@@ -7,7 +7,7 @@
 use trunkline::{
     dialect::{
         self, Audio, Carrier, Coding, Dialect, Event, Facts, Format, Malformed, Message, Options, Role, Say, Stamp,
-        StopReason,
+        StopReason, Transfer, Wish,
         decode::{Decoder, most_samples},
         json::{Run, Splitter},
     },
@@ -236,6 +236,9 @@ fn speak(name: &str, role: Role, options: &Options, dialect: &mut dyn Dialect, s
         Say::Heard("\\u00e9"),
         Say::Dtmf(b'#'),
         Say::HangUp,
+        Say::Wish(&Wish::Digits("12#".try_into().unwrap_or_default())),
+        Say::Held(true),
+        Say::Transfer(Transfer::Failed { status: 486 }),
         Say::Stop(StopReason::Ended),
     ] {
         if let Some(sent) = write(dialect, |side, out| side.write(say, &facts, STAMP, out)) {

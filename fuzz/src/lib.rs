@@ -77,6 +77,12 @@ impl Said {
             Event::Fault(_) => Self::Plain("fault"),
             Event::Broken(_) => Self::Plain("broken"),
             Event::Expiring => Self::Plain("expiring"),
+            Event::Held(_) => Self::Plain("held"),
+            Event::Transfer(_) => Self::Plain("transfer"),
+            Event::Wish(asked) => {
+                assert!(asked.wish().is_some(), "{asked:?}");
+                Self::Plain("wish")
+            }
             Event::Mark(name) | Event::Heard(name) => {
                 assert!(!name.is_empty() && name.len() <= trunkline::dialect::MAX_MARK, "{name:?}");
                 Self::Mark(name.to_owned())

@@ -11,8 +11,9 @@ use crate::{
         tap::{Happening, MarkName},
         turns::Turns,
         websocket_line::{LineEar, LineNews, LineSetup, WebsocketLine},
+        wishes::{WishFigures, Wishes},
     },
-    dialect::{self, Direction, MarksOnClear, Say, Speaker, StopReason},
+    dialect::{self, Direction, MarksOnClear, Say, Speaker, StopReason, Transfer, Wish},
     leg::websocket::leg::{Flow, Leg, MAX_CHUNK, Over, Sink, Tally},
     media::{
         Now, Rate,
@@ -205,6 +206,8 @@ struct Downlink {
     hang_up: bool,
     /// When its first audio came.
     first_said: Option<Now>,
+    /// What it asks of the line.
+    wishes: Wishes,
     /// What is to be told to whoever keeps it; `None`: nobody does.
     notes: Option<Box<Notes>>,
 }
@@ -261,6 +264,7 @@ impl Bridge {
                 agent_done: false,
                 hang_up: false,
                 first_said: None,
+                wishes: Wishes::default(),
                 notes: None,
             },
             direction: Direction::Both,
@@ -376,6 +380,7 @@ impl Bridge {
         if had_line && !self.state.has_line() {
             self.times.ended = Some(now);
             self.downlink.deaf = true;
+            self.downlink.wishes.set_held(now, false);
             self.redial = Redial::No;
             // A vendor that has left needs no word to throw away what it has, and one that by our reckoning has played
             // it all would only lose the last syllable, which is still on its way to the caller.
@@ -493,6 +498,7 @@ impl Bridge {
         leg.open(now);
         (self.trunk, self.over, self.trunk_gone, self.overdue) = (Some(leg), None, false, None);
         self.connected = now;
+        self.tell_held(now);
         self.downlink.note(|| Happening::Rebridged);
         old
     }
@@ -519,6 +525,63 @@ impl Bridge {
         self.times.bridged = Some(now);
         (self.connected, self.reconnect_until) = (now, now + RECONNECT);
         self.trunk = Some(leg);
+        self.tell_held(now);
+    }
+
+    /// What the agent asks of the line.
+    pub fn poll_wish(&mut self) -> Option<Wish> {
+        self.downlink.wishes.pop()
+    }
+
+    /// The line put the caller on hold, or took the caller back.
+    pub fn handle_hold(&mut self, now: Now, held: bool) {
+        if !self.state.has_line() || !self.downlink.wishes.set_held(now, held) {
+            return;
+        }
+        self.downlink.note(|| if held { Happening::Held } else { Happening::Resumed });
+        if let Some(trunk) = &mut self.trunk {
+            trunk.say(now, Say::Held(held));
+        }
+    }
+
+    /// A new agent is to know of a hold that it did not see begin.
+    fn tell_held(&mut self, now: Now) {
+        if let Some(trunk) = &mut self.trunk
+            && self.downlink.wishes.is_held()
+        {
+            trunk.say(now, Say::Held(true));
+        }
+    }
+
+    /// A transfer that the agent asked for goes on like this.
+    pub fn handle_transfer(&mut self, now: Now, transfer: Transfer) {
+        self.downlink.wishes.transfer = Some(transfer);
+        self.downlink.note(|| Happening::Transfer(transfer));
+        if let Some(trunk) = &mut self.trunk {
+            trunk.say(now, Say::Transfer(transfer));
+        }
+    }
+
+    /// From now on [`poll_spoken`](Self::poll_spoken) waits for what the agent has said so far.
+    pub fn ask_spoken(&mut self, now: Now) {
+        self.downlink.wishes.ask_spoken(now, self.downlink.ring.pushed());
+    }
+
+    /// Whether all that the agent had said when it was asked for was written to the line or flushed, or has taken too
+    /// long. Said once.
+    pub fn poll_spoken(&mut self, now: Now) -> bool {
+        let down = &mut self.downlink;
+        // What a vendor has in its queue is not heard yet.
+        let ahead = down.pacer.as_ref().map_or(Now::ZERO, |pacer| pacer.ahead(now));
+        let ahead = down.playout.rate().samples(ahead.as_millis() as usize) as u64;
+        let heard = down.ring.popped().saturating_sub(ahead);
+        down.wishes.poll_spoken(now, heard)
+    }
+
+    /// What was asked of the line, and what became of it.
+    #[must_use]
+    pub const fn wishes(&self) -> WishFigures {
+        self.downlink.wishes.figures()
     }
 
     /// The line sent samples at this rate. Call [`pump`](Self::pump) afterwards.
@@ -1363,13 +1426,23 @@ impl Sink for Ear<'_> {
                 self.downlink.note(|| Happening::Said { speaker, text: owned(text), whole });
             }
             dialect::Event::Fault(words) => self.downlink.note(|| Happening::Fault(owned(words))),
+            dialect::Event::Wish(asked) => {
+                let Some(wish) = asked.wish() else { return };
+                self.downlink.note(|| match &wish {
+                    Wish::Transfer(_) => Happening::TransferAsked,
+                    Wish::Digits(digits) => Happening::DigitsAsked { count: digits.len() },
+                });
+                self.downlink.wishes.push(wish);
+            }
             // A vendor hears nothing else from an agent.
             dialect::Event::None
             | dialect::Event::Unknown
             | dialect::Event::Start
             | dialect::Event::Heard(_)
             | dialect::Event::Dtmf(_)
-            | dialect::Event::Broken(_) => {}
+            | dialect::Event::Broken(_)
+            | dialect::Event::Held(_)
+            | dialect::Event::Transfer(_) => {}
             dialect::Event::Expiring => self.downlink.expiring = true,
         }
     }

@@ -24,6 +24,7 @@ pub mod tap;
 pub mod turns;
 pub mod vitals;
 pub mod websocket_line;
+pub mod wishes;
 
 pub use self::{bridge::Bridge, outcome::Outcome, state::State};
 

@@ -5,6 +5,7 @@ use crate::{
         EndReason,
         bridge::{Bridge, Delays, Times, UplinkTally},
         turns::Turns,
+        wishes::WishFigures,
     },
     dialect::Direction,
     leg::{rtp::session, websocket::leg::Tally},
@@ -32,6 +33,8 @@ pub struct Figures {
     pub line: LineTally,
     /// What RTP was like, where the line is that.
     pub rtp: Option<session::Tally>,
+    /// What was asked of the line, and what became of it.
+    pub wishes: WishFigures,
 }
 
 /// What went over a line's connection.
@@ -58,7 +61,17 @@ impl Figures {
             delays: bridge.delays(),
             line,
             rtp,
+            wishes: bridge.wishes(),
         }
+    }
+
+    /// What counters know once these figures were added to them: what RTP lost was found again where it came late, and a
+    /// counter takes nothing back.
+    #[must_use]
+    pub fn counted_after(self, before: &Self) -> Self {
+        let lost_before = before.rtp.map_or(0, |rtp| rtp.lost);
+        let rtp = self.rtp.map(|rtp| session::Tally { lost: rtp.lost.max(lost_before), ..rtp });
+        Self { rtp, ..self }
     }
 }
 

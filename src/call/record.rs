@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     call::{EndReason, Outcome, redact::Numbers},
-    dialect::{Direction, Facts},
-    leg::websocket::dial::Stages,
+    dialect::{Direction, Facts, Transfer},
+    leg::{rtp::session, websocket::dial::Stages},
     media::{Now, Rate, histogram::Histogram},
 };
 
@@ -106,11 +106,16 @@ pub struct Record {
     pub line_dialect: Option<String>,
     pub direction: Direction,
     pub turns: Option<Turns>,
+    pub holds: Option<u32>,
+    pub held_ms: Option<u64>,
+    pub transfer: Option<&'static str>,
+    pub transfer_status: Option<u16>,
     pub rate_hz: Option<u32>,
     pub setup: Setup,
     pub uplink: Option<Uplink>,
     pub downlink: Option<Downlink>,
     pub line_leg: Option<LineLeg>,
+    pub rtp: Option<Rtp>,
     pub trunk_leg: Option<TrunkLeg>,
 }
 
@@ -189,6 +194,31 @@ pub struct LineLeg {
     pub out_bytes: u64,
 }
 
+/// The RTP of a SIP call.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "each one's meaning is its row in docs/records.md")]
+pub struct Rtp {
+    pub peer: Option<String>,
+    pub packets: u64,
+    pub sent_packets: u64,
+    pub lost_packets: u64,
+    pub late_packets: u64,
+    pub duplicate_packets: u64,
+    pub foreign_packets: u64,
+    pub bad_packets: u64,
+    pub concealed_samples: u64,
+    pub jitter_ms: f64,
+    pub target_ms: u64,
+    pub delay_ms: u64,
+    pub max_delay_ms: u64,
+    pub round_trip_ms: Option<f64>,
+    pub holds: u32,
+    pub held_seconds: f64,
+    pub remote_lost_packets: i32,
+    pub remote_worst_loss_percent: f64,
+    pub remote_jitter_ms: f64,
+}
+
 /// The trunk's connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "each one's meaning is its row in docs/records.md")]
@@ -222,6 +252,7 @@ impl Record {
         let Ending { outcome, taken, .. } = *ending;
         let (reason, figures, rate) = (outcome.reason, &outcome.figures, outcome.rate);
         let (up, down, trunk, times) = (figures.uplink, figures.downlink, figures.trunk, figures.times);
+        let wishes = figures.wishes;
         let after_start = |at: Now| millis(at.saturating_sub(times.started));
         let stage = |of: fn(&Stages) -> Now| taken.as_ref().map(|taken| millis(of(&taken.stages)));
         Self {
@@ -243,6 +274,10 @@ impl Record {
                 response_p50_ms: turns.response_ms.map(|(median, _)| median),
                 response_p95_ms: turns.response_ms.map(|(_, most)| most),
             }),
+            holds: Some(wishes.holds),
+            held_ms: Some(millis(wishes.held)),
+            transfer: wishes.transfer.map(Transfer::as_str),
+            transfer_status: wishes.transfer.and_then(Transfer::status),
             rate_hz: Some(rate.hz()),
             setup: Setup {
                 dns_ms: stage(|stages| stages.dns),
@@ -276,6 +311,7 @@ impl Record {
                 lateness: Delay::of(&figures.delays.playout),
             }),
             line_leg: Some(LineLeg { in_bytes: figures.line.bytes_in, out_bytes: figures.line.bytes_out }),
+            rtp: figures.rtp.as_ref().map(Rtp::of),
             trunk_leg: taken.map(|_| TrunkLeg {
                 in_bytes: trunk.bytes_in,
                 out_bytes: trunk.bytes_out,
@@ -310,11 +346,16 @@ impl Record {
             line_dialect: None,
             direction: Direction::Both,
             turns: None,
+            holds: None,
+            held_ms: None,
+            transfer: None,
+            transfer_status: None,
             rate_hz: None,
             setup: Setup::default(),
             uplink: None,
             downlink: None,
             line_leg: None,
+            rtp: None,
             trunk_leg: None,
         }
     }
@@ -349,11 +390,40 @@ impl EndedBy {
     }
 }
 
+impl Rtp {
+    /// What RTP was like.
+    #[must_use]
+    pub fn of(tally: &session::Tally) -> Self {
+        let ms = |time: Now| hundredths(time.as_micros() as u64);
+        Self {
+            peer: tally.peer.map(|peer| peer.to_string()),
+            packets: tally.packets,
+            sent_packets: tally.sent,
+            lost_packets: tally.lost,
+            late_packets: tally.late,
+            duplicate_packets: tally.duplicates,
+            foreign_packets: tally.foreign,
+            bad_packets: tally.bad,
+            concealed_samples: tally.concealed,
+            jitter_ms: ms(tally.jitter),
+            target_ms: millis(tally.target),
+            delay_ms: millis(tally.delay),
+            max_delay_ms: millis(tally.most_delay),
+            round_trip_ms: tally.round_trip.map(ms),
+            holds: tally.holds,
+            held_seconds: millis(tally.held) as f64 / 1000.0,
+            remote_lost_packets: tally.remote_lost,
+            remote_worst_loss_percent: (f64::from(tally.remote_worst_fraction) / 256.0 * 1000.0).round() / 10.0,
+            remote_jitter_ms: ms(tally.remote_jitter),
+        }
+    }
+}
+
 impl Delay {
     /// The spread of what was measured, to a hundredth of a millisecond; `None`: nothing was.
     #[must_use]
     pub fn of(measured: &Histogram) -> Option<Self> {
-        let ms = |us: u64| (us as f64 / 10.0).round() / 100.0;
+        let ms = hundredths;
         Some(Self {
             p50_ms: ms(measured.permille_us(500)?),
             p99_ms: ms(measured.permille_us(990)?),
@@ -370,6 +440,11 @@ fn line(of: &impl Serialize) -> Vec<u8> {
 
 fn spelled<S: Serializer>(reason: &EndReason, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(reason.as_str())
+}
+
+/// Microseconds as milliseconds, to a hundredth.
+fn hundredths(us: u64) -> f64 {
+    (us as f64 / 10.0).round() / 100.0
 }
 
 fn millis(time: Now) -> u64 {
@@ -393,6 +468,7 @@ mod tests {
         call::{
             bridge::{Delays, Times, UplinkTally},
             outcome::{Figures, LineTally, TurnFigures},
+            wishes::WishFigures,
         },
         dialect::Text,
         leg::websocket::leg::Tally,
@@ -459,6 +535,14 @@ mod tests {
                 response: spread([(640_000, 4), (700_000, 1), (1_200_000, 1)]),
             },
             line: LineTally { bytes_in: 1_492_271, bytes_out: 1_481_927 },
+            rtp: None,
+            wishes: WishFigures {
+                wishes: 1,
+                holds: 1,
+                held: ms(12_400),
+                transfer: Some(Transfer::Failed { status: 486 }),
+                ..WishFigures::default()
+            },
         };
         Outcome {
             figures,
@@ -466,6 +550,34 @@ mod tests {
             rate: Rate::Hz8000,
             turns: Some(TurnFigures { count: 6, caller_spoke: ms(31_540), response_ms: Some((640, 1200)) }),
             ..Outcome::stillborn(7, EndReason::LineHungUp, ms(152_418))
+        }
+    }
+
+    /// RTP of a call whose network was rough for a while.
+    fn rough() -> session::Tally {
+        let us = Now::from_micros;
+        session::Tally {
+            packets: 4588,
+            lost: 32,
+            late: 3,
+            duplicates: 1,
+            concealed: 5280,
+            jitter: us(4_375),
+            target: us(41_000),
+            delay: us(43_000),
+            most_delay: us(96_000),
+            holds: 1,
+            held: us(12_340_000),
+            reports: 18,
+            round_trips: 17,
+            round_trip: Some(us(23_480)),
+            peer: Some("192.0.2.10:17204".parse().unwrap()),
+            foreign: 2,
+            bad: 0,
+            sent: 4003,
+            remote_lost: 5,
+            remote_worst_fraction: 7,
+            remote_jitter: us(1_250),
         }
     }
 
@@ -506,8 +618,16 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_rtp_is_that_of_a_rough_call() {
+        let example = PAGE.split("```json\n").nth(2).unwrap().split("```").next().unwrap();
+        let example: Value = serde_json::from_str(&format!("{{{example}}}")).unwrap();
+        assert_eq!(example["rtp"], serde_json::to_value(Rtp::of(&rough())).unwrap());
+    }
+
+    #[test]
     fn every_key_has_its_row_on_the_page_and_no_row_is_left_over() {
-        let outcome = outcome();
+        let mut outcome = outcome();
+        outcome.figures.rtp = Some(rough());
         let record = Record::of(started(Numbers::Redacted), &ending(&outcome));
         let mut there = BTreeSet::new();
         keys(&serde_json::to_value(record).unwrap(), "", &mut there);

@@ -19,7 +19,7 @@ use crate::{
         rtp::session::{self, Got, Input, MAX_PACKET, Session},
         sip::sdp::Media,
     },
-    media::{Now, codec::Codec, tone::Ringing},
+    media::{Now, codec::Codec, jitter::Bounds, tone::Ringing},
 };
 
 /// A line that is RTP, as the control thread hands it over.
@@ -42,6 +42,8 @@ pub struct RtpSetup {
     pub learn: bool,
     /// The agent does not learn which keys are pressed.
     pub mask_dtmf: bool,
+    /// Between what the time is kept for which late packets are waited for.
+    pub bounds: Bounds,
     /// A call without RTP for so long is over, unless it is on hold.
     pub timeout: Option<Now>,
     /// While the caller is on hold the agent is sent silence; otherwise nothing.
@@ -101,8 +103,8 @@ impl RtpIo {
         match &mut self.session {
             Some(session) => session.renegotiate(now, media),
             None => {
-                let RtpSetup { learn, mask_dtmf, timeout, seed, .. } = self.setup;
-                let setup = session::Setup { media, learn, mask_dtmf, timeout, seed };
+                let RtpSetup { learn, mask_dtmf, bounds, timeout, seed, .. } = self.setup;
+                let setup = session::Setup { media, learn, mask_dtmf, bounds, timeout, seed };
                 self.session = Some(Box::new(Session::open(now, setup)));
             }
         }

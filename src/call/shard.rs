@@ -44,7 +44,7 @@ use crate::{
     },
     clock,
     control::metrics::{Counter, Metrics},
-    dialect::{Dialect, Facts},
+    dialect::{Dialect, Facts, Transfer, Wish},
     leg::{
         audiosocket::{
             format::Verdict,
@@ -52,7 +52,7 @@ use crate::{
         },
         pipe,
         rtp::session,
-        sip::{leg::Transferred, sdp::Media},
+        sip::sdp::Media,
         websocket::{
             leg::{Flow, Leg, Over, Setup},
             link::{Link, LinkError},
@@ -118,7 +118,7 @@ pub enum LineOrder {
     /// The caller is to be passed on to this URI, once what the agent has said was heard.
     PassOn(String),
     /// How that came on.
-    Transfer(Transferred),
+    Transfer(Transfer),
     /// It is over.
     Ended {
         /// Why.
@@ -159,6 +159,13 @@ pub enum Ask {
     Answer {
         /// Which call.
         seq: u64,
+    },
+    /// The agent asks for something beside audio.
+    Wish {
+        /// In which call.
+        seq: u64,
+        /// For what.
+        wish: Wish,
     },
     /// The agent has been heard to the end: now pass the caller on.
     PassOn {
@@ -505,8 +512,18 @@ impl Shard {
             // A control thread that is behind by so many is asked again on the next tick.
             io.owes_answer = self.asks.try_send(Ask::Answer { seq: call.seq }).is_err();
         }
-        if let Some(uri) = call.pass_on.take() {
-            let _ = self.asks.try_send(Ask::PassOn { seq: call.seq, uri });
+        while let Some(wish) = call.bridge.poll_wish() {
+            // One that is not passed on is missed; the agent is told of a transfer that did not come about.
+            if self.asks.try_send(Ask::Wish { seq: call.seq, wish }).is_err() {
+                call.bridge.handle_transfer(now, Transfer::Failed { status: 503 });
+            }
+        }
+        if call.pass_on.is_some()
+            && call.bridge.poll_spoken(now)
+            && let Some(uri) = call.pass_on.take()
+            && self.asks.try_send(Ask::PassOn { seq: call.seq, uri }).is_err()
+        {
+            call.bridge.handle_transfer(now, Transfer::Failed { status: 503 });
         }
         while let Some(step) = call.poll_step() {
             // A step that is not told is missing in a log, no more.
@@ -586,10 +603,10 @@ impl Shard {
         for call in self.calls.iter_mut().flatten() {
             let figures = call.figures();
             self.metrics.add_growth(&call.told, &figures);
-            call.told = figures;
+            call.told = figures.counted_after(&call.told);
         }
         for slot in 0..self.calls.len() {
-            self.with_slot(slot, |call, _, _| call.gauges.set(&mut call.bridge));
+            self.with_slot(slot, |call, _, _| call.gauges.set(&mut call.bridge, call.told.rtp.as_ref()));
         }
         self.vitals.set_overloaded(self.punctuality.turn());
         let high = self.pool.high_water();
@@ -1157,11 +1174,17 @@ impl Call {
 
     /// What the signalling of the line tells.
     fn on_line_order(&mut self, now: Now, what: LineOrder, pool: &mut Pool) {
+        if let LineOrder::Transfer(transfer) = what {
+            self.bridge.handle_transfer(now, transfer);
+            return self.flush(now, pool);
+        }
         let LineIo::Rtp(io) = &mut self.line else { return };
         match what {
             LineOrder::Media { media, up } => {
                 let rate = media.codec.codec.rate();
-                io.set_media(now, *media, up);
+                if let Some(held) = io.set_media(now, *media, up) {
+                    self.bridge.handle_hold(now, held);
+                }
                 self.codec = io.codec().map(Codec::name);
                 self.bridge.handle_line_rate(rate, pool);
             }
@@ -1171,7 +1194,11 @@ impl Call {
                 // A dozen more than are ever pressed at once wait there.
                 io.press(digit);
             }
-            LineOrder::PassOn(uri) => self.pass_on = Some(uri),
+            LineOrder::PassOn(uri) => {
+                self.pass_on = Some(uri);
+                self.bridge.ask_spoken(now);
+            }
+            // Told above, whatever the line is.
             LineOrder::Transfer(_) => {}
             LineOrder::Ended { reason, words } => {
                 if let Some(words) = words {

@@ -14,7 +14,7 @@ use std::sync::{
 };
 
 use crate::{
-    dialect::{MAX_MARK, Speaker},
+    dialect::{MAX_MARK, Speaker, Transfer},
     media::{Now, Rate, frame::MAX_SAMPLES},
 };
 
@@ -75,6 +75,19 @@ pub enum Happening {
     },
     /// The cloud told of a fault, in its own words (escapes included).
     Fault(String),
+    /// The line put the caller on hold.
+    Held,
+    /// The caller is back.
+    Resumed,
+    /// The agent asked for the caller to be passed on.
+    TransferAsked,
+    /// How that goes.
+    Transfer(Transfer),
+    /// The agent asked for keys to be pressed.
+    DigitsAsked {
+        /// How many.
+        count: usize,
+    },
 }
 
 /// 20 ms of a call, both sides as they were heard at the line: silence where there was nothing.

@@ -363,7 +363,10 @@ impl Sink for LineEar<'_> {
             | Event::Transcript { .. }
             | Event::Fault(_)
             | Event::Broken(_)
-            | Event::Expiring => {}
+            | Event::Expiring
+            | Event::Wish(_)
+            | Event::Held(_)
+            | Event::Transfer(_) => {}
         }
     }
 }

@@ -27,14 +27,17 @@ use crate::{
     cli::{
         agent::{
             behave::{Part, Script, Voice},
-            call::{Call, Plan},
+            call::{Call, Plan, Told},
         },
         connection::{Connection, Party},
         options::{OptionRefused, options, parse_rate, rate_of},
         wav::read_wav,
     },
     clock,
-    dialect::{self, Facts, Role},
+    dialect::{
+        self, Facts, Role,
+        wish::{MAX_DIGITS, Transfer, Wish},
+    },
     leg::websocket::{
         dial::{Accepted, accept},
         link::Link,
@@ -70,6 +73,18 @@ pub struct AgentArgs {
     /// Hang up this many milliseconds after the start of a call
     #[arg(long, value_name = "MS")]
     pub hangup_after: Option<u64>,
+    /// Ask for the caller to be passed on, to a SIP URI or a number
+    #[arg(long, value_name = "TARGET", value_parser = parse_target)]
+    pub transfer_to: Option<Wish>,
+    /// With --transfer-to: so many milliseconds after the start of a call [default: 0]
+    #[arg(long, alias = "transfer-after-ms", value_name = "MS", requires = "transfer_to")]
+    pub transfer_after: Option<u64>,
+    /// Ask for keys to be pressed: 0-9, *, #, A-D, and w for half a second
+    #[arg(long, value_name = "KEYS", value_parser = parse_digits)]
+    pub send_digits: Option<Wish>,
+    /// With --send-digits: so many milliseconds after the start of a call [default: 0]
+    #[arg(long, alias = "digits-after-ms", value_name = "MS", requires = "send_digits")]
+    pub digits_after: Option<u64>,
     /// With say: be at most this many milliseconds ahead of what is heard [default: the dialect's own]
     #[arg(long, value_name = "MS")]
     pub lead: Option<u64>,
@@ -100,6 +115,24 @@ fn parse_dialect(text: &str) -> Result<String, String> {
     } else {
         Err(format!("{AUTO}, {} are possible", dialect::NAMES.join(", ")))
     }
+}
+
+fn parse_target(text: &str) -> Result<Wish, String> {
+    Wish::transfer(text).ok_or_else(|| "it is no target; write a SIP URI or a number, as in sip:300@pbx".to_owned())
+}
+
+fn parse_digits(text: &str) -> Result<Wish, String> {
+    Wish::digits(text).ok_or_else(|| format!("up to {MAX_DIGITS} of 0-9, *, #, A-D and w are possible"))
+}
+
+/// What is asked for, and how long after a call's start.
+fn asks(args: &AgentArgs) -> Vec<(Now, Wish)> {
+    let at =
+        |after: Option<u64>, wish: &Option<Wish>| Some((Now::from_millis(after.unwrap_or_default()), wish.clone()?));
+    let asks = [at(args.digits_after, &args.send_digits), at(args.transfer_after, &args.transfer_to)];
+    let mut asks: Vec<_> = asks.into_iter().flatten().collect();
+    asks.sort_by_key(|&(after, _)| after);
+    asks
 }
 
 /// Takes calls until SIGINT or SIGTERM, which end those that are live and are no error.
@@ -221,6 +254,7 @@ impl Agent {
             clear_after: args.clear_after.map(Now::from_millis),
             hangup_after: args.hangup_after.map(Now::from_millis),
             lead: args.lead.map(Now::from_millis),
+            asks: asks(args),
             marks: args.marks,
             options,
             bare_rate: args.sample_rate.unwrap_or(Rate::Hz8000),
@@ -380,6 +414,9 @@ impl Party for Announced {
         if !self.done {
             self.done = log_start(&self.call, self.number, self.peer);
         }
+        while let Some(told) = self.call.poll_told() {
+            log_told(told, self.number);
+        }
     }
 
     fn wants_read(&self) -> bool {
@@ -434,6 +471,16 @@ fn log_start(call: &Call, number: u32, peer: SocketAddr) -> bool {
         None => info!(call = number, peer:%, dialect, rate; "call began"),
     }
     true
+}
+
+fn log_told(told: Told, number: u32) {
+    match told {
+        Told::Held(true) => info!(call = number; "the caller is on hold"),
+        Told::Held(false) => info!(call = number; "the caller is back from hold"),
+        Told::Transfer(Transfer::Trying) => info!(call = number; "the transfer is being tried"),
+        Told::Transfer(Transfer::Failed { status }) => info!(call = number, status; "the transfer failed"),
+        Told::Transfer(Transfer::Done) => info!(call = number; "the transfer is done"),
+    }
 }
 
 fn log_end(call: &Call, number: u32) {
@@ -710,6 +757,16 @@ mod tests {
         let rate = parse("--listen 127.0.0.1:0 --plain --dialect exotel --sample-rate 16000").unwrap();
         assert!(matches!(Agent::open(&rate), Err(AgentError::Rate("exotel"))));
         assert!(parse("--listen 127.0.0.1:0 --sample-rate 11025").is_err());
+    }
+
+    #[test]
+    fn what_is_asked_of_the_line_is_read_from_the_command_line_in_the_order_of_time() {
+        let line = "--listen 127.0.0.1:0 --transfer-to sip:300@pbx --transfer-after 5000 --send-digits 1w2#";
+        let (digits, transfer) = (Wish::digits("1w2#").unwrap(), Wish::transfer("sip:300@pbx").unwrap());
+        assert_eq!(asks(&parse(line).unwrap()), [(Now::ZERO, digits), (Now::from_secs(5), transfer)]);
+        assert!(parse("--listen 127.0.0.1:0 --transfer-to <x>").is_err());
+        assert!(parse("--listen 127.0.0.1:0 --send-digits 12E").is_err());
+        assert!(parse("--listen 127.0.0.1:0 --transfer-after 5000").is_err());
     }
 
     #[test]

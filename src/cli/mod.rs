@@ -32,7 +32,7 @@ pub enum Command {
         #[arg(long, value_name = "FILE", default_value = "/etc/trunkline/trunkline.toml")]
         config: PathBuf,
     },
-    /// Read a config file, say all that is wrong with it, and what it will take in memory
+    /// Read a config file, say all that is wrong with it, what a firewall has to let in, and what it takes in memory
     Check {
         /// The config file
         #[arg(long, value_name = "FILE", default_value = "/etc/trunkline/trunkline.toml")]
@@ -72,7 +72,7 @@ A daemon that runs:
   trunkline calls
   trunkline dial pbx 201
 
-Before it runs: is the config good, what must the firewall let in, what memory will it take?
+Before it runs:
   trunkline check --config /etc/trunkline/trunkline.toml
 
 Log lines: RUST_LOG=debug. Health and counters: http://127.0.0.1:9464/health and /metrics.";

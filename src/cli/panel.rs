@@ -123,6 +123,13 @@ impl Panel {
             ]
         });
         self.table(["LINE", "KIND", "LISTENS ON", "CALLS", "LAST CALL"], rows);
+        for line in lines {
+            if let Some(registration) = &line.registration {
+                let paint = if registration == "registered" { Paint::Good } else { Paint::Bad };
+                self.put(paint, &format!("{}: {}", clean(&line.name), clean(registration)));
+                self.text.push('\n');
+            }
+        }
     }
 
     fn trunks(&mut self, trunks: &[TrunkStatus], now_ms: u64) {
@@ -202,6 +209,28 @@ impl Panel {
             "LATE",
         ];
         self.table(names, rows);
+        self.rtp(calls);
+    }
+
+    /// What the RTP of those calls is like that are RTP.
+    fn rtp(&mut self, calls: &[CallStatus]) {
+        let rows = calls.iter().filter_map(|call| {
+            let rtp = call.rtp.as_ref()?;
+            Some([
+                Cell::left(&call.call_id),
+                Cell::right(rtp.packets.to_string()),
+                Cell::fault(rtp.lost),
+                Cell::fault(rtp.concealed_samples),
+                Cell::right(format!("{} ms", rtp.jitter_ms)),
+                Cell::right(rtp.round_trip_ms.map_or("-".to_owned(), |ms| format!("{ms} ms"))),
+                Cell::right(format!("{} ms", rtp.delay_ms)),
+            ])
+        });
+        let mut rows = rows.peekable();
+        if rows.peek().is_some() {
+            self.text.push('\n');
+            self.table(["RTP", "PACKETS", "LOST", "CONCEALED", "JITTER", "ROUND TRIP", "BUFFER"], rows);
+        }
     }
 
     fn table<const N: usize>(&mut self, names: [&str; N], rows: impl Iterator<Item = [Cell; N]>) {
@@ -291,7 +320,7 @@ const BAR: usize = 10;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::desk::{RecordsStatus, tests::busy_status};
+    use crate::control::desk::{RecordsStatus, RtpStatus, tests::busy_status};
 
     const NOW_MS: u64 = 1_000_000_000;
     const PLAIN: Look = Look { colours: false, bars: false };
@@ -340,6 +369,26 @@ problem: records cannot be written
 LINE ";
         assert!(text.starts_with(expected), "{text}");
         assert!(text.ends_with("\n\nno calls\n"), "{text}");
+    }
+
+    #[test]
+    fn a_sip_line_shows_whether_it_is_registered_and_its_calls_what_their_network_is_like() {
+        let mut busy = busy_status();
+        busy.lines[0].registration = Some("registered".to_owned());
+        let (packets, lost, concealed_samples, jitter_ms, delay_ms) = (4120, 31, 4960, 7, 42);
+        let rtp = RtpStatus { packets, lost, concealed_samples, jitter_ms, round_trip_ms: Some(18), delay_ms };
+        busy.calls[0].rtp = Some(rtp);
+        let text = status(&busy, NOW_MS, PLAIN);
+        assert!(text.contains("      never\npbx: registered\n\nTRUNK "), "{text}");
+        let expected = "
+
+RTP           PACKETS  LOST  CONCEALED  JITTER  ROUND TRIP  BUFFER
+k3vqhm2xw7ab     4120    31       4960    7 ms       18 ms   42 ms
+";
+        assert!(text.ends_with(expected), "{text}");
+        busy.lines[0].registration = Some("refused".to_owned());
+        let coloured = status(&busy, NOW_MS, Look { colours: true, bars: false });
+        assert!(coloured.contains("\x1b[31mpbx: refused\x1b[0m"), "{coloured}");
     }
 
     #[test]

@@ -11,8 +11,6 @@ use crate::{
 };
 
 /// Calls somebody through a SIP line and puts them on the line's trunk.
-///
-/// Who may be called is said by the dial plan of the line, [line.NAME.dial] in the daemon's config; without one nobody is.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = DIAL_EXAMPLES)]
 pub struct DialArgs {
@@ -28,9 +26,6 @@ pub struct DialArgs {
 }
 
 /// Passes the caller of one live call on to somebody else.
-///
-/// The PBX is told to do it (a blind transfer), and it goes by the dial plan of the call's line, [line.NAME.dial] in the
-/// daemon's config. A caller whom the other side does not take is with the agent again.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = TRANSFER_EXAMPLES)]
 pub struct TransferArgs {
@@ -45,9 +40,7 @@ pub struct TransferArgs {
     pub at: At,
 }
 
-/// Presses keys in one live call, for a menu or a door at its far end.
-///
-/// They go to the PBX as [line.NAME] dtmf says: in RTP, or by INFO. The log does not say which they were.
+/// Presses keys in one live call.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = DIGITS_EXAMPLES)]
 pub struct DigitsArgs {
@@ -185,7 +178,10 @@ fn parse_line(text: &str) -> Result<String, &'static str> {
     }
 }
 
+// The commands' own lines are all that clap shows of a command in a list and in its help, so the rest is here.
 const DIAL_EXAMPLES: &str = "\
+Who may be called is said by the dial plan of the line, [line.LINE.dial] in the daemon's config. Without one nobody is.
+
 Examples:
   trunkline dial pbx 201
   trunkline dial pbx '+49 (30) 123-456'
@@ -197,6 +193,9 @@ What the config needs first, e.g. for the line pbx:
   plan = [\"2??\", \"+49*\"]";
 
 const TRANSFER_EXAMPLES: &str = "\
+The PBX is asked to do it (a blind transfer), as far as the dial plan of the call's line allows, [line.LINE.dial] in the
+daemon's config. A caller whom nobody takes there is with the agent again.
+
 Examples:
   trunkline calls                                 # which calls there are
   trunkline transfer k3vqhm2xw7ab 300
@@ -207,6 +206,9 @@ What the config needs first, e.g. for the line pbx:
   plan = [\"300\", \"+49*\"]";
 
 const DIGITS_EXAMPLES: &str = "\
+For a menu or a door at the far end of a call on a SIP line. They go as [line.LINE] dtmf says, in RTP or by INFO. The log
+does not say which keys they were.
+
 Examples:
   trunkline digits k3vqhm2xw7ab 2
   trunkline digits k3vqhm2xw7ab '4711#'           # a shell might take the hash for itself";

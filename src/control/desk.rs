@@ -45,7 +45,7 @@ pub trait Desk {
     ///
     /// # Errors
     /// Says in plain words why not, and what would do.
-    fn send_digits(&self, call_id: &str, digits: &str) -> Result<(), String>;
+    fn send_digits(self: Rc<Self>, call_id: &str, digits: &str) -> Result<(), String>;
 
     /// Takes no new calls, lets the live ones end, and then ends the daemon. Again is as good as once.
     fn drain(&self);
@@ -133,6 +133,9 @@ pub struct LineStatus {
     pub calls: usize,
     /// How long ago its last call began.
     pub last_call_ms_ago: Option<u64>,
+    /// How its registration with a PBX stands: `registered`, `trying`, `failing`, `refused` or `unregistered`; none: it
+    /// is not one that registers.
+    pub registration: Option<String>,
 }
 
 /// A trunk.
@@ -211,6 +214,25 @@ pub struct CallStatus {
     pub underruns: u64,
     /// Frames that left more than 5 ms after they were due.
     pub late: u64,
+    /// What the line's RTP is like; none: it is not that, or not yet.
+    pub rtp: Option<RtpStatus>,
+}
+
+/// What the RTP of a live call is like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RtpStatus {
+    /// Packets that came.
+    pub packets: u64,
+    /// Packets that did not.
+    pub lost: u64,
+    /// Samples made up for them, and for those that came too late.
+    pub concealed_samples: u64,
+    /// Interarrival jitter.
+    pub jitter_ms: u64,
+    /// To the peer and back, once a report of it told.
+    pub round_trip_ms: Option<u64>,
+    /// How long packets wait for late ones.
+    pub delay_ms: u64,
 }
 
 /// Where a live call stands.
@@ -330,7 +352,7 @@ pub(crate) mod tests {
             Ok(())
         }
 
-        fn send_digits(&self, call_id: &str, digits: &str) -> Result<(), String> {
+        fn send_digits(self: Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
             self.ordered.borrow_mut().push((call_id.to_owned(), digits.to_owned()));
             Ok(())
         }
@@ -363,6 +385,7 @@ pub(crate) mod tests {
                     listen: Some("127.0.0.1:9092".to_owned()),
                     calls: 2,
                     last_call_ms_ago: Some(3400),
+                    registration: None,
                 },
                 LineStatus {
                     name: "tape".to_owned(),
@@ -370,6 +393,7 @@ pub(crate) mod tests {
                     listen: None,
                     calls: 0,
                     last_call_ms_ago: None,
+                    registration: None,
                 },
             ],
             trunks: vec![
@@ -417,6 +441,7 @@ pub(crate) mod tests {
                     dropped: 160,
                     underruns: 1,
                     late: 0,
+                    rtp: None,
                 },
                 CallStatus {
                     call_id: "zz5dlo2c3qqe".to_owned(),
@@ -433,6 +458,7 @@ pub(crate) mod tests {
                     dropped: 0,
                     underruns: 0,
                     late: 0,
+                    rtp: None,
                 },
             ],
             records: RecordsStatus::default(),

@@ -61,10 +61,27 @@ pub enum Counter {
     SinkItemsLost,
     SinkAudioSent,
     SinkAudioDropped,
+    RtpPackets,
+    RtpSent,
+    RtpLost,
+    RtpLate,
+    RtpDuplicates,
+    RtpConcealed,
+    RtpForeign,
+    RtpBad,
+    SipDatagramsIn,
+    SipMessagesOut,
+    SipUnsent,
+    SipFlooded,
+    SipStrangers,
+    SipConnectionsRefused,
+    SipRefusedTooFast,
+    SipRefusedUnacked,
+    SipRefusedRinging,
 }
 
 /// Name and meaning of each counter, in the order of [`Counter`].
-pub const TABLE: [(&str, &str); 42] = [
+pub const TABLE: [(&str, &str); 59] = [
     ("trunkline_uplink_frames_total", "Frames that lines sent"),
     ("trunkline_uplink_samples_total", "Samples that lines sent"),
     ("trunkline_uplink_sent_samples_total", "Samples handed to trunks, at the line's rate"),
@@ -107,6 +124,26 @@ pub const TABLE: [(&str, &str); 42] = [
     ("trunkline_sink_items_lost_total", "Items for sinks that found no room in memory or on disk"),
     ("trunkline_sink_audio_sent_total", "Entries of live audio that sinks took"),
     ("trunkline_sink_audio_dropped_total", "Entries of live audio that a slow or dead sink did not take"),
+    ("trunkline_rtp_packets_total", "RTP packets that lines sent and that belong to their calls"),
+    ("trunkline_rtp_sent_packets_total", "RTP packets sent to lines"),
+    ("trunkline_rtp_lost_packets_total", "RTP packets of lines that did not come, or came after others"),
+    ("trunkline_rtp_late_packets_total", "RTP packets of lines that came after their turn"),
+    ("trunkline_rtp_duplicate_packets_total", "RTP packets of lines that came again"),
+    ("trunkline_rtp_concealed_samples_total", "Samples made up for packets that did not come in time"),
+    ("trunkline_rtp_foreign_packets_total", "Packets on a call's ports from a source that is not the call's"),
+    ("trunkline_rtp_bad_packets_total", "Packets on a call's ports that cannot be read, or of a codec not agreed on"),
+    (
+        "trunkline_sip_datagrams_in_total",
+        "Datagrams that SIP lines took from known sources, those that are no SIP included",
+    ),
+    ("trunkline_sip_messages_out_total", "SIP messages sent, repeats included"),
+    ("trunkline_sip_unsent_datagrams_total", "Datagrams of SIP lines that the kernel did not take"),
+    ("trunkline_sip_flooded_datagrams_total", "Datagrams thrown away because a SIP line was behind"),
+    ("trunkline_sip_strangers_total", "Datagrams and connections to SIP lines from outside `allow`, never answered"),
+    ("trunkline_sip_connections_refused_total", "Connections to SIP lines that were one too many"),
+    ("trunkline_sip_calls_too_fast_total", "SIP calls refused because of invites-per-second"),
+    ("trunkline_sip_calls_unacked_total", "SIP calls refused because of max-unacked"),
+    ("trunkline_sip_calls_ringing_total", "SIP calls refused because too many rang"),
 ];
 
 /// The counters and gauges of the process.
@@ -119,6 +156,7 @@ pub struct Metrics {
     records_waiting: AtomicU64,
     sink_items_waiting: AtomicU64,
     sinks_failing: AtomicU64,
+    unregistered: AtomicU64,
     histograms: [SharedHistogram; HISTOGRAMS.len()],
 }
 
@@ -140,14 +178,21 @@ pub enum Delay {
     Playout,
     Setup,
     Response,
+    RtpJitter,
+    RtpRoundTrip,
 }
 
 /// Name and meaning of each histogram, in the order of [`Delay`].
-pub const HISTOGRAMS: [(&str, &str); 4] = [
+pub const HISTOGRAMS: [(&str, &str); 6] = [
     ("trunkline_uplink_delay_seconds", "From a line's frame read to its message handed to the trunk's socket"),
     ("trunkline_playout_lateness_seconds", "How long after it was due a frame left for its line"),
     ("trunkline_setup_seconds", "From a call's arrival to its trunk's answer"),
     ("trunkline_response_delay_seconds", "From the caller's last word to the agent's first, for each turn"),
+    (
+        "trunkline_rtp_jitter_seconds",
+        "Interarrival jitter of a line's RTP, at each report that it was sent (every 5 s)",
+    ),
+    ("trunkline_rtp_round_trip_seconds", "To the line's end of RTP and back, at each of its reports that tells"),
 ];
 
 #[derive(Debug, Default)]
@@ -203,13 +248,26 @@ impl Metrics {
         self.histograms[Delay::Uplink as usize].add_growth(&before.delays.uplink, &after.delays.uplink);
         self.histograms[Delay::Playout as usize].add_growth(&before.delays.playout, &after.delays.playout);
         self.histograms[Delay::Response as usize].add_growth(&before.delays.response, &after.delays.response);
+        if let Some(rtp) = after.rtp {
+            let before = before.rtp.unwrap_or_default();
+            if rtp.reports > before.reports {
+                self.add_one(Delay::RtpJitter, rtp.jitter);
+            }
+            if let Some(round_trip) = rtp.round_trip.filter(|_| rtp.round_trips > before.round_trips) {
+                self.add_one(Delay::RtpRoundTrip, round_trip);
+            }
+        }
     }
 
     /// A trunk answered so long after its call had come.
     pub fn add_setup(&self, took: Now) {
+        self.add_one(Delay::Setup, took);
+    }
+
+    fn add_one(&self, delay: Delay, took: Now) {
         let mut histogram = Histogram::default();
         histogram.record(took);
-        self.histograms[Delay::Setup as usize].add_growth(&Histogram::default(), &histogram);
+        self.histograms[delay as usize].add_growth(&Histogram::default(), &histogram);
     }
 
     /// A call began.
@@ -284,6 +342,11 @@ impl Metrics {
         self.sinks_failing.load(Relaxed)
     }
 
+    /// So many SIP lines are not registered and should be.
+    pub fn set_unregistered(&self, lines: u64) {
+        self.unregistered.store(lines, Relaxed);
+    }
+
     /// The most of the pool that was ever in use (bytes).
     #[must_use]
     pub fn pool_bytes(&self) -> u64 {
@@ -319,6 +382,8 @@ impl Metrics {
         row("trunkline_sink_items_waiting", "gauge", help, &mut gauge(&self.sink_items_waiting));
         let help = "Sinks that do not take what they are given; one that takes neither items nor audio counts twice";
         row("trunkline_sinks_failing", "gauge", help, &mut gauge(&self.sinks_failing));
+        let help = "SIP lines that should be registered with a PBX and are not";
+        row("trunkline_sip_unregistered_lines", "gauge", help, &mut gauge(&self.unregistered));
         for ((name, help), histogram) in HISTOGRAMS.iter().zip(&self.histograms) {
             // Writing to a String does not fail.
             let _ = histogram.write(name, help, &mut text);
@@ -327,8 +392,9 @@ impl Metrics {
     }
 }
 
-fn rows(figures: &Figures) -> [(Counter, u64); 26] {
-    let Figures { uplink, downlink, trunk, clears, marks, line, times: _, delays: _, rtp: _ } = figures;
+fn rows(figures: &Figures) -> [(Counter, u64); 34] {
+    let Figures { uplink, downlink, trunk, clears, marks, line, times: _, delays: _, rtp, wishes: _ } = figures;
+    let rtp = rtp.unwrap_or_default();
     [
         (Counter::UplinkFrames, uplink.frames),
         (Counter::UplinkSamples, uplink.samples),
@@ -356,12 +422,21 @@ fn rows(figures: &Figures) -> [(Counter, u64); 26] {
         (Counter::TrunkBytesOut, trunk.bytes_out),
         (Counter::Clears, *clears),
         (Counter::Marks, *marks),
+        (Counter::RtpPackets, rtp.packets),
+        (Counter::RtpSent, rtp.sent),
+        (Counter::RtpLost, rtp.lost),
+        (Counter::RtpLate, rtp.late),
+        (Counter::RtpDuplicates, rtp.duplicates),
+        (Counter::RtpConcealed, rtp.concealed),
+        (Counter::RtpForeign, rtp.foreign),
+        (Counter::RtpBad, rtp.bad),
     ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::leg::rtp::session;
 
     #[test]
     fn growth_is_added_and_shown_once() {
@@ -375,6 +450,33 @@ mod tests {
         let text = metrics.text();
         assert!(text.contains("\ntrunkline_downlink_repaid_samples_total 480\n"), "{text}");
         assert!(text.contains("\ntrunkline_marks_heard_total 3\n"));
+    }
+
+    #[test]
+    fn what_rtp_lost_and_found_again_is_counted_once_and_its_end_takes_nothing_back() {
+        let metrics = Metrics::default();
+        let mut told = Figures::default();
+        let tally = |lost, reports| session::Tally {
+            packets: 50 * reports,
+            lost,
+            reports,
+            jitter: Now::from_millis(3),
+            round_trip: Some(Now::from_millis(40)),
+            round_trips: reports / 2,
+            ..session::Tally::default()
+        };
+        for rtp in [None, Some(tally(5, 1)), Some(tally(3, 2)), Some(tally(5, 2)), Some(tally(6, 3)), None] {
+            let figures = Figures { rtp, ..Figures::default() };
+            metrics.add_growth(&told, &figures);
+            told = figures.counted_after(&told);
+        }
+        assert_eq!((metrics.get(Counter::RtpPackets), metrics.get(Counter::RtpLost)), (150, 6));
+        let text = metrics.text();
+        assert!(
+            text.contains("\ntrunkline_rtp_jitter_seconds_sum 0.009\ntrunkline_rtp_jitter_seconds_count 3\n"),
+            "{text}"
+        );
+        assert!(text.contains("\ntrunkline_rtp_round_trip_seconds_count 1\n"), "{text}");
     }
 
     #[test]
@@ -407,7 +509,8 @@ mod tests {
 
     #[test]
     fn the_table_has_the_order_of_the_counters() {
-        assert_eq!(Counter::SinkAudioDropped as usize, TABLE.len() - 1);
+        assert_eq!(Counter::SipRefusedRinging as usize, TABLE.len() - 1);
+        assert_eq!(TABLE[Counter::RtpPackets as usize].0, "trunkline_rtp_packets_total");
         assert_eq!(TABLE[Counter::Repaid as usize].0, "trunkline_downlink_repaid_samples_total");
     }
 }

@@ -249,7 +249,7 @@ where
         }
         (&Method::POST, ["calls", call_id, "digits"]) => {
             ordered(request, |Keys { digits }| {
-                desk.send_digits(call_id, &digits)?;
+                Rc::clone(desk).send_digits(call_id, &digits)?;
                 // Which ones may be a PIN.
                 info!(call_id = *call_id, uid, pid; "keys are pressed by order");
                 Ok((*call_id).to_owned())

@@ -44,9 +44,11 @@ use crate::{
     leg::{
         audiosocket::{Uuid, line::Line},
         pipe,
+        rtp::session,
         websocket::{
             dialer::{self, Handshake, News},
             door::{self, House},
+            outbound::Fetch,
         },
     },
     media::{Now, Rate},
@@ -93,7 +95,7 @@ pub(super) struct Shared {
     /// The SIP lines, by their places in the config.
     pub(super) sip: RefCell<BTreeMap<usize, Rc<SipLine>>>,
     /// Where the ids of calls go that a websocket line fetches, by its place in the config.
-    pub(super) fetches: RefCell<BTreeMap<usize, mpsc::Sender<String>>>,
+    pub(super) fetches: RefCell<BTreeMap<usize, mpsc::Sender<Fetch>>>,
     /// Writers of pipes whose calls have ended.
     pub(super) writers: mpsc::UnboundedSender<thread::JoinHandle<()>>,
 }
@@ -218,8 +220,7 @@ impl Shared {
                 (self.websocket_of(line_index, *arrival, &mut facts), None)
             }
             Arrival::Sip(SipArrival { facts: told, rtp, peer }) => {
-                let Facts { call_sid, from, to, did, custom, .. } = *told;
-                (facts.call_sid, facts.from, facts.to, facts.did, facts.custom) = (call_sid, from, to, did, custom);
+                facts = *told;
                 info!(
                     message_id = messages::CALL_STARTED, call_id = facts.call_id.as_str(), line = line_name,
                     peer:%, codec = rtp.codec.name(), call_sid = facts.call_sid.as_str();
@@ -309,13 +310,17 @@ impl Shared {
     /// A vendor's WebSocket as a media thread takes it; what the vendor told of its call becomes the call's facts.
     fn websocket_of(&self, line_index: usize, arrival: door::Arrival, facts: &mut Facts) -> NewLine {
         let door::Arrival { stream, link, side, dialect, facts: told, rate, direction, peer, cipher, .. } = arrival;
-        let Facts { call_id: _, ucid, stream_sid, call_sid, account, from, to, did, custom } = told;
+        let Facts { call_id, ucid, stream_sid, call_sid, account, from, to, did, custom } = told;
         for (ours, told) in
             [(&mut facts.ucid, ucid), (&mut facts.stream_sid, stream_sid), (&mut facts.account, account)]
         {
             if !told.is_empty() {
                 *ours = told;
             }
+        }
+        // One that was fetched was named when that was asked for.
+        if !call_id.is_empty() {
+            facts.call_id = call_id;
         }
         (facts.call_sid, facts.from, facts.to, facts.did, facts.custom) = (call_sid, from, to, did, custom);
         let line = &self.config.lines[line_index];
@@ -350,6 +355,7 @@ impl Shared {
                     sip.on_answered(self, seq);
                 }
             }
+            Ask::Wish { seq, wish } => self.on_wish(seq, &wish),
             Ask::PassOn { seq, uri } => self.on_spoken(seq, uri),
             Ask::Step { seq, step } => {
                 if let Some(Live { telnyx_call: Some(id), call_id, .. }) = self.calls.borrow().live.get(&seq) {
@@ -587,6 +593,9 @@ impl Shared {
         // What never happened is shown as -1, so that the field is a number in every line.
         let ms = |from: Option<Now>| from.map_or(-1, |at| at.saturating_sub(times.started).as_millis() as i64);
         let seconds = lasted.as_millis() as f64 / 1000.0;
+        let rtp = figures.rtp;
+        let rtp_count = |of: fn(&session::Tally) -> u64| rtp.as_ref().map_or(-1, |rtp| of(rtp).cast_signed());
+        let rtp_ms = |at: Option<Now>| at.map_or(-1.0, |at| (at.as_micros() as f64 / 100.0).round() / 10.0);
         info!(
             message_id = messages::CALL_ENDED, call_id = live.call_id, line, trunk, dialect, end_reason:% = reason, words = words.as_deref().unwrap_or(""),
             seconds, bridged_ms = ms(times.bridged), first_heard_ms = ms(times.first_heard),
@@ -595,7 +604,9 @@ impl Shared {
             flushed = down.flushed, repaid = down.repaid, clears, marks, digits = up.digits,
             messages_in = heard.messages_in, messages_out = heard.messages_out, malformed = heard.malformed,
             unknown = heard.unknown, skipped = heard.skipped, contradicted = heard.contradicted,
-            clamped = heard.clamped;
+            clamped = heard.clamped,
+            lost = rtp_count(|rtp| rtp.lost), concealed = rtp_count(|rtp| rtp.concealed),
+            jitter_ms = rtp_ms(rtp.map(|rtp| rtp.jitter)), round_trip_ms = rtp_ms(rtp.and_then(|rtp| rtp.round_trip));
             "call ended"
         );
         if let Some(malformed) = heard.first_malformed {
@@ -617,7 +628,7 @@ impl Shared {
 }
 
 /// Ids for a call whose platform gave none.
-fn made_up_facts(account: &str) -> Facts {
+pub(super) fn made_up_facts(account: &str) -> Facts {
     let mut random = [0; 16];
     // The kernel's generator does not fail once the machine has booted.
     let _ = getrandom::fill(&mut random);

@@ -3,13 +3,13 @@
 use std::rc::Rc;
 
 use crate::{
-    call::gauges::Reading,
+    call::gauges::{Reading, RtpReading},
     clock,
     control::{
         call_info::CallInfo,
         desk::{
-            CallStatus, Desk, Handshake, LineStatus, Readiness, RecordsStatus, Refusal, SinksStatus, Status, TellError,
-            TrunkStatus,
+            CallStatus, Desk, Handshake, LineStatus, Readiness, RecordsStatus, Refusal, RtpStatus, SinksStatus, Status,
+            TellError, TrunkStatus,
         },
         journal,
         metrics::{Counter, Metrics},
@@ -71,6 +71,8 @@ impl Desk for Shared {
     }
 
     fn metrics(&self) -> &Metrics {
+        let unregistered = self.sip.borrow().values().filter(|line| line.tell_metrics(&self.metrics)).count();
+        self.metrics.set_unregistered(unregistered as u64);
         &self.metrics
     }
 
@@ -91,7 +93,7 @@ impl Desk for Shared {
         self.order_transfer(call_id, target)
     }
 
-    fn send_digits(&self, call_id: &str, digits: &str) -> Result<(), String> {
+    fn send_digits(self: Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
         self.order_keys(call_id, digits)
     }
 
@@ -114,6 +116,7 @@ impl Shared {
                 listen: news.listens_on.map(|address| address.to_string()),
                 calls: calls.live.values().filter(|live| live.line == index).count(),
                 last_call_ms_ago: news.last_call.map(|at| ms(now.saturating_sub(at))),
+                registration: self.sip_line_of(index).and_then(|sip| sip.registration()).map(str::to_owned),
             })
             .collect()
     }
@@ -145,6 +148,7 @@ impl Shared {
             dropped,
             underruns,
             late,
+            rtp,
         } = live.gauges.get();
         CallStatus {
             call_id: live.call_id.clone(),
@@ -161,6 +165,14 @@ impl Shared {
             dropped,
             underruns,
             late,
+            rtp: rtp.map(|RtpReading { packets, lost, concealed, jitter, round_trip, delay }| RtpStatus {
+                packets,
+                lost,
+                concealed_samples: concealed,
+                jitter_ms: ms(jitter),
+                round_trip_ms: round_trip.map(ms),
+                delay_ms: ms(delay),
+            }),
         }
     }
 }

@@ -7,8 +7,11 @@ use std::rc::Rc;
 
 use crate::{
     config::{Line, LineKind, no_such},
-    daemon::calls::Shared,
-    leg::sip::dial_plan::{Refusal, Target},
+    daemon::calls::{Shared, made_up_facts},
+    leg::{
+        sip::dial_plan::{Refusal, Target},
+        websocket::outbound::Fetch,
+    },
 };
 
 impl Shared {
@@ -33,11 +36,13 @@ impl Shared {
         if let Some(why) = self.why_full() {
             return Err(format!("no call can be fetched now: {why}"));
         }
-        let sent = self.fetches.borrow().get(&line).map(|ids| ids.try_send(id.to_owned()).is_ok());
+        let call_id = made_up_facts(&self.config.account).call_id;
+        let fetch = Fetch { id: id.to_owned(), call_id: call_id.clone() };
+        let sent = self.fetches.borrow().get(&line).map(|ids| ids.try_send(fetch).is_ok());
         if sent != Some(true) {
             return Err("too many calls are being fetched".to_owned());
         }
-        Ok(format!("{id} is fetched; `trunkline status` has the call once it has begun"))
+        Ok(call_id.to_string())
     }
 
     /// Passes the caller of a live call on.
@@ -48,7 +53,7 @@ impl Shared {
     }
 
     /// Presses keys in a live call.
-    pub(super) fn order_keys(&self, call_id: &str, digits: &str) -> Result<(), String> {
+    pub(super) fn order_keys(self: &Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
         let line = &self.config.lines[self.line_of(call_id)?];
         match line.kind {
             LineKind::Sip(_) => {}

@@ -9,10 +9,11 @@
 use core::{
     cell::{Cell, OnceCell, RefCell},
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 use std::{collections::BTreeMap, io, net::UdpSocket, rc::Rc};
 
-use log::{info, warn};
+use log::{Level, info, log, warn};
 use socket2::SockRef;
 use tokio::{
     sync::{Notify, mpsc},
@@ -28,16 +29,20 @@ use crate::{
     },
     clock,
     config::{self, LineKind, SipUri},
-    control::messages,
+    control::{
+        messages,
+        metrics::{Counter, Metrics},
+    },
     daemon::{
         Fault,
-        calls::{Arrival, Shared, text},
+        calls::{Arrival, Shared, made_up_facts, text},
     },
-    dialect::Facts,
+    dialect::{Facts, Transfer, Wish},
     leg::{
         sip::{
             Flow, Name, NameAddr, Transport, Uri,
             admission::{self, Reason},
+            connection::Close,
             dial_plan, digest,
             leg::{Ending, Event, Invitation, LegId, Setup, Transferred},
             line::{Line, LineSetup},
@@ -45,11 +50,11 @@ use crate::{
             resolve::resolve,
             sdp::Media,
             transaction::{Random, Timers},
-            transport::{self, Received, Sockets, Unsent},
+            transport::{self, Received, Sockets},
         },
         websocket::{certificate::Certificate, tls},
     },
-    media::{Now, codec::Codec},
+    media::{Now, codec::Codec, jitter::Bounds},
 };
 
 /// A SIP line that is open.
@@ -64,6 +69,8 @@ pub(super) struct SipLine {
     next_port: Cell<usize>,
     /// Something was done that may be due sooner than what is waited for.
     woken: Notify,
+    /// What the metrics know.
+    told: Cell<[u64; COUNTERS.len()]>,
 }
 
 /// What the daemon knows of a leg.
@@ -115,7 +122,15 @@ impl SipLine {
         let ports = [addresses.udp, addresses.tcp, addresses.tls].map(|address| address.map(|address| address.port()));
         let line = RefCell::new(Line::new(line_setup(config, ports, shared.config.media.max_calls)));
         let next_port = Cell::new(seed() as usize);
-        let this = Rc::new(Self { index, line, sockets, talks: RefCell::default(), next_port, woken: Notify::new() });
+        let this = Rc::new(Self {
+            index,
+            line,
+            sockets,
+            talks: RefCell::default(),
+            next_port,
+            woken: Notify::new(),
+            told: Cell::default(),
+        });
         if own.set(Rc::clone(&this)).is_err() {
             return Ok(()); // it was made a moment ago
         }
@@ -149,8 +164,10 @@ impl SipLine {
                         line.handle_message(now, flow, message);
                     }
                     Some(Received::Closed { flow, why }) => {
-                        warn!(line = self.name(&shared), peer:% = flow.remote; "a SIP connection is over: {why}");
-                        self.line.borrow_mut().handle_flow_failed(clock::now(), flow);
+                        // One that did not come about is told by what needed it.
+                        let level = if let Close::Unreachable(_) = why { Level::Debug } else { Level::Warn };
+                        log!(level, line = self.name(&shared), peer:% = flow.remote; "a SIP connection is over: {why}");
+                        self.line.borrow_mut().handle_flow_failed(clock::now(), flow, why.to_string());
                     }
                     None => return,
                 },
@@ -206,9 +223,7 @@ impl SipLine {
             match self.sockets.send(transmit.flow, &transmit.bytes) {
                 Ok(()) => {}
                 // A request that went nowhere need not be waited for.
-                Err(Unsent::Gone | Unsent::Lagging | Unsent::Full | Unsent::NoTransport | Unsent::Kernel(_)) => {
-                    line.handle_flow_failed(now, transmit.flow);
-                }
+                Err(unsent) => line.handle_flow_failed(now, transmit.flow, unsent.to_string()),
             }
         }
     }
@@ -248,7 +263,8 @@ impl SipLine {
         self.line.borrow_mut().ring(clock::now(), leg, address);
         self.send();
         let peer = invitation.source;
-        let arrival = SipArrival { facts: Box::new(facts_of(invitation)), rtp: Box::new(rtp), peer };
+        let facts = Box::new(facts_of(&shared.config.account, invitation));
+        let arrival = SipArrival { facts, rtp: Box::new(rtp), peer };
         self.begin(shared, leg, arrival, false);
     }
 
@@ -297,6 +313,11 @@ impl SipLine {
                 warn!(call_id, line, status, reason; "the caller was not passed on, and is back with the agent");
             }
         }
+        let what = match what {
+            Transferred::Trying => Transfer::Trying,
+            Transferred::Done => Transfer::Done,
+            Transferred::Failed(status, _) => Transfer::Failed { status },
+        };
         self.tell(shared, leg, LineOrder::Transfer(what));
     }
 
@@ -317,8 +338,8 @@ impl SipLine {
         match talk {
             Some(Talk::Call { seq, .. }) => shared.tell_line(seq, LineOrder::Ended { reason, words }),
             Some(Talk::Calling { facts, .. }) => {
-                let (line, to) = (self.name(shared), shown(shared, &facts.to));
-                warn!(line, to; "the call that was asked for did not come about: {why}");
+                let (call_id, line, to) = (facts.call_id.as_str(), self.name(shared), shown(shared, &facts.to));
+                warn!(call_id, line, to; "the call that was asked for did not come about: {why}");
             }
             None => {}
         }
@@ -367,21 +388,30 @@ impl SipLine {
     }
 
     /// Presses keys: in RTP where the PBX takes them there, else by INFO.
-    fn press(&self, shared: &Shared, seq: u64, digits: &[u8]) -> Result<(), String> {
+    fn press(self: &Rc<Self>, shared: &Rc<Shared>, seq: u64, keys: &str) -> Result<(), String> {
         let leg = self.leg_of(seq).ok_or("the call is not up")?;
         let in_rtp = self.line.borrow().takes_rtp_digits(leg);
         if !in_rtp && self.config(shared).audio.dtmf == config::Dtmf::Rtp {
             return Err("the PBX takes no keys in RTP, and `dtmf` allows no other way".to_owned());
         }
-        for &digit in digits {
-            if in_rtp {
-                shared.tell_line(seq, LineOrder::Press(digit));
-            } else {
-                self.line.borrow_mut().send_digit(clock::now(), leg, digit);
+        let (this, shared, keys) = (Rc::clone(self), Rc::clone(shared), keys.to_owned());
+        spawn_local(async move {
+            let mut waits = Now::ZERO;
+            for key in keys.bytes() {
+                if key == b'w' {
+                    waits += PAUSE;
+                    continue;
+                }
+                // Those before it take a while, too.
+                tokio::time::sleep(core::mem::replace(&mut waits, KEY)).await;
+                if in_rtp {
+                    shared.tell_line(seq, LineOrder::Press(key));
+                } else {
+                    this.line.borrow_mut().send_digit(clock::now(), leg, key);
+                    this.drive(&shared);
+                }
             }
-        }
-        self.send();
-        self.woken.notify_one();
+        });
         Ok(())
     }
 
@@ -406,6 +436,7 @@ impl SipLine {
         let setup = RtpSetup {
             learn: config.audio.nat,
             mask_dtmf: config.audio.mask_dtmf,
+            bounds: Bounds { least_ms: ms(config.audio.jitter_min), most_ms: ms(config.audio.jitter_max) },
             timeout: config.audio.timeout,
             hold_silence: config.hold.silence,
             hold_limit: config.hold.limit,
@@ -467,7 +498,7 @@ impl SipLine {
                 "the line is registered"
             ),
             News::Failed { registrar, why, retry_in } => warn!(
-                message_id = messages::NOT_REGISTERED, line, registrar, retry_seconds = retry_in.as_secs();
+                message_id = messages::NOT_REGISTERED, line, registrar, retry_seconds = retry_in.as_secs().max(1);
                 "the line is not registered: {why}"
             ),
             News::Unregistered { registrar } => info!(line, registrar; "the line is not registered any more"),
@@ -485,6 +516,20 @@ impl SipLine {
         self.line.borrow().registration(clock::now()).map(|state| state.name())
     }
 
+    /// Adds what was counted since this was asked last; says whether the line should be registered and is not.
+    pub(super) fn tell_metrics(&self, metrics: &Metrics) -> bool {
+        let transport::Counts { received, sent, unsent, flooded, strangers, refused, oversized: _ } =
+            self.sockets.counts();
+        let line = self.line.borrow();
+        let [too_fast, unacked, ringing] =
+            [Reason::TooFast, Reason::Unacked, Reason::Ringing].map(|reason| line.refused(reason));
+        let counts = [received, sent, unsent, flooded, strangers, refused, too_fast, unacked, ringing];
+        for ((counter, before), now) in COUNTERS.into_iter().zip(self.told.replace(counts)).zip(counts) {
+            metrics.add(counter, now - before);
+        }
+        line.registration(clock::now()).is_some_and(|state| !state.is_registered())
+    }
+
     /// The daemon goes down: the registrar is told, and what is said is sent.
     pub(super) async fn leave(self: &Rc<Self>, shared: &Rc<Shared>) {
         self.line.borrow_mut().unregister(clock::now(), LEAVE);
@@ -497,22 +542,24 @@ impl SipLine {
     }
 
     /// Calls somebody, once it is known where they are.
-    async fn call(self: Rc<Self>, shared: Rc<Shared>, target: dial_plan::Target) {
+    async fn call(self: Rc<Self>, shared: Rc<Shared>, target: dial_plan::Target, mut facts: Facts) {
         let config = self.config(&shared);
         let Some(dial) = &config.dial else { return };
-        let line = self.name(&shared);
+        let (line, call_id) = (self.name(&shared), facts.call_id.to_string());
         let uri = uri_of(&target, &dial.proxy);
         let flow = self.flow_to(&shared, &dial.proxy.host, dial.proxy.port, dial.proxy.transport()).await;
         let flow = match flow {
             Ok((flow, _)) => flow,
-            Err(words) => return warn!(line; "nobody could be called: {words}"),
+            Err(words) => return warn!(call_id, line; "nobody could be called: {words}"),
         };
         let Some(codec) = config.audio.codecs.first().copied() else { return };
         let Some((rtp, address)) = self.open_rtp(&shared, codec) else { return };
-        let mut facts = Facts { from: text(&dial.from), to: text(&target.number), ..Facts::default() };
+        (facts.from, facts.to) = (text(&dial.from), text(&target.number));
         facts.custom.add("direction", "outbound");
         let leg = self.line.borrow_mut().call(clock::now(), uri, flow, address);
-        let Some(leg) = leg else { return warn!(line; "nobody could be called: too many requests are under way") };
+        let Some(leg) = leg else {
+            return warn!(call_id, line; "nobody could be called: too many requests are under way");
+        };
         let talk = Talk::Calling { facts: Box::new(facts), rtp: Box::new(rtp), peer: flow.remote };
         self.talks.borrow_mut().insert(leg, talk);
         self.drive(&shared);
@@ -554,12 +601,13 @@ impl Shared {
         self.calls.borrow().live.get(&seq).map(|live| live.call_id.clone())
     }
 
-    /// Calls somebody by a SIP line.
+    /// Calls somebody by a SIP line. Gives the id that the call will have once it is answered.
     pub(super) fn place_call(self: &Rc<Self>, line: usize, target: &dial_plan::Target) -> Result<String, String> {
         let sip = self.sip_line_of(line).ok_or("the line is not open")?;
-        let number = shown(self, &target.number);
-        spawn_local(sip.call(Rc::clone(self), target.clone()));
-        Ok(format!("{number} is called; `trunkline status` has the call once it is answered"))
+        let facts = made_up_facts(&self.config.account);
+        let call_id = facts.call_id.to_string();
+        spawn_local(sip.call(Rc::clone(self), target.clone(), facts));
+        Ok(call_id)
     }
 
     /// Passes a caller on, once what the agent has said was heard.
@@ -570,6 +618,23 @@ impl Shared {
         let uri = uri_of(target, &dial.proxy).to_string();
         self.tell_line(seq, LineOrder::PassOn(uri));
         Ok(())
+    }
+
+    /// An agent asks for something: the dial plan decides whom it may pass callers on to.
+    pub(super) fn on_wish(self: &Rc<Self>, seq: u64, wish: &Wish) {
+        let Some((call_id, line)) = self.calls.borrow().live.get(&seq).map(|live| (live.call_id.clone(), live.line))
+        else {
+            return;
+        };
+        let done = match wish {
+            Wish::Transfer(target) => self.allowed(line, target).and_then(|target| self.pass_on(&call_id, &target)),
+            Wish::Digits(digits) => self.press(&call_id, digits),
+        };
+        let Err(words) = done else { return };
+        warn!(call_id, line = self.config.lines[line].name; "what the agent asked for cannot be done: {words}");
+        if let Wish::Transfer(_) = wish {
+            self.tell_line(seq, LineOrder::Transfer(Transfer::Failed { status: 403 }));
+        }
     }
 
     /// The agent has been heard to the end: now the caller is passed on.
@@ -586,10 +651,10 @@ impl Shared {
     }
 
     /// Presses keys in a call.
-    pub(super) fn press(&self, call_id: &str, digits: &str) -> Result<(), String> {
+    pub(super) fn press(self: &Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
         let (seq, line) = self.sip_call(call_id)?;
         let sip = self.sip_line_of(line).ok_or("the line is not open")?;
-        sip.press(self, seq, digits.as_bytes())
+        sip.press(self, seq, digits)
     }
 
     fn sip_call(&self, call_id: &str) -> Result<(u64, usize), String> {
@@ -660,10 +725,10 @@ fn registrars(config: &config::SipLine) -> impl Iterator<Item = &SipUri> {
 }
 
 /// Who calls, as agents are told.
-fn facts_of(invitation: Invitation) -> Facts {
+fn facts_of(account: &str, invitation: Invitation) -> Facts {
     let Invitation { call_id, from, name, to, did, diverted_from, headers, .. } = invitation;
-    let mut facts =
-        Facts { call_sid: text(&call_id), from: text(&from), to: text(&to), did: text(&did), ..Facts::default() };
+    let mut facts = made_up_facts(account);
+    (facts.call_sid, facts.from, facts.to, facts.did) = (text(&call_id), text(&from), text(&to), text(&did));
     // One too many, or too long, is left out.
     if let Some(name) = name {
         facts.custom.add("caller_name", &name);
@@ -675,6 +740,11 @@ fn facts_of(invitation: Invitation) -> Facts {
         facts.custom.add(&name, &value);
     }
     facts
+}
+
+/// Milliseconds, of what the config keeps to seconds at most.
+fn ms(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 fn media_order(media: Media, up: bool) -> LineOrder {
@@ -722,9 +792,24 @@ fn seed() -> u64 {
     u64::from_le_bytes(bytes)
 }
 
+/// What a SIP line counts, in the order in which it tells it.
+const COUNTERS: [Counter; 9] = [
+    Counter::SipDatagramsIn,
+    Counter::SipMessagesOut,
+    Counter::SipUnsent,
+    Counter::SipFlooded,
+    Counter::SipStrangers,
+    Counter::SipConnectionsRefused,
+    Counter::SipRefusedTooFast,
+    Counter::SipRefusedUnacked,
+    Counter::SipRefusedRinging,
+];
 /// What Retry-After says when all seats are taken (s): a call lasts minutes, but another may end any moment.
 const BUSY_FOR: &str = "10";
 /// Who does not answer for so long is given up, where there is no dial plan that says otherwise.
 const ANSWER: Now = Now::from_secs(30);
+/// What a `w` among keys stands for, and how long a key takes with the pause behind it.
+const PAUSE: Now = Now::from_millis(500);
+const KEY: Now = Now::from_millis(160);
 /// How long goodbyes may take.
 const LEAVE: Now = Now::from_secs(2);

@@ -19,7 +19,7 @@
 //! ```
 //!
 //! There is no message for the end: the socket's is the fork's, and the channel goes on as its dialplan says. A
-//! `disconnect` is an event on the event socket, for whoever controls the channel to act upon. Of two channels in one
+//! `disconnect` or a `transfer` is an event on the event socket, for whoever controls the channel to act upon. Of two channels in one
 //! stream (`stereo`) none is taken: they would be one voice at half its speed. `mixed` has the agent's own voice in it.
 //! Sources: jambonz, `freeswitch-modules/mod_audio_fork` and "WebSocket audio streaming" (`listen`).
 
@@ -28,10 +28,11 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use crate::{
     dialect::{
         Audio, Carrier, Coding, Dialect, Event, Facts, Format, Full, Incoming, MAX_MARK, Malformed, MarksOnClear,
-        Message, OptionError, OptionInfo, OptionValue, Role, Say, Stamp,
+        Message, OptionError, OptionInfo, OptionValue, Role, Say, Stamp, Wish,
         dtmf::digit,
         json::{Members, Value},
         mark::{Name, cut_name, name},
+        wish::{self, Words},
     },
     media::Rate,
 };
@@ -165,7 +166,7 @@ impl Audiofork {
         if event.is_some_and(|event| event.is(b"dtmf")) {
             return Ok(pressed.map_or(Event::Unknown, Event::Dtmf));
         }
-        Ok(Event::Unknown)
+        Ok(wish::read(self.role, text))
     }
 
     fn on_text_of_agent<'m>(&mut self, text: &'m [u8]) -> Result<Event<'m>, Malformed> {
@@ -201,8 +202,8 @@ impl Audiofork {
         {
             return Ok(Event::Mark(name));
         }
-        // `playAudio` is for those who do not stream; `transfer` and `transcription` are for the event socket.
-        Ok(Event::Unknown)
+        // `playAudio` is for those who do not stream, `transcription` for the event socket.
+        Ok(wish::read(self.role, text))
     }
 
     /// Tells a mark back. `false`: it was cleared, or never asked for.
@@ -326,6 +327,14 @@ impl Dialect for Audiofork {
                 self.asked += 1;
             }
             (Role::Agent, Say::HangUp) => out.json(&Disconnect { kind: "disconnect", data: Empty {} })?,
+            (Role::Agent, Say::Wish(Wish::Transfer(target))) => {
+                out.json(&Transfer { kind: "transfer", data: TransferData { target } })?;
+            }
+            // The module has no word for keys, but passes on what is called so.
+            (Role::Agent, Say::Wish(Wish::Digits(digits))) => {
+                out.json(&SendDigits { kind: "json", event: "send_digits", digits })?;
+            }
+            (Role::Vendor, Say::Held(_) | Say::Transfer(_)) => return Words::of("", "").write(self.role, say, out),
             (Role::Vendor, Say::Heard(name)) => return self.write_heard(name, out),
             (Role::Vendor, Say::Dtmf(digit)) => {
                 let mut utf8 = [0; 4];
@@ -333,8 +342,14 @@ impl Dialect for Audiofork {
                 out.json(&Dtmf { event: "dtmf", dtmf: digit, duration: "100" })?;
             }
             // The socket's end is the fork's.
-            (Role::Agent, Say::Heard(_) | Say::Dtmf(_) | Say::Stop(_) | Say::Cleared { .. })
-            | (Role::Vendor, Say::Clear | Say::Mark(_) | Say::HangUp | Say::Stop(_) | Say::Cleared { .. })
+            (
+                Role::Agent,
+                Say::Heard(_) | Say::Dtmf(_) | Say::Stop(_) | Say::Cleared { .. } | Say::Held(_) | Say::Transfer(_),
+            )
+            | (
+                Role::Vendor,
+                Say::Clear | Say::Mark(_) | Say::HangUp | Say::Stop(_) | Say::Cleared { .. } | Say::Wish(_),
+            )
             | (_, Say::BargeIn) => return Ok(false),
         }
         Ok(true)
@@ -397,6 +412,26 @@ struct Disconnect {
 
 #[derive(Serialize)]
 struct Empty {}
+
+#[derive(Serialize)]
+struct Transfer<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    data: TransferData<'a>,
+}
+
+#[derive(Serialize)]
+struct TransferData<'a> {
+    target: &'a str,
+}
+
+#[derive(Serialize)]
+struct SendDigits<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    event: &'static str,
+    digits: &'a str,
+}
 
 #[derive(Serialize)]
 struct Mark<'a> {
@@ -563,12 +598,21 @@ mod tests {
         for unknown in [
             r#"{"type":"playAudio","data":{"audioContentType":"raw","sampleRate":8000,"audioContent":"AAAA"}}"#,
             r#"{"type":"transfer","data":{}}"#,
+            r#"{"type":"transcription","data":{"x":1}}"#,
             r#"{"type":"mark","data":{}}"#,
             r#"{}"#,
         ] {
             assert_eq!(event(&mut vendor, unknown), Event::Unknown, "{unknown}");
         }
         assert!(vendor.handle_text(b"hello").is_err());
+        let transfer = Wish::transfer("sip:300@pbx.example.com").unwrap();
+        let asked = said(&mut agent(), Say::Wish(&transfer)).unwrap();
+        assert_eq!(asked, r#"{"type":"transfer","data":{"target":"sip:300@pbx.example.com"}}"#);
+        let Event::Wish(heard) = event(&mut vendor, &asked) else { panic!("{asked}") };
+        assert_eq!(heard.wish(), Some(transfer));
+        let digits = Wish::digits("12#").unwrap();
+        let asked = said(&mut agent(), Say::Wish(&digits)).unwrap();
+        assert_eq!(asked, r#"{"type":"json","event":"send_digits","digits":"12#"}"#);
     }
 
     #[test]

@@ -7,13 +7,14 @@
 
 use super::{
     Audio, Coding, Dialect, Direction, Event, Facts, Format, Full, Incoming, Malformed, Message, NAMES, Options, Role,
-    Say, Stamp, StopReason,
+    Say, Stamp, StopReason, Transfer, Wish,
     decode::Decoder,
     detect::{Detected, detect},
     json::{Run, Splitter},
     open,
     ozonetel::tests::{STAMP, facts, noise, samples},
     rates,
+    wish::MAX_TARGET,
 };
 use crate::media::{Rate, g711::Law};
 
@@ -30,6 +31,10 @@ struct Expected {
     dtmf: Can,
     hang_up: Can,
     stop: Can,
+    /// What an agent may ask of the line, and how it is told of hold and of a transfer that failed.
+    wish: Can,
+    held: Can,
+    transfer: Can,
     /// A vendor's opening names its rate.
     tells_rate: bool,
 }
@@ -49,7 +54,17 @@ use Can::{Done, Not, Said};
 
 /// By the documents that each dialect's file names. One that is not in [`NAMES`] yet waits here.
 const EXPECTED: &[Expected] = &[
-    Expected { told: &[], mark: Not, clear: Not, dtmf: Not, stop: Not, tells_rate: false, ..row("binary") },
+    Expected {
+        told: &[],
+        mark: Not,
+        clear: Not,
+        dtmf: Not,
+        stop: Not,
+        held: Not,
+        transfer: Not,
+        tells_rate: false,
+        ..row("binary")
+    },
     Expected { told: &["ucid", "from", "to"], dtmf: Not, hang_up: Done, ..row("ozonetel") },
     Expected { told: &["stream_sid", "call_sid", "account", "from", "to"], ..row("exotel") },
     Expected { told: &["stream_sid", "call_sid", "account", "from", "to", "custom"], ..row("twilio") },
@@ -71,8 +86,16 @@ const EXPECTED: &[Expected] = &[
         stop: Done,
         ..row("exostreamkit")
     },
-    Expected { told: &[], mark: Not, cleared: Said, dtmf: Said, stop: Not, ..row("openai") },
-    Expected { told: &["stream_sid", "call_sid"], hang_up: Done, stop: Not, ..row("asterisk") },
+    Expected { told: &[], mark: Not, cleared: Said, dtmf: Said, stop: Not, held: Not, ..row("openai") },
+    Expected {
+        told: &["stream_sid", "call_sid"],
+        hang_up: Done,
+        stop: Not,
+        wish: Not,
+        held: Not,
+        transfer: Not,
+        ..row("asterisk")
+    },
     Expected { told: &["call_sid", "account", "from", "to", "custom"], hang_up: Done, stop: Not, ..row("audiofork") },
 ];
 
@@ -88,6 +111,9 @@ const fn row(name: &'static str) -> Expected {
         dtmf: Done,
         hang_up: Not,
         stop: Done,
+        wish: Done,
+        held: Done,
+        transfer: Done,
         tells_rate: true,
     }
 }
@@ -551,13 +577,49 @@ fn each_side_ends_the_call_in_its_own_way() {
 }
 
 #[test]
+fn a_wish_is_understood_and_its_agent_told_what_comes_of_it() {
+    let target = format!("sip:{}@pbx.example.com", "3".repeat(MAX_TARGET - 20));
+    for name in NAMES {
+        let mut call = Call::begun(name, None);
+        for wish in [Wish::transfer(&target), Wish::digits("0123456789*#ABCDw")] {
+            let wish = wish.unwrap();
+            let asked = call.say(Role::Agent, Say::Wish(&wish));
+            assert_eq!(asked.is_some(), call.expected.wish != Not, "{name} asks {wish:?}");
+            let Some(asked) = asked else { continue };
+            let Event::Wish(heard) = incoming(&mut *call.vendor, &asked).unwrap().event else { panic!("{name}") };
+            assert_eq!(heard.wish(), Some(wish), "{name}");
+        }
+        for held in [true, false] {
+            let told = call.say(Role::Vendor, Say::Held(held));
+            assert_eq!(told.is_some(), call.expected.held != Not, "{name} tells of hold");
+            let Some(told) = told else { continue };
+            assert_eq!(call.hear(Role::Agent, &told).event, event(Event::Held(held)), "{name}");
+        }
+        let failed = Transfer::Failed { status: 486 };
+        let told = call.say(Role::Vendor, Say::Transfer(failed));
+        assert_eq!(told.is_some(), call.expected.transfer != Not, "{name} tells of a transfer");
+        if let Some(told) = told {
+            assert_eq!(call.hear(Role::Agent, &told).event, event(Event::Transfer(failed)), "{name}");
+        }
+    }
+}
+
+#[test]
 fn nobody_says_what_is_the_others_to_say() {
     for name in NAMES {
         let mut call = Call::begun(name, None);
-        for say in [Say::Heard("m"), Say::Dtmf(b'1'), Say::Stop(StopReason::Ended), Say::Cleared { unheard_ms: 1 }] {
+        for say in [
+            Say::Heard("m"),
+            Say::Dtmf(b'1'),
+            Say::Stop(StopReason::Ended),
+            Say::Cleared { unheard_ms: 1 },
+            Say::Held(true),
+            Say::Transfer(Transfer::Trying),
+        ] {
             assert!(call.say(Role::Agent, say).is_none(), "{name} {say:?}");
         }
-        for say in [Say::Clear, Say::Mark("m"), Say::HangUp] {
+        let wish = Wish::transfer("300").unwrap();
+        for say in [Say::Clear, Say::Mark("m"), Say::HangUp, Say::Wish(&wish)] {
             assert!(call.say(Role::Vendor, say).is_none(), "{name} {say:?}");
         }
     }
@@ -622,6 +684,10 @@ fn damaged_messages_hurt_nobody() {
                 Say::Heard("m1"),
                 Say::Dtmf(b'1'),
                 Say::HangUp,
+                Say::Wish(&Wish::transfer("sip:300@pbx").unwrap()),
+                Say::Wish(&Wish::digits("12#").unwrap()),
+                Say::Held(true),
+                Say::Transfer(Transfer::Failed { status: 603 }),
                 Say::Stop(StopReason::Ended),
             ] {
                 call.say(role, say);

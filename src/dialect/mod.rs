@@ -47,8 +47,13 @@ pub mod rtaa;
 pub mod telnyx;
 pub mod twilio;
 pub mod vonage;
+pub mod wish;
 
-pub use self::{message::Message, parameters::Parameters};
+pub use self::{
+    message::Message,
+    parameters::Parameters,
+    wish::{Transfer, Wish},
+};
 
 /// A short text of a call: an id, a number. Longer ones are cut, never refused.
 pub type Text = heapless::String<128>;
@@ -156,6 +161,12 @@ pub enum Event<'m> {
     Broken(&'static str),
     /// Vendor role: the agent's side will not go on for long. Another connection has to take its place, between turns.
     Expiring,
+    /// The agent asks something of the line (vendor role). One that makes no sense is [`Unknown`](Self::Unknown).
+    Wish(wish::Asked<'m>),
+    /// The caller is on hold, or is back (agent role).
+    Held(bool),
+    /// How the transfer stands that we asked for (agent role).
+    Transfer(Transfer),
 }
 
 /// Who speaks.
@@ -273,6 +284,12 @@ pub enum Say<'a> {
     },
     /// Vendor role: the caller began to speak while the agent did, as our own ears tell.
     BargeIn,
+    /// Agent role: what the line is to do.
+    Wish(&'a Wish),
+    /// Vendor role: the caller is on hold, or is back.
+    Held(bool),
+    /// Vendor role: how the transfer stands that the agent asked for.
+    Transfer(Transfer),
 }
 
 /// Why a vendor stops.
@@ -643,7 +660,7 @@ pub fn subprotocol<'o>(name: &str, options: &'o Options) -> Option<&'o str> {
 #[must_use]
 pub fn open(name: &str, role: Role, rate: Option<Rate>, line: Rate, options: &Options) -> Option<Box<dyn Dialect>> {
     Some(match name {
-        "binary" => Box::new(binary::Binary::new(rate.unwrap_or(line))),
+        "binary" => Box::new(binary::Binary::new(role, rate.unwrap_or(line))),
         "ozonetel" => Box::new(ozonetel::Ozonetel::new(role, rate.unwrap_or(Rate::Hz8000), &options.ozonetel)),
         "exotel" => Box::new(exotel::Exotel::new(role, rate.unwrap_or(Rate::Hz8000), &options.exotel)),
         "twilio" => Box::new(twilio::Twilio::new(role, &options.twilio)),

@@ -27,6 +27,7 @@ use crate::{
         Message, OptionError, OptionInfo, OptionValue, Role, Say, Stamp,
         json::{Members, Value},
         mark::{Name, cut_name, name, write_name},
+        wish::{self, Words},
     },
     media::Rate,
 };
@@ -333,6 +334,10 @@ impl Dialect for Ozonetel {
             (Role::Agent, Say::Heard(_) | Say::Dtmf(_) | Say::Stop(_))
             | (Role::Vendor, Say::Clear | Say::Mark(_) | Say::Dtmf(_) | Say::HangUp)
             | (_, Say::Cleared { .. } | Say::BargeIn) => return Ok(false),
+            (_, Say::Wish(_) | Say::Held(_) | Say::Transfer(_)) => {
+                let key = if self.role == Role::Agent { "command" } else { "event" };
+                return Words { key, ..Words::of("ucid", &facts.ucid) }.write(self.role, say, out);
+            }
         }
         Ok(true)
     }
@@ -386,6 +391,7 @@ impl Dialect for Ozonetel {
         } else {
             Event::Unknown
         };
+        let event = if event == Event::Unknown { wish::read(self.role, text) } else { event };
         Ok(Incoming { audio: Audio::None, event })
     }
 

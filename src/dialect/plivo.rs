@@ -17,7 +17,7 @@
 //! ```
 //!
 //! A call ends with its socket: there is no message for it either way, though some code knows a `stop`. An agent may
-//! also ask for keys to be pressed (`sendDTMF`), which a line has no means for. Source: Plivo, "Audio Streaming Protocol
+//! also ask for keys to be pressed (`sendDTMF`), which is a [`wish`]. Source: Plivo, "Audio Streaming Protocol
 //! Reference".
 
 use core::fmt::Write;
@@ -31,6 +31,7 @@ use crate::{
         dtmf::digit,
         json::{Key, Members, Value},
         mark::{Name, cut_name, name},
+        wish::{self, Words},
     },
     media::{Rate, g711::Law},
 };
@@ -343,6 +344,12 @@ impl Dialect for Plivo {
             (Role::Agent, Say::HangUp | Say::Heard(_) | Say::Dtmf(_) | Say::Stop(_) | Say::Cleared { .. })
             | (Role::Vendor, Say::Clear | Say::Mark(_) | Say::HangUp | Say::Stop(_))
             | (_, Say::BargeIn) => return Ok(false),
+            (_, Say::Wish(_) | Say::Held(_) | Say::Transfer(_)) => {
+                // An agent has keys pressed by its own word.
+                let digits = ("sendDTMF", "dtmf");
+                let words = Words { digits, ..Words::of("streamId", self.stream_id(facts)) };
+                return words.write(self.role, say, out);
+            }
         }
         Ok(true)
     }
@@ -398,6 +405,7 @@ impl Dialect for Plivo {
         } else {
             Event::Unknown
         };
+        let event = if event == Event::Unknown { wish::read(self.role, text) } else { event };
         Ok(Incoming { audio: Audio::None, event })
     }
 
@@ -550,7 +558,7 @@ const MAX_HEADERS: usize = 512;
 mod tests {
     use super::*;
     use crate::dialect::{
-        StopReason,
+        StopReason, Wish,
         ozonetel::tests::{audio, event, facts, in_pieces, noise, opening, said, samples},
     };
 
@@ -648,14 +656,11 @@ mod tests {
         assert_eq!(event(&mut vendor, r#"{"event":"clearAudio","streamId":"st-9"}"#), Event::Clear);
         assert_eq!(vendor.marks_on_clear(), MarksOnClear::Forget);
         assert_eq!(event(&mut vendor, r#"{"event":"stop","streamId":"st-9"}"#), Event::HangUp);
-        for unknown in [
-            // No line can press a key for an agent.
-            r#"{"event":"sendDTMF","dtmf":"5"}"#,
-            r#"{"event":"checkpoint"}"#,
-            r#"{"event":"playAudio"}"#,
-            START,
-            MEDIA,
-        ] {
+        let Event::Wish(asked) = event(&mut vendor, r#"{"event":"sendDTMF","dtmf":"5"}"#) else { panic!("no wish") };
+        assert_eq!(asked.wish(), Wish::digits("5"));
+        for unknown in
+            [r#"{"event":"sendDTMF"}"#, r#"{"event":"checkpoint"}"#, r#"{"event":"playAudio"}"#, START, MEDIA]
+        {
             assert_eq!(event(&mut vendor, unknown), Event::Unknown, "{unknown}");
         }
         assert_eq!(vendor.handle_binary(b"\0\0"), Err(Malformed::Binary));

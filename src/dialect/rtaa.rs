@@ -25,6 +25,7 @@ use crate::{
         Audio, Carrier, Coding, Dialect, Direction, Event, Facts, Format, Full, Incoming, Malformed, MarksOnClear,
         Message, OptionError, OptionInfo, OptionValue, Role, Say, Stamp,
         json::{Members, Value},
+        wish::{self, Words},
     },
     media::Rate,
 };
@@ -222,11 +223,11 @@ impl Rtaa {
             self.stage = Stage::Ended;
             return Ok(Incoming { audio: Audio::None, event: Event::Stop });
         }
-        Ok(Incoming { audio: Audio::None, event: Event::Unknown })
+        Ok(Incoming { audio: Audio::None, event: wish::read(self.role, text) })
     }
 
     /// As vendor: a text.
-    fn read(&mut self, text: &[u8]) -> Result<Event<'static>, Malformed> {
+    fn read<'m>(&mut self, text: &'m [u8]) -> Result<Event<'m>, Malformed> {
         let mut event = None;
         let mut members = Members::object(text)?;
         while let Some((key, value)) = members.next()? {
@@ -241,7 +242,7 @@ impl Rtaa {
             // Which it is does not matter: whoever counts is alive.
             self.acked = self.frames;
         } else {
-            return Ok(if event.is_none() { Event::None } else { Event::Unknown });
+            return Ok(if event.is_none() { Event::None } else { wish::read(self.role, text) });
         }
         self.missing_since = None;
         Ok(Event::None)
@@ -401,6 +402,9 @@ impl Dialect for Rtaa {
                 | Say::Cleared { .. }
                 | Say::BargeIn,
             ) => return Ok(false),
+            (role, Shape::Binary | Shape::Text, Say::Wish(_) | Say::Held(_) | Say::Transfer(_)) => {
+                return Words::of("", "").write(role, say, out);
+            }
         }
         Ok(true)
     }

@@ -33,6 +33,7 @@ use crate::{
         dtmf::digit,
         json::{Members, Value},
         mark::{Name, cut_name, name},
+        wish::{self, Words},
     },
     media::{Rate, g711::Law},
 };
@@ -240,7 +241,7 @@ impl Telnyx {
         } else if event.is_none() || agent && says(b"connected") {
             Event::None
         } else {
-            Event::Unknown
+            wish::read(self.role, text)
         };
         Ok(Incoming { audio: Audio::None, event })
     }
@@ -491,6 +492,9 @@ impl Dialect for Telnyx {
             (Role::Agent, Say::HangUp | Say::Heard(_) | Say::Dtmf(_) | Say::Stop(_))
             | (Role::Vendor, Say::Clear | Say::Mark(_) | Say::HangUp)
             | (_, Say::Cleared { .. } | Say::BargeIn) => return Ok(false),
+            (_, Say::Wish(_) | Say::Held(_) | Say::Transfer(_)) => {
+                return Words::of("stream_id", &facts.stream_sid).write(self.role, say, out);
+            }
         }
         Ok(true)
     }

@@ -29,6 +29,7 @@ use crate::{
         dtmf::digit,
         json::{Members, Value},
         mark::{Name, cut_name, name},
+        wish::{self, Words},
     },
     media::{Rate, g711::Law},
 };
@@ -305,6 +306,9 @@ impl Dialect for Twilio {
             (Role::Agent, Say::HangUp | Say::Heard(_) | Say::Dtmf(_) | Say::Stop(_))
             | (Role::Vendor, Say::Clear | Say::Mark(_) | Say::HangUp)
             | (_, Say::Cleared { .. } | Say::BargeIn) => return Ok(false),
+            (_, Say::Wish(_) | Say::Held(_) | Say::Transfer(_)) => {
+                return Words::of("streamSid", self.stream_sid(facts)).write(self.role, say, out);
+            }
         }
         Ok(true)
     }
@@ -354,6 +358,7 @@ impl Dialect for Twilio {
         } else {
             Event::Unknown
         };
+        let event = if event == Event::Unknown { wish::read(self.role, text) } else { event };
         Ok(Incoming { audio: Audio::None, event })
     }
 

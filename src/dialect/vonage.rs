@@ -31,6 +31,7 @@ use crate::{
         dtmf::digit,
         json::{Members, Value},
         mark::{Name, cut_name, name},
+        wish::{self, Words},
     },
     media::Rate,
 };
@@ -196,6 +197,13 @@ impl Dialect for Vonage {
             (Role::Agent, Say::HangUp | Say::Heard(_) | Say::Dtmf(_) | Say::Stop(_) | Say::Cleared { .. })
             | (Role::Vendor, Say::Clear | Say::Mark(_) | Say::HangUp | Say::Stop(_))
             | (_, Say::BargeIn) => return Ok(false),
+            (_, Say::Wish(_) | Say::Held(_) | Say::Transfer(_)) => {
+                let (key, prefix) = match self.role {
+                    Role::Vendor => ("event", "websocket:"),
+                    Role::Agent => ("action", ""),
+                };
+                return Words { key, prefix, ..Words::of("", "") }.write(self.role, say, out);
+            }
         }
         Ok(true)
     }
@@ -245,6 +253,7 @@ impl Dialect for Vonage {
                 None => Event::None,
             },
         };
+        let event = if event == Event::Unknown { wish::read(self.role, text) } else { event };
         Ok(Incoming { audio: Audio::None, event })
     }
 

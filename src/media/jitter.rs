@@ -12,7 +12,7 @@
 //!        out <-- stretch <-- conceal <-- decode
 //!
 //!   delay = how much later than its fastest possible arrival a sample is given out
-//!   target = the most that packets were late lately + a frame and a little, 20 to 120 ms
+//!   target = the most that packets were late lately + a frame and a little, within bounds
 //! ```
 
 extern crate alloc;
@@ -39,6 +39,21 @@ pub enum Got {
     Concealed,
     /// Silence: the stream has not begun, rests, or was gone for too long to be made up.
     Quiet,
+}
+
+/// Between what the time is kept for which packets are waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// So long at least, however smooth the network is. Less than a frame is never waited.
+    pub least_ms: u32,
+    /// No longer, however rough it is.
+    pub most_ms: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { least_ms: LEAST_TARGET_MS, most_ms: MOST_TARGET_MS }
+    }
 }
 
 /// What a stream met since it was opened.
@@ -72,12 +87,15 @@ pub struct Tally {
     pub target_ms: u32,
     /// How much later than the fastest packet would allow samples are given out now.
     pub delay_ms: u32,
+    /// The most that this was.
+    pub most_delay_ms: u32,
 }
 
 /// One stream's buffer. What it needs of the heap it takes when it is opened.
 #[derive(Debug)]
 pub struct Jitter {
     codec: Codec,
+    bounds: Bounds,
     decoder: Decoder,
     concealer: Concealer,
     /// Payloads: a tick's bytes lie at its position, modulo the length.
@@ -133,10 +151,11 @@ enum Flow {
 impl Jitter {
     /// An empty buffer: [`KEPT_MS`] of payloads and about 100 ms of samples, taken from the heap now.
     #[must_use]
-    pub fn open(codec: Codec) -> Self {
+    pub fn open(codec: Codec, bounds: Bounds) -> Self {
         let rate = codec.rate();
         Self {
             codec,
+            bounds,
             decoder: Decoder::new(codec),
             concealer: Concealer::open(rate),
             bytes: core::iter::repeat_n(0, codec.bytes(KEPT_MS)).collect(),
@@ -251,8 +270,12 @@ impl Jitter {
     /// What the stream met.
     #[must_use]
     pub fn tally(&self) -> Tally {
-        let ms = |ticks: i64| (ticks.max(0) * 1000 / i64::from(self.codec.clock())) as u32;
-        Tally { lost: self.sequence.lost(), target_ms: ms(self.target()), delay_ms: ms(self.delay.last), ..self.tally }
+        Tally {
+            lost: self.sequence.lost(),
+            target_ms: self.millis(self.target()),
+            delay_ms: self.millis(self.delay.last),
+            ..self.tally
+        }
     }
 
     /// The position of a packet, from its timestamp; `None` for one that belongs to what was before a jump.
@@ -428,6 +451,7 @@ impl Jitter {
         let Some(fastest) = self.lateness.fastest() else { return frame };
         let delay = self.ticks(now) - fastest - (self.cursor - (self.pending_len / per_tick) as i64);
         let least = self.delay.on_poll(delay);
+        self.tally.most_delay_ms = self.tally.most_delay_ms.max(self.millis(least));
         self.pause = self.pause.saturating_sub(1);
 
         let in_samples = |ticks: i64| ticks * per_tick as i64;
@@ -478,8 +502,10 @@ impl Jitter {
 
     /// The delay that is aimed at.
     fn target(&self) -> i64 {
-        let ms = |ms: i64| i64::from(self.codec.clock()) / 1000 * ms;
-        (self.lateness.most() + ms(MIN_TARGET_MS + EARLY_MS as i64)).clamp(ms(MIN_TARGET_MS), ms(MAX_TARGET_MS))
+        let ms = |ms: u32| i64::from(self.codec.clock()) / 1000 * i64::from(ms);
+        let Bounds { least_ms, most_ms } = self.bounds;
+        let wanted = self.lateness.most() + ms(LEAST_TARGET_MS + EARLY_MS as u32);
+        wanted.min(ms(most_ms)).max(ms(least_ms.max(LEAST_TARGET_MS)))
     }
 
     /// The position behind the newest sample.
@@ -490,6 +516,10 @@ impl Jitter {
     fn offset(&self, position: i64) -> usize {
         let per_tick = self.codec.bytes_per_tick();
         position.rem_euclid((self.bytes.len() / per_tick) as i64) as usize * per_tick
+    }
+
+    fn millis(&self, ticks: i64) -> u32 {
+        (ticks.max(0) * 1000 / i64::from(self.codec.clock())) as u32
     }
 
     fn ticks(&self, now: Now) -> i64 {
@@ -551,10 +581,10 @@ pub const KEPT_MS: usize = 500;
 const MAX_PACKETS: usize = 64;
 
 /// A frame is made of what is there when its first sample is due, so its last one must be a frame early.
-const MIN_TARGET_MS: i64 = 20;
+const LEAST_TARGET_MS: u32 = 20;
 
 /// Beyond this a conversation suffers more from the delay than from what is made up.
-const MAX_TARGET_MS: i64 = 120;
+const MOST_TARGET_MS: u32 = 120;
 
 /// Delay that one gap in speech may add.
 const GAIN_MS: i64 = 40;
@@ -684,7 +714,7 @@ mod tests {
             }
             Self {
                 codec,
-                jitter: Jitter::open(codec),
+                jitter: Jitter::open(codec, Bounds::default()),
                 payload,
                 said,
                 loudest_step,
@@ -898,6 +928,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn it_is_waited_for_no_shorter_and_no_longer_than_the_bounds_say() {
+        let mut rough = |dice: &mut Dice, _| vec![10_000 + dice.below(100_000)];
+        let waits = |least_ms, most_ms, network: Network<'_>| {
+            let mut site = Site::new(Codec::Pcmu, &speech(Rate::Hz8000));
+            site.jitter = Jitter::open(Codec::Pcmu, Bounds { least_ms, most_ms });
+            site.seconds(10, network);
+            let Tally { target_ms, most_delay_ms, late, .. } = site.jitter.tally();
+            (target_ms, site.delay(), most_delay_ms, late)
+        };
+        let (target, delay, most, late) = waits(60, 120, &mut calm);
+        assert!(target == 60 && (50..=80).contains(&delay) && (58..=80).contains(&most) && late == 0, "{delay} {most}");
+        let (target, delay, most, late) = waits(20, 40, &mut rough);
+        assert!(target == 40 && delay < 100 && most < 100 && late > 0, "{delay} {most} {late}");
+        assert_eq!(waits(20, 120, &mut rough).0, 120);
+        assert_eq!(waits(80, 80, &mut rough).0, 80);
+    }
+
     #[track_caller]
     fn drift(ppm: i64) {
         let codec = Codec::Pcmu;
@@ -938,7 +986,7 @@ mod tests {
 
     /// Twenty packets, each 20 ms before its turn; the next to be polled is at 420 ms.
     fn running() -> Jitter {
-        let mut jitter = Jitter::open(Codec::Pcmu);
+        let mut jitter = Jitter::open(Codec::Pcmu, Bounds::default());
         for i in 0..20_u16 {
             let ms = 20 * u64::from(i);
             jitter.insert(Now::from_millis(ms), i, 160 * u32::from(i), i == 0, &LOUD);
@@ -950,7 +998,7 @@ mod tests {
 
     #[test]
     fn before_the_first_packet_there_is_silence_in_whole_frames() {
-        let mut jitter = Jitter::open(Codec::Pcmu);
+        let mut jitter = Jitter::open(Codec::Pcmu, Bounds::default());
         for i in 0..5 {
             assert_eq!(poll(&mut jitter, 20 * i), (Got::Quiet, [0; 160]));
         }
@@ -1053,7 +1101,7 @@ mod tests {
 
     #[test]
     fn a_payload_that_cannot_be_is_refused() {
-        let mut jitter = Jitter::open(Codec::L16(Rate::Hz16000));
+        let mut jitter = Jitter::open(Codec::L16(Rate::Hz16000), Bounds::default());
         jitter.insert(Now::ZERO, 1, 0, false, &[]);
         jitter.insert(Now::ZERO, 2, 0, false, &[1; 639]);
         jitter.insert(Now::ZERO, 3, 0, false, &[1; 65_000]);
@@ -1065,7 +1113,7 @@ mod tests {
         let payload: Vec<u8> = (0..10_000_u32).map(|i| (i * 31) as u8).collect();
         for codec in CODECS {
             let mut dice = Dice(0xf00d);
-            let mut jitter = Jitter::open(codec);
+            let mut jitter = Jitter::open(codec, Bounds::default());
             let (mut now, mut out) = (Now::ZERO, vec![0; codec.rate().frame()]);
             let (mut sequence, mut timestamp) = (0_u16, 0_u32);
             for _ in 0..20_000 {
@@ -1130,7 +1178,7 @@ mod tests {
 
     #[test]
     fn a_call_in_g711_takes_less_than_eight_kilobytes() {
-        let jitter = Jitter::open(Codec::Pcmu);
+        let jitter = Jitter::open(Codec::Pcmu, Bounds::default());
         let held = jitter.bytes.len() + 2 * jitter.pending.len() + 4 * Rate::Hz8000.samples(49);
         println!("{} and {held}", size_of::<Jitter>());
         assert!(size_of::<Jitter>() + held <= 8192, "{} and {held}", size_of::<Jitter>());

@@ -26,6 +26,8 @@ pub(super) struct Counts {
     pub(super) barge_ins: u64,
     pub(super) marks: u64,
     pub(super) faults: u64,
+    pub(super) holds: u64,
+    pub(super) transfers: u64,
 }
 
 #[derive(Serialize)]

@@ -234,13 +234,13 @@ mod tests {
     use std::{fs, io::Read, path::Path, time::Instant};
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::{
         call::tap::{Happening, Note, Sound, Tap, tap},
         config::{self, ProcessEnvironment},
-        dialect::Speaker,
+        dialect::{Speaker, Transfer},
         media::Rate,
     };
 
@@ -306,6 +306,10 @@ mod tests {
         tap.note(note(7, 10, Happening::Bridged));
         tap.note(note(7, 20, said(Speaker::Caller, "Is it \\\"open\\\"?", true)));
         tap.note(note(7, 30, Happening::Digit(b'5')));
+        tap.note(note(7, 40, Happening::Held));
+        tap.note(note(7, 50, Happening::Resumed));
+        tap.note(note(7, 60, Happening::TransferAsked));
+        tap.note(note(7, 70, Happening::Transfer(Transfer::Failed { status: 486 })));
         tap.note(note(7, 900, said(Speaker::Agent, "It ", false)));
         tap.sound(Sound::new(7, AT, Rate::Hz8000, &[3; 160], &[4; 160]));
         // Nobody has heard of this call.
@@ -324,6 +328,7 @@ mod tests {
             (&ID.into(), &"cut".into(), &"***56".into())
         );
         assert_eq!((&call["counts"]["digits"], &call["counts"]["caller_turns"]), (&1.into(), &1.into()));
+        assert_eq!((&call["counts"]["holds"], &call["counts"]["transfers"]), (&1.into(), &1.into()));
         assert_eq!(call["recording_file"], format!("{stem}.wav"));
         assert_eq!(call["transcript_file"], format!("{stem}_transcript.json"));
         let said = bench.json(&format!("kept/transcripts/{stem}_transcript.json"));
@@ -339,7 +344,10 @@ mod tests {
         let log = fs::read_to_string(bench.folder.path().join("events").join(&events[0])).unwrap();
         let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let what: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
-        assert_eq!(what, ["call-started", "bridged", "said", "digit", "said", "said", "call-ended"]);
+        let line = ["held", "resumed", "transfer-asked", "transfer"];
+        assert_eq!(what[..4], ["call-started", "bridged", "said", "digit"]);
+        assert_eq!((&what[4..8], &what[8..]), (&line[..], &["said", "said", "call-ended"][..]));
+        assert_eq!(lines[7]["details"], json!({ "state": "failed", "status": 486 }));
         assert!(lines.iter().all(|line| line["call_id"] == ID));
         assert_eq!(
             (&lines[2]["details"]["text"], &lines[3]["details"]["digit"]),

@@ -280,12 +280,17 @@ impl Scribe {
             Happening::Rebridged => turns = live.transcript.finish(),
             Happening::Heard(_) => counts.marks += 1,
             Happening::Fault(_) => counts.faults += 1,
+            Happening::Held => counts.holds += 1,
+            Happening::TransferAsked => counts.transfers += 1,
             Happening::Said { speaker, text, whole } => turns = live.transcript.said(at_ms, *speaker, text, *whole),
             Happening::Bridged
             | Happening::Mark(_)
             | Happening::SpeechStarted(_)
             | Happening::SpeechStopped(_)
-            | Happening::Answered { .. } => {}
+            | Happening::Answered { .. }
+            | Happening::Resumed
+            | Happening::Transfer(_)
+            | Happening::DigitsAsked { .. } => {}
         }
         live.tell_turns(self.sinks.as_ref(), &turns);
         let call_id = live.started.call_id.clone();
@@ -435,6 +440,11 @@ const fn event_of(what: &Happening) -> &'static str {
         Happening::Answered { .. } => "answered",
         Happening::Said { .. } => "said",
         Happening::Fault(_) => "fault",
+        Happening::Held => "held",
+        Happening::Resumed => "resumed",
+        Happening::TransferAsked => "transfer-asked",
+        Happening::Transfer(_) => "transfer",
+        Happening::DigitsAsked { .. } => "digits-asked",
     }
 }
 
@@ -442,7 +452,9 @@ const fn event_of(what: &Happening) -> &'static str {
 /// numbers are.
 fn details_of(what: &Happening, with_text: bool, with_digits: bool) -> Value {
     match what {
-        Happening::Bridged | Happening::Rebridged => json!({}),
+        Happening::Bridged | Happening::Rebridged | Happening::Held | Happening::Resumed | Happening::TransferAsked => {
+            json!({})
+        }
         Happening::Digit(digit) => json!({ "digit": with_digits.then(|| char::from(*digit)) }),
         Happening::Cleared { unheard_ms } => json!({ "unheard_ms": unheard_ms }),
         Happening::BargeIn { flushed_ms } => json!({ "flushed_ms": flushed_ms }),
@@ -455,6 +467,8 @@ fn details_of(what: &Happening, with_text: bool, with_digits: bool) -> Value {
             json!({ "who": spelled(*speaker), "whole": whole, "characters": characters, "text": with_text.then_some(text) })
         }
         Happening::Fault(words) => json!({ "words": unescaped(words) }),
+        Happening::Transfer(transfer) => json!({ "state": transfer.as_str(), "status": transfer.status() }),
+        Happening::DigitsAsked { count } => json!({ "count": count }),
     }
 }
 

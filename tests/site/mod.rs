@@ -62,8 +62,12 @@ pub fn read_raw(path: &Path) -> Vec<i16> {
 }
 
 pub fn write_wav(path: &Path, samples: &[i16]) {
+    write_wav_at(path, 8000, samples);
+}
+
+pub fn write_wav_at(path: &Path, sample_rate: u32, samples: &[i16]) {
     let sample_format = hound::SampleFormat::Int;
-    let spec = hound::WavSpec { channels: 1, sample_rate: 8000, bits_per_sample: 16, sample_format };
+    let spec = hound::WavSpec { channels: 1, sample_rate, bits_per_sample: 16, sample_format };
     let mut wav = hound::WavWriter::create(path, spec).unwrap();
     samples.iter().for_each(|&sample| wav.write_sample(sample).unwrap());
     wav.finalize().unwrap();
@@ -167,6 +171,13 @@ impl Process {
     pub fn count(&self, words: &[&str]) -> usize {
         let lines = self.lines.0.lock().unwrap();
         lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).count()
+    }
+
+    /// Types this to it.
+    pub fn types(&self, keys: &str) {
+        let mut input = self.child.stdin.as_ref().expect("it has an input");
+        input.write_all(keys.as_bytes()).unwrap();
+        input.flush().unwrap();
     }
 
     /// All that was said so far.
@@ -337,6 +348,11 @@ impl Daemon {
     /// The closing line of this line's first call.
     pub fn ended(&self, line: &str) -> String {
         self.process.line(&["call ended", &format!("line={line} ")])
+    }
+
+    /// The port of `/metrics` and `/health`.
+    pub fn http(&self) -> u16 {
+        self.http
     }
 
     /// A counter or gauge, with its labels if it has any.

@@ -6,7 +6,7 @@
 //!     samples of n heard: round trip  <----------------------------------------
 //! ```
 //!
-//! Both ends are one process, so both delays are read off one clock. [`load`] plays them, [`mark`] numbers the
+//! The phones may also call by SIP ([`sip`]). Both ends are one process, so both delays are read off one clock. [`load`] plays them, [`mark`] numbers the
 //! frames inside the audio, [`process`] watches the system under test, [`report`] turns many runs into a table. The
 //! bare relay (`bin/relay`) shares the wire code and does nothing but carry.
 
@@ -17,5 +17,6 @@ pub mod load;
 pub mod mark;
 pub mod process;
 pub mod report;
+pub mod sip;
 pub mod tls;
 pub mod websocket;

@@ -7,7 +7,7 @@
 use std::{
     error::Error,
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream, UdpSocket},
     path::PathBuf,
     sync::{
         Arc,
@@ -30,7 +30,7 @@ use crate::{
     line,
     mark::{Filling, Finder},
     process::{self, CpuTime},
-    tls, websocket,
+    sip, tls, websocket,
     websocket::{Frame, Inbox},
 };
 
@@ -39,8 +39,10 @@ use crate::{
 pub struct Plan {
     /// What the agents speak.
     pub dialect: Dialect,
-    /// Where the system under test takes AudioSocket calls.
+    /// Where the system under test takes calls.
     pub line: SocketAddr,
+    /// They come by SIP, and this is their audio; without it they come by AudioSocket.
+    pub sip: Option<sip::Codec>,
     /// Where the agents listen.
     pub agent: SocketAddr,
     /// The folder with the agents' certificate; without it they speak plain `ws`.
@@ -71,6 +73,8 @@ struct Ledger {
     ended: AtomicUsize,
     /// Messages that no agent should have got.
     odd: AtomicUsize,
+    /// Packets of a codec that no mark goes through, as they came back.
+    unmarked: AtomicUsize,
     over: AtomicBool,
 }
 
@@ -87,6 +91,7 @@ impl Ledger {
             agents: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
             odd: AtomicUsize::new(0),
+            unmarked: AtomicUsize::new(0),
             over: AtomicBool::new(false),
         }
     }
@@ -135,30 +140,31 @@ pub fn run(plan: &Plan) -> Result<Value, Box<dyn Error>> {
     let turning = Arc::clone(&runtime);
     thread::spawn(move || turning.block_on(std::future::pending::<()>()));
 
-    let phones = dial(plan, &runtime, &ledger)?;
+    let mut phones = dial(plan, &runtime, &ledger)?;
     let start = Instant::now() + Duration::from_millis(100);
     let sending = Arc::clone(&ledger);
     let sender = thread::spawn(move || {
-        send(&phones, start, &sending);
+        send(&mut phones, start, &sending);
         phones
     });
 
     let opens = start + plan.warm_up;
     sleep_until(opens);
-    let before = Reading::take(plan);
+    let (before, unmarked) = (Reading::take(plan), ledger.unmarked.load(Relaxed));
     sleep_until(opens + plan.window);
-    let after = Reading::take(plan);
+    let (after, unmarked) = (Reading::take(plan), ledger.unmarked.load(Relaxed) - unmarked);
     let rss = |row| plan.pid.and_then(|pid| process::status_kb(pid, row));
     let (rss_calls, rss_peak) = (rss("VmRSS"), rss("VmHWM"));
     let phones = sender.join().map_err(|_| "the sender panicked")?;
     let (first, last) = (frames_in(plan.warm_up).max(SILENT), frames_in(plan.warm_up + plan.window));
+    let is_marked = plan.sip != Some(sip::Codec::G722);
     let give_up = Instant::now() + PATIENCE;
-    while !ledger.is_complete(first, last) && Instant::now() < give_up {
+    while is_marked && !ledger.is_complete(first, last) && Instant::now() < give_up {
         thread::sleep(PTIME);
     }
     ledger.over.store(true, Relaxed);
-    for mut phone in &phones {
-        let _ = phone.write_all(&[line::KIND_HANG_UP, 0, 0]); // one that is gone needs no goodbye
+    for phone in &phones {
+        let _ = phone.hang_up(); // one that is gone needs no goodbye
     }
     thread::sleep(GOODBYE);
 
@@ -179,6 +185,9 @@ pub fn run(plan: &Plan) -> Result<Value, Box<dyn Error>> {
         "rig_cpu_pct": round(after.rig_pct(&before), 1),
         "other_load_pct": round(after.other_pct(&before), 1),
     });
+    if !is_marked {
+        result["unmarked"] = unmarked.into();
+    }
     if let (Value::Object(result), Value::Object(more)) = (&mut result, more) {
         result.extend(more);
         let counters = after.counters.iter().zip(&before.counters);
@@ -187,16 +196,28 @@ pub fn run(plan: &Plan) -> Result<Value, Box<dyn Error>> {
     Ok(result)
 }
 
-/// Connects the phones and waits until each has its agent.
-fn dial(plan: &Plan, runtime: &Runtime, ledger: &Arc<Ledger>) -> Result<Vec<TcpStream>, Box<dyn Error>> {
-    let mut phones = Vec::with_capacity(plan.calls);
-    for call in 0..plan.calls {
+/// The caller's end of a call.
+enum Phone {
+    Audiosocket(TcpStream),
+    Sip(sip::Call),
+}
+
+impl Phone {
+    fn dial(plan: &Plan, number: usize, runtime: &Runtime, ledger: &Arc<Ledger>) -> io::Result<Self> {
+        if let Some(codec) = plan.sip {
+            let call = sip::Call::place(plan.line, number, codec)?;
+            let [audio, signalling] = call.readers()?;
+            let (hearing, watching) = (Arc::clone(ledger), Arc::clone(ledger));
+            runtime.spawn(async move { listen_rtp(audio, codec, &hearing).await });
+            runtime.spawn(async move { watch(signalling, &watching).await });
+            return Ok(Self::Sip(call));
+        }
         let mut phone = TcpStream::connect_timeout(&plan.line, Duration::from_secs(2))?;
         phone.set_nodelay(true)?;
         let mut hello = [0; line::HEADER + 16];
         hello[..line::HEADER].copy_from_slice(&[line::KIND_UUID, 0, 16]);
         hello[line::HEADER..]
-            .copy_from_slice(&(0x7269_6700_0000_4000_8000_0000_0000_0000 + call as u128).to_be_bytes());
+            .copy_from_slice(&(0x7269_6700_0000_4000_8000_0000_0000_0000 + number as u128).to_be_bytes());
         phone.write_all(&hello)?;
         phone.set_nonblocking(true)?;
         let (reading, ledger) = (phone.try_clone()?, Arc::clone(ledger));
@@ -205,7 +226,38 @@ fn dial(plan: &Plan, runtime: &Runtime, ledger: &Arc<Ledger>) -> Result<Vec<TcpS
             ledger.call_ended();
             listened
         });
-        phones.push(phone);
+        Ok(Self::Audiosocket(phone))
+    }
+
+    /// Sends a frame; whether it went.
+    fn send(&mut self, frame: &[i16; line::FRAME], message: &mut Vec<u8>) -> bool {
+        match self {
+            Self::Audiosocket(phone) => {
+                message.clear();
+                line::write_audio(frame, message);
+                // A relay that lets a socket fill up for minutes has lost the call.
+                matches!(phone.write(message), Ok(written) if written == message.len())
+            }
+            Self::Sip(call) => call.send(frame).is_ok(),
+        }
+    }
+
+    fn hang_up(&self) -> io::Result<()> {
+        match self {
+            Self::Audiosocket(phone) => {
+                let mut phone = phone;
+                phone.write_all(&[line::KIND_HANG_UP, 0, 0])
+            }
+            Self::Sip(call) => call.hang_up(),
+        }
+    }
+}
+
+/// Connects the phones and waits until each has its agent.
+fn dial(plan: &Plan, runtime: &Runtime, ledger: &Arc<Ledger>) -> Result<Vec<Phone>, Box<dyn Error>> {
+    let mut phones = Vec::with_capacity(plan.calls);
+    for call in 0..plan.calls {
+        phones.push(Phone::dial(plan, call, runtime, ledger)?);
         thread::sleep(DIAL_GAP);
     }
     let give_up = Instant::now() + Duration::from_secs(15);
@@ -219,12 +271,13 @@ fn dial(plan: &Plan, runtime: &Runtime, ledger: &Arc<Ledger>) -> Result<Vec<TcpS
 }
 
 /// Sends every frame when it is due, the phones' phases spread over one packet time.
-fn send(phones: &[TcpStream], start: Instant, ledger: &Ledger) {
+fn send(phones: &mut [Phone], start: Instant, ledger: &Ledger) {
     let mut filling = Filling::default();
     let (mut frame, mut message) = ([0; line::FRAME], Vec::with_capacity(512));
     let mut broken = vec![false; phones.len()];
+    let calls = phones.len() as u32;
     for number in 0..ledger.frames {
-        for (call, mut phone) in phones.iter().enumerate() {
+        for (call, phone) in phones.iter_mut().enumerate() {
             if broken[call] {
                 continue;
             }
@@ -233,16 +286,13 @@ fn send(phones: &[TcpStream], start: Instant, ledger: &Ledger) {
             } else {
                 filling.write(call as u16, number as u32, &mut frame);
             }
-            message.clear();
-            line::write_audio(&frame, &mut message);
-            let due = start + PTIME * number as u32 + PTIME * call as u32 / phones.len() as u32;
+            let due = start + PTIME * number as u32 + PTIME * call as u32 / calls;
             sleep_until(due);
             let now = ledger.nanos();
             let cell = call * ledger.frames + number;
             ledger.sent[cell].store(now, Relaxed);
             ledger.late[cell].store(now.saturating_sub((due - ledger.began).as_nanos() as u64), Relaxed);
-            // A relay that lets a socket fill up for minutes has lost the call.
-            broken[call] = !matches!(phone.write(&message), Ok(written) if written == message.len());
+            broken[call] = !phone.send(&frame, &mut message);
         }
     }
 }
@@ -271,6 +321,39 @@ async fn listen(socket: TcpStream, ledger: &Ledger) -> io::Result<()> {
         inbox.consume(used);
     }
     Ok(())
+}
+
+/// Hears one phone that called by SIP.
+async fn listen_rtp(socket: UdpSocket, codec: sip::Codec, ledger: &Ledger) -> io::Result<()> {
+    let socket = tokio::net::UdpSocket::from_std(socket)?;
+    let (mut packet, mut finder) = ([0; 2048], Finder::default());
+    loop {
+        let n = socket.recv(&mut packet).await?;
+        let now = ledger.nanos();
+        match codec {
+            sip::Codec::Pcmu => {
+                for mark in sip::samples(&packet[..n]).filter_map(|sample| finder.push(sample)) {
+                    ledger.arrived(&ledger.at_phone, mark, now);
+                }
+            }
+            sip::Codec::G722 => {
+                ledger.unmarked.fetch_add(1, Relaxed);
+            }
+        }
+    }
+}
+
+/// Sees a call's end.
+async fn watch(socket: UdpSocket, ledger: &Ledger) -> io::Result<()> {
+    let socket = tokio::net::UdpSocket::from_std(socket)?;
+    let mut message = [0; 4096];
+    loop {
+        let n = socket.recv(&mut message).await?;
+        if message[..n].starts_with(b"BYE ") {
+            ledger.call_ended();
+            return Ok(());
+        }
+    }
 }
 
 async fn agents(listener: TcpListener, acceptor: Option<TlsAcceptor>, dialect: Dialect, ledger: Arc<Ledger>) {

@@ -1,18 +1,28 @@
 //! The number of a frame, written into its audio.
 //!
-//! The first six samples of a frame say whose it is. Relays may cut and join the stream as they like: a mark is found
-//! at any offset. A sample that a relay alters or drops inside of a mark makes that frame count as lost.
+//! The first eight samples of a frame say whose it is. Relays may cut and join the stream as they like: a mark is found
+//! at any offset. A sample that a relay alters or drops inside of a mark makes that frame count as lost. G.711's mu-law
+//! alters none: a mark is made of values that it has.
 
 use crate::line::FRAME;
 
 /// Samples in a mark.
-pub const LEN: usize = 6;
+pub const LEN: usize = 8;
 
-/// Two values that the filling never reaches.
-const OPENING: [i16; 2] = [32_001, -32_002];
-/// A frame's number is written in two digits of this base.
-const BASE: u32 = 8_192;
-const CHECK: i16 = 0x0155;
+/// Two values that the filling never reaches: the loudest of mu-law.
+const OPENING: [i16; 2] = [32_124, -32_124];
+/// Numbers are written in digits of this base: a call's in two, a frame's in three, and one to check them.
+const BASE: u32 = 64;
+const CHECK: u32 = 0x15;
+
+/// A digit as the sample that stands for it: mu-law's softest 64, from zero up.
+const fn sample_of(digit: u32) -> i16 {
+    (((digit % 16 * 8 + 132) << (digit / 16 % 4)) - 132) as i16
+}
+
+fn digit_of(sample: i16) -> Option<u32> {
+    (0..BASE).find(|&digit| sample_of(digit) == sample)
+}
 
 /// The audio of frames: a voice-like level, so that its decimal text is as long as that of speech.
 #[derive(Debug)]
@@ -28,7 +38,7 @@ impl Default for Filling {
 }
 
 impl Filling {
-    /// Fills a frame and marks it with the number `frame` of the call `call` (both below 2^13 and 2^26).
+    /// Fills a frame and marks it with the number `frame` of the call `call` (below 2^12 and 2^18).
     pub fn write(&mut self, call: u16, frame: u32, out: &mut [i16; FRAME]) {
         for sample in out.iter_mut() {
             // xorshift32, Marsaglia 2003
@@ -40,8 +50,13 @@ impl Filling {
             let hiss = (self.noise >> 20) as i32 - 2_048;
             *sample = (triangle + hiss) as i16; // at most 6,048
         }
-        let (call, high, low) = (call as i16, (frame / BASE) as i16, (frame % BASE) as i16);
-        let mark = [OPENING[0], OPENING[1], call, high, low, call ^ high ^ low ^ CHECK];
+        let digits =
+            [u32::from(call) / BASE, u32::from(call), frame / BASE / BASE, frame / BASE, frame].map(|n| n % BASE);
+        let check = digits.iter().fold(CHECK, |check, digit| check ^ digit);
+        let mut mark = [OPENING[0], OPENING[1], 0, 0, 0, 0, 0, sample_of(check)];
+        for (sample, &digit) in mark[2..].iter_mut().zip(&digits) {
+            *sample = sample_of(digit);
+        }
         out[..LEN].copy_from_slice(&mark);
     }
 }
@@ -69,12 +84,15 @@ impl Finder {
             return None;
         }
         self.seen = 0;
-        let [.., call, high, low, check] = self.body;
-        if check != call ^ high ^ low ^ CHECK {
+        let mut digits = [0; LEN - 2];
+        for (digit, &sample) in digits.iter_mut().zip(&self.body[2..]) {
+            *digit = digit_of(sample)?;
+        }
+        if digits.iter().fold(CHECK, |check, digit| check ^ digit) != 0 {
             return None;
         }
-        let number = |sample: i16| usize::try_from(sample).ok();
-        Some((number(call)?, number(high)? * BASE as usize + number(low)?))
+        let number = |digits: &[u32]| digits.iter().fold(0, |number, &digit| number * BASE + digit) as usize;
+        Some((number(&digits[..2]), number(&digits[2..LEN - 3])))
     }
 }
 
@@ -106,7 +124,7 @@ mod tests {
         let (mut filling, mut frame) = (Filling::default(), [0; FRAME]);
         for place in 0..LEN {
             filling.write(3, 77, &mut frame);
-            frame[place] ^= 1;
+            frame[place] ^= 4;
             assert_eq!(found(frame), []);
         }
     }

@@ -21,6 +21,7 @@ pub fn markdown(lines: &str) -> Result<String, String> {
     let _ = results.write_allocations(&mut out);
     let _ = results.write_memory(&mut out);
     let _ = results.write_claims(&mut out);
+    let _ = results.write_sip_claims(&mut out);
     Ok(out)
 }
 
@@ -92,11 +93,19 @@ impl Results {
         if self.pass(ALLOCATIONS).next().is_none() {
             return Ok(());
         }
-        writeln!(out, "| trunk | dialect | calls | allocations on media threads a frame |\n|---|---|---|---|")?;
-        for (Cell { transport, dialect, calls, .. }, runs) in self.pass(ALLOCATIONS) {
+        writeln!(
+            out,
+            "| trunk | dialect | calls | system | allocations on media threads a frame |\n|---|---|---|---|---|"
+        )?;
+        for (Cell { transport, dialect, calls, system, .. }, runs) in self.pass(ALLOCATIONS) {
             let frames = sum(runs, "trunkline_uplink_frames_total") + sum(runs, "trunkline_downlink_frames_total");
             let allocs = (frames > 0).then(|| sum(runs, "trunkline_media_allocations_total") as f64 / frames as f64);
-            writeln!(out, "| {transport} | {dialect} | {calls} | {} |", shown(allocs, 1.0, 4))?;
+            writeln!(
+                out,
+                "| {transport} | {dialect} | {calls} | {} | {} |",
+                system.trim_end_matches("-counting"),
+                shown(allocs, 1.0, 4)
+            )?;
         }
         writeln!(out)
     }
@@ -121,14 +130,16 @@ impl Results {
         writeln!(out)
     }
 
-    /// The claims stand for 50 calls in Ozonetel's dialect on `ws`.
+    /// The claims stand for 50 calls in Ozonetel's dialect.
+    fn claimed(&self, pass: &str, transport: &str, system: &str, name: &str) -> Option<f64> {
+        let (_, runs) = self.pass(pass).find(|(cell, _)| {
+            (&*cell.transport, &*cell.dialect, cell.calls, &*cell.system) == (transport, "ozonetel", 50, system)
+        })?;
+        median(runs, name)
+    }
+
     fn write_claims(&self, out: &mut String) -> std::fmt::Result {
-        let claimed = |pass: &str, system: &str, name: &str| {
-            let (_, runs) = self.pass(pass).find(|(cell, _)| {
-                (&*cell.transport, &*cell.dialect, cell.calls, &*cell.system) == ("ws", "ozonetel", 50, system)
-            })?;
-            median(runs, name)
-        };
+        let claimed = |pass: &str, system: &str, name: &str| self.claimed(pass, "ws", system, name);
         let ours = |name: &str| claimed(MAIN, "trunkline", name);
         let Some(floor) = claimed(MAIN, "relay", "uplink_p99_ms").filter(|_| ours("cpu_pct_per_call").is_some()) else {
             return Ok(());
@@ -152,13 +163,38 @@ impl Results {
         claims.push(("idle memory (MB)", memory("rss_idle_kb").map(|kb| kb / 1024.0), 8.0, 1));
         claims.push(("memory a call (kB)", memory("rss_kb_per_call"), 150.0, 0));
         writeln!(out, "50 calls, Ozonetel on `ws`; uplink p99 of the bare relay {floor:.2} ms:\n")?;
-        writeln!(out, "| claim | measured | at most | |\n|---|---|---|---|")?;
-        for (text, measured, limit, digits) in claims {
-            let verdict = measured.map_or("not measured", |measured| if measured <= limit { "holds" } else { "fails" });
-            writeln!(out, "| {text} | {} | {limit:.digits$} | {verdict} |", shown(measured, 1.0, digits))?;
-        }
-        writeln!(out)
+        write_table(&claims, out)
     }
+
+    /// What a call by SIP costs, beside Node's bridge, which has AudioSocket only, and beside our own AudioSocket.
+    fn write_sip_claims(&self, out: &mut String) -> std::fmt::Result {
+        let cpu = |transport: &str, system: &str| self.claimed(MAIN, transport, system, "cpu_pct_per_call");
+        let mut claims = vec![];
+        for (transport, text) in
+            [("ws", "CPU a SIP call, as a share of Node's on AudioSocket, `ws`"), ("wss", "the same, `wss`")]
+        {
+            let Some(sip) = cpu(transport, "trunkline-sip") else { continue };
+            claims.push((text, cpu(transport, "node").map(|node| sip / node), 1.15, 2));
+        }
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let memory = |system: &str| self.claimed(MEMORY, "ws", system, "rss_kb_per_call");
+        let more = memory("trunkline-sip").zip(memory("trunkline")).map(|(sip, audiosocket)| sip - audiosocket);
+        claims.push(("memory a SIP call beyond one on AudioSocket (kB)", more, 20.0, 0));
+        writeln!(out, "50 calls by SIP, G.711, Ozonetel:\n")?;
+        write_table(&claims, out)
+    }
+}
+
+/// What is claimed: its words, what was measured, at most what, and its digits.
+fn write_table(claims: &[(&str, Option<f64>, f64, usize)], out: &mut String) -> std::fmt::Result {
+    writeln!(out, "| claim | measured | at most | |\n|---|---|---|---|")?;
+    for &(text, measured, limit, digits) in claims {
+        let verdict = measured.map_or("not measured", |measured| if measured <= limit { "holds" } else { "fails" });
+        writeln!(out, "| {text} | {} | {limit:.digits$} | {verdict} |", shown(measured, 1.0, digits))?;
+    }
+    writeln!(out)
 }
 
 /// The median of a field over the runs that have it.
@@ -182,8 +218,15 @@ fn sum(runs: &[Value], name: &str) -> u64 {
 /// lost when delay was given back by shortening it where its mark is, so that is told beside it.
 fn lost(runs: &[Value]) -> String {
     let mut text = format!("{} of {}", sum(runs, "lost"), sum(runs, "frames"));
+    if runs.iter().any(|run| !run["unmarked"].is_null()) {
+        // Its codec lets no mark through: whose frames came back is not known, only how many.
+        text = format!("unmarked; {} of {} packets back", sum(runs, "unmarked"), sum(runs, "frames"));
+    }
+    let uplink = sum(runs, "lost_uplink");
+    if uplink > 0 && !text.starts_with("unmarked") {
+        let _ = write!(text, ", {uplink} before the agent");
+    }
     for (name, unit, what) in [
-        ("lost_uplink", 1, "before the agent"),
         ("trunkline_downlink_repaid_samples_total", 8, "ms repaid"),
         ("trunkline_uplink_dropped_samples_total", 8, "ms dropped"),
         ("ended_early", 1, "calls cut"),
@@ -241,6 +284,20 @@ mod tests {
         assert!(noisy.contains("| uplink p99 (ms) | 2.00 | 2.20 | holds |"), "{noisy}");
         assert!(noisy.contains("| CPU a call, as a share of Node's | 0.70 | 0.60 | fails |"), "{noisy}");
         assert!(noisy.contains("| idle memory (MB) | 8.0 | 8.0 | holds |"), "{noisy}");
+    }
+
+    #[test]
+    fn a_sip_call_is_compared_with_nodes_on_the_same_transport() {
+        let runs = [
+            run("node", "main", 0.4, 9.0),
+            run("trunkline-sip", "main", 0.44, 2.0),
+            run("node", "main", 0.5, 9.0).replace("\"ws\"", "\"wss\""),
+            run("trunkline-sip", "main", 0.6, 9.0).replace("\"ws\"", "\"wss\""),
+        ];
+        let table = markdown(&runs.concat()).unwrap();
+        assert!(table.contains("AudioSocket, `ws` | 1.10 | 1.15 | holds |"), "{table}");
+        assert!(table.contains("the same, `wss` | 1.20 | 1.15 | fails |"), "{table}");
+        assert!(table.contains("(kB) | - | 20 | not measured |"), "{table}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    dialect::{MAX_MARK, Options},
+    dialect::{MAX_MARK, Options, Wish},
     media::{Now, Rate, resample::Resampler},
 };
 
@@ -52,6 +52,8 @@ pub(super) struct Script {
     pub(super) hangup_after: Option<Now>,
     /// How far ahead of the clock a say may be; the dialect's own unless given.
     pub(super) lead: Option<Now>,
+    /// What is asked of the line, each so long after the start, in that order.
+    pub(super) asks: Vec<(Now, Wish)>,
     /// Whether a mark is asked for at the end of each message.
     pub(super) marks: bool,
     /// Of whichever dialect is spoken.

@@ -6,11 +6,11 @@
 //!                        +---- every byte ---+       +--> marks     Speech, clear, hang-up: when due
 //! ```
 
-use std::{fmt, mem, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt, mem, sync::Arc, time::Duration};
 
 use crate::{
     cli::agent::behave::{Marks, Name, Part, Script, Speech, Style},
-    dialect::{self, Dialect, Event, Facts, Role, Say},
+    dialect::{self, Dialect, Event, Facts, Role, Say, Transfer},
     leg::websocket::{
         greeting::{Greeting, Verdict},
         leg::{Flow, Leg, Over, Setup, Sink, Tally},
@@ -253,6 +253,14 @@ impl Call {
         }
     }
 
+    /// What the vendor told of the line, in order.
+    pub(super) fn poll_told(&mut self) -> Option<Told> {
+        match &mut self.stage {
+            Stage::Talk(talk) => talk.ear.told.pop_front(),
+            Stage::Greeting(_) => None,
+        }
+    }
+
     /// What came of it.
     pub(super) fn report(&self) -> Report<'_> {
         let ending = self.ending.unwrap_or(Ending::Lost);
@@ -270,6 +278,15 @@ impl Call {
             ending,
         }
     }
+}
+
+/// What a vendor told beside audio.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// The caller is on hold, or is back.
+    Held(bool),
+    /// So the transfer stands that we asked for.
+    Transfer(Transfer),
 }
 
 /// What came of a call.
@@ -317,6 +334,8 @@ struct Talk {
     said: Duration,
     /// `None`: the dialect has no word for it.
     cleared: Option<bool>,
+    /// So much of what is to be asked of the line was asked.
+    asked: usize,
     next_beat: Now,
     opened: Now,
     /// When we last heard audio, or did not listen.
@@ -356,6 +375,7 @@ impl Talk {
             first_said: None,
             said: Duration::ZERO,
             cleared: Some(false),
+            asked: 0,
             next_beat: now + PING_EVERY,
             opened: now,
             alive: now,
@@ -473,6 +493,13 @@ impl Talk {
                 speech.stop();
             }
         }
+        while let Some((after, wish)) = script.asks.get(self.asked)
+            && now >= started + *after
+            && self.leg.has_room()
+        {
+            self.leg.say(now, Say::Wish(wish));
+            self.asked += 1;
+        }
         if self.speech.is_none()
             && let Part::Say(voice) | Part::Burst(voice) = &script.part
         {
@@ -554,7 +581,8 @@ impl Talk {
         // Without room nothing can be said before something was written.
         if self.leg.has_room() {
             let speech = self.speech.as_ref().and_then(|speech| speech.next(self.chunk));
-            for at in [self.clear_at(script), speech, self.ear.rest_at()].into_iter().flatten() {
+            let ask = self.ear.started.zip(script.asks.get(self.asked)).map(|(started, (after, _))| started + *after);
+            for at in [self.clear_at(script), speech, self.ear.rest_at(), ask].into_iter().flatten() {
                 next = next.min(at);
             }
         }
@@ -580,6 +608,8 @@ struct Ear {
     stopped: bool,
     heard: Duration,
     digits: u64,
+    /// What was told of the line and not taken yet.
+    told: VecDeque<Told>,
     marks: Marks,
 }
 
@@ -597,6 +627,7 @@ impl Ear {
             stopped: false,
             heard: Duration::ZERO,
             digits: 0,
+            told: VecDeque::new(),
             marks,
         }
     }
@@ -668,6 +699,8 @@ impl Sink for Ear {
             Event::Heard(name) => self.marks.hear(name),
             Event::Dtmf(_) => self.digits += 1,
             Event::Stop => self.stopped = true,
+            Event::Held(held) => self.told.push_back(Told::Held(held)),
+            Event::Transfer(transfer) => self.told.push_back(Told::Transfer(transfer)),
             Event::None
             | Event::Unknown
             | Event::Mark(_)
@@ -675,7 +708,8 @@ impl Sink for Ear {
             | Event::Transcript { .. }
             | Event::Fault(_)
             | Event::Broken(_)
-            | Event::Expiring => {}
+            | Event::Expiring
+            | Event::Wish(_) => {}
         }
     }
 }
@@ -707,7 +741,7 @@ mod tests {
     use super::*;
     use crate::{
         cli::agent::behave::Voice,
-        dialect::{OptionValue, Options, StopReason},
+        dialect::{OptionValue, Options, StopReason, Wish},
     };
 
     /// A vendor with a caller, the agent, and the wire between them.
@@ -731,6 +765,8 @@ mod tests {
         marks: Vec<(String, usize)>,
         clears: usize,
         hang_ups: usize,
+        /// After so much was heard.
+        wishes: Vec<(usize, Wish)>,
         over: Option<Over>,
     }
 
@@ -758,6 +794,7 @@ mod tests {
                 Event::Mark(name) => self.marks.push((name.to_owned(), self.heard.len())),
                 Event::Clear => self.clears += 1,
                 Event::HangUp => self.hang_ups += 1,
+                Event::Wish(asked) => self.wishes.push((self.heard.len(), asked.wish().unwrap())),
                 other => panic!("a vendor heard {other:?}"),
             }
         }
@@ -765,7 +802,16 @@ mod tests {
 
     fn script(part: Part) -> Script {
         let (options, bare_rate) = (Options::default(), Rate::Hz8000);
-        Script { part, clear_after: None, hangup_after: None, lead: None, marks: false, options, bare_rate }
+        Script {
+            part,
+            clear_after: None,
+            hangup_after: None,
+            lead: None,
+            asks: vec![],
+            marks: false,
+            options,
+            bare_rate,
+        }
     }
 
     const fn ms(ms: u64) -> Now {
@@ -814,6 +860,7 @@ mod tests {
                 marks: Vec::new(),
                 clears: 0,
                 hang_ups: 0,
+                wishes: Vec::new(),
                 over: None,
             };
             Self { vendor: Leg::new(setup), caller, call: Call::new(plan, now), now, width: usize::MAX, obeys: true }
@@ -1096,6 +1143,30 @@ mod tests {
             let chunk = if vendor == "ozonetel" { 80 } else { 1600 };
             let places: Vec<usize> = line.caller.marks.iter().map(|mark| mark.1).collect();
             assert!(places == (1..=80_000 / chunk).map(|n| n * chunk).collect::<Vec<_>>(), "{vendor}");
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_asked_of_the_line_is_asked_when_it_is_due_and_the_answer_is_told() {
+        for vendor in ["binary", "ozonetel", "exotel", "vonage", "plivo", "twilio", "telnyx"] {
+            let mut rules = script(Part::Silent);
+            let (digits, transfer) = (Wish::digits("12#").unwrap(), Wish::transfer("sip:300@pbx").unwrap());
+            rules.asks = vec![(ms(300), digits.clone()), (ms(700), transfer.clone())];
+            let mut line = Line::open(vendor, Some(vendor), rules);
+            line.run(START + ms(299));
+            assert!(line.caller.wishes.is_empty(), "{vendor}");
+            line.run(START + ms(300));
+            assert_eq!(line.caller.wishes, [(0, digits.clone())], "{vendor}");
+            line.run(START + ms(800));
+            assert_eq!(line.caller.wishes, [(0, digits), (0, transfer)], "{vendor}");
+
+            let told = [Told::Held(true), Told::Held(false), Told::Transfer(Transfer::Failed { status: 486 })];
+            let says = [Say::Held(true), Say::Held(false), Say::Transfer(Transfer::Failed { status: 486 })];
+            let can = says.map(|say| line.vendor.say(line.now, say));
+            line.pass();
+            let heard: Vec<_> = core::iter::from_fn(|| line.call.poll_told()).collect();
+            assert_eq!(can, [vendor != "binary"; 3], "{vendor}");
+            assert_eq!(heard, if vendor == "binary" { &[] } else { &told[..] }, "{vendor}");
         }
     }
 

@@ -443,7 +443,10 @@ impl Sink for Ear {
             | Event::Start
             | Event::Heard(_)
             | Event::Dtmf(_)
-            | Event::Stop => {}
+            | Event::Stop
+            | Event::Wish(_)
+            | Event::Held(_)
+            | Event::Transfer(_) => {}
         }
     }
 }

@@ -182,9 +182,9 @@ pub struct SessionTimer {
 /// What one source may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Intake {
-    /// INVITEs a second of one source, twice as many at once. What is more is told 503.
+    /// INVITEs a second of one source, twice as many at once. What is more is told 503 with Retry-After.
     pub invites_per_second: u32,
-    /// Answered calls whose ACK has not come; one more call is told 503.
+    /// Answered calls whose ACK has not come; while there are so many, new calls are told 503.
     pub max_unacked: u32,
 }
 

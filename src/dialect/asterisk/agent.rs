@@ -243,9 +243,15 @@ impl Dialect for Agent {
             }
             Say::Mark(name) if self.marks == Marks::Known => self.command("MARK_MEDIA", Some(name), out),
             Say::HangUp => self.command("HANGUP", None, out),
-            Say::Mark(_) | Say::Heard(_) | Say::Dtmf(_) | Say::Stop(_) | Say::Cleared { .. } | Say::BargeIn => {
-                Ok(false)
-            }
+            Say::Mark(_)
+            | Say::Heard(_)
+            | Say::Dtmf(_)
+            | Say::Stop(_)
+            | Say::Cleared { .. }
+            | Say::BargeIn
+            | Say::Wish(_)
+            | Say::Held(_)
+            | Say::Transfer(_) => Ok(false),
         }
     }
 

@@ -4,6 +4,8 @@
 //! nothing was said for a while, when the client cancels it, or when the caller is heard over it. Its messages are those
 //! of the real server in its order, less the transcript, which nobody here knows.
 
+use core::fmt::Write as _;
+
 use heapless::Deque;
 
 use crate::{
@@ -12,6 +14,7 @@ use crate::{
         Text,
         json::{Members, Value},
         openai::{Options, Shape, Sound, session::Told},
+        wish::{self, MAX_TARGET, Wish},
     },
     media::Rate,
 };
@@ -159,12 +162,15 @@ impl Agent {
         Event::None
     }
 
-    /// Our own vendors tell of a key in the text of an item.
+    /// Our own vendors tell of a key in the text of an item, and of a transfer in the output of a function.
     fn on_item<'m>(&mut self, item: Option<Value<'m>>) -> Result<Event<'m>, Malformed> {
         self.items += 1;
         self.answer(Answer::Added);
         let Some(mut item) = item.and_then(|item| item.object()) else { return Ok(Event::None) };
         while let Some((key, value)) = item.next()? {
+            if let Some(transfer) = wish::output(&value).filter(|_| key.is(b"output")) {
+                return Ok(Event::Transfer(transfer));
+            }
             // A list of one part reads like the part itself, once it is without its brackets.
             let Some(Ok(mut part)) = value.array().filter(|_| key.is(b"content")).map(Members::object) else {
                 continue;
@@ -480,13 +486,40 @@ impl Dialect for Agent {
                 self.end_response(End::TurnDetected);
                 Ok(true)
             }
+            // A function call is an item of a response; that it is whole is all that a client has to see.
+            Say::Wish(wish) => {
+                let (name, key, value) = match wish {
+                    Wish::Transfer(target) => ("transfer_call", "target", target.as_str()),
+                    Wish::Digits(digits) => ("send_digits", "digits", digits.as_str()),
+                };
+                let mut arguments = heapless::String::<{ MAX_TARGET + 32 }>::new();
+                // Fits, and has nothing in it that JSON escapes.
+                let _ = write!(arguments, "{{\"{key}\":\"{value}\"}}");
+                self.head("response.output_item.done", out)?;
+                out.raw(br#","response_id":"resp_"#)?;
+                out.uint(self.responses.max(1))?;
+                out.raw(br#"","output_index":0,"item":{"id":"item_"#)?;
+                out.uint(self.items + 1)?;
+                out.raw(br#"","object":"realtime.item","type":"function_call","status":"completed","call_id":"call_"#)?;
+                out.uint(self.items + 1)?;
+                out.raw(br#"","name":"#)?;
+                out.json_str(name)?;
+                out.raw(br#","arguments":"#)?;
+                out.json_str(&arguments)?;
+                out.raw(b"}}")?;
+                self.events += 1;
+                self.items += 1;
+                Ok(true)
+            }
             Say::Mark(_)
             | Say::Heard(_)
             | Say::Dtmf(_)
             | Say::HangUp
             | Say::Stop(_)
             | Say::Cleared { .. }
-            | Say::BargeIn => Ok(false),
+            | Say::BargeIn
+            | Say::Held(_)
+            | Say::Transfer(_) => Ok(false),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::{
             session::Told,
             spoken::{MOST, Spoken, Truncate},
         },
+        wish::{Asked, Transfer},
     },
     media::Rate,
 };
@@ -43,8 +44,24 @@ pub struct Vendor {
     spoken: Spoken,
     truncates: Deque<Truncate, MOST>,
     cancel: Option<Text>,
-    /// When the keys that the caller pressed are to be answered (ms).
-    answer_keys_at: Option<u64>,
+    /// When what the model hears without a voice is to be answered (ms): keys that the caller pressed, a transfer that failed.
+    respond_at: Option<u64>,
+    /// The function call of the transfer that is under way, by its id.
+    transfer: Option<Text>,
+    /// Function calls that are to be answered at once, and how.
+    outputs: Deque<(Text, Output), MAX_CALLS>,
+}
+
+/// What a function call of the model's came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    Accepted,
+    /// Its arguments make no sense.
+    Refused,
+    /// The transfer failed, for this SIP status.
+    Failed {
+        status: u16,
+    },
 }
 
 /// How far the session is.
@@ -81,7 +98,9 @@ impl Vendor {
             spoken: Spoken::default(),
             truncates: Deque::new(),
             cancel: None,
-            answer_keys_at: None,
+            respond_at: None,
+            transfer: None,
+            outputs: Deque::new(),
         }
     }
 
@@ -149,6 +168,34 @@ impl Vendor {
             Some(status) if status.is(b"failed") => Event::Fault(done.error.unwrap_or("a response failed")),
             Some(_) | None => Event::None,
         })
+    }
+
+    /// A response has an item more. Of functions that are none of ours somebody else knows.
+    fn on_item<'m>(&mut self, item: Option<Value<'m>>) -> Result<Event<'m>, Malformed> {
+        let call = Call::read(item)?;
+        let (Some(name), Some(arguments)) = (call.name, call.arguments) else { return Ok(Event::None) };
+        // One that was interrupted has half of its arguments.
+        let is_whole = call.status.is_none_or(|status| status.is(b"completed"));
+        let Some(asked) = Asked::function(&name, arguments).filter(|_| is_whole) else { return Ok(Event::None) };
+        let mut id = Text::new();
+        if let Some(value) = call.call_id {
+            value.text(&mut id);
+        }
+        if asked.wish().is_none() {
+            self.answer(id, Output::Refused);
+            return Ok(Event::Fault("a function was called with arguments that make no sense"));
+        }
+        if asked.is_transfer() {
+            self.transfer = Some(id);
+        } else {
+            self.answer(id, Output::Accepted);
+        }
+        Ok(Event::Wish(asked))
+    }
+
+    fn answer(&mut self, id: Text, output: Output) {
+        // Asked for after every message; a model that calls more at once is told of the first.
+        let _ = self.outputs.push_back((id, output));
     }
 
     /// An error is most often of our own making and the session goes on.
@@ -274,12 +321,18 @@ impl Dialect for Vendor {
                 audio_end_ms: truncate.audio_end_ms,
             })?;
             self.truncates.pop_front();
+        } else if let Some((id, output)) = self.outputs.front() {
+            write_output(id, *output, out)?;
+            if *output == Output::Refused {
+                self.respond_at = Some(stamp.stream_ms);
+            }
+            self.outputs.pop_front();
         } else if self.greeting {
             out.raw(RESPOND)?;
             self.greeting = false;
-        } else if self.is_idle() && self.answer_keys_at.is_some_and(|at| stamp.stream_ms >= at) {
+        } else if self.is_idle() && self.respond_at.is_some_and(|at| stamp.stream_ms >= at) {
             out.raw(RESPOND)?;
-            self.answer_keys_at = None;
+            self.respond_at = None;
         } else {
             return Ok(false);
         }
@@ -334,7 +387,7 @@ impl Dialect for Vendor {
                 // One of 0-9, *, #, A-D: nothing that JSON escapes.
                 out.raw(char::from(digit).encode_utf8(&mut utf8).as_bytes())?;
                 out.raw(br#""}]}}"#)?;
-                self.answer_keys_at = Some(stamp.stream_ms + KEYS_PAUSE_MS);
+                self.respond_at = Some(stamp.stream_ms + KEYS_PAUSE_MS);
             }
             Say::BargeIn => {
                 self.interrupt();
@@ -347,7 +400,18 @@ impl Dialect for Vendor {
                     let _ = truncates.push_back(truncate);
                 });
             }
-            Say::Dtmf(_) | Say::Clear | Say::Mark(_) | Say::Heard(_) | Say::HangUp | Say::Stop(_) => return Ok(false),
+            // What comes of its function the model has to be told before it can tell the caller.
+            Say::Transfer(Transfer::Failed { status }) => {
+                let Some(id) = &self.transfer else { return Ok(false) };
+                write_output(id, Output::Failed { status }, out)?;
+                self.transfer = None;
+                self.respond_at = Some(stamp.stream_ms);
+            }
+            // To the server an event that it does not know is an error.
+            Say::Held(_) | Say::Transfer(Transfer::Trying | Transfer::Done) => return Ok(false),
+            Say::Dtmf(_) | Say::Clear | Say::Mark(_) | Say::Heard(_) | Say::HangUp | Say::Stop(_) | Say::Wish(_) => {
+                return Ok(false);
+            }
         }
         Ok(true)
     }
@@ -385,9 +449,10 @@ impl Dialect for Vendor {
                 }
                 self.active = Some(id);
                 self.caller_speaks = false;
-                self.answer_keys_at = None;
+                self.respond_at = None;
                 Event::None
             }
+            "response.output_item.done" => self.on_item(seen.item)?,
             "response.done" => self.on_response_done(seen.response)?,
             "session.created" => {
                 let told = Told::of(seen.session)?;
@@ -453,6 +518,7 @@ struct Seen<'m> {
     transcript: Option<Value<'m>>,
     session: Option<Value<'m>>,
     response: Option<Value<'m>>,
+    item: Option<Value<'m>>,
     error: Option<Value<'m>>,
 }
 
@@ -470,6 +536,7 @@ impl<'m> Seen<'m> {
                 (b"transcript", &mut seen.transcript),
                 (b"session", &mut seen.session),
                 (b"response", &mut seen.response),
+                (b"item", &mut seen.item),
                 (b"error", &mut seen.error),
             ];
             if let Some((_, slot)) = slots.into_iter().find(|(name, _)| key.is(name)) {
@@ -510,6 +577,49 @@ impl<'m> Response<'m> {
         }
         Ok(read)
     }
+}
+
+/// What an item tells that is a function call.
+#[derive(Default)]
+struct Call<'m> {
+    name: Option<Value<'m>>,
+    call_id: Option<Value<'m>>,
+    arguments: Option<Value<'m>>,
+    status: Option<Value<'m>>,
+}
+
+impl<'m> Call<'m> {
+    fn read(item: Option<Value<'m>>) -> Result<Self, Malformed> {
+        let mut call = Self::default();
+        let Some(mut members) = item.and_then(|item| item.object()) else { return Ok(call) };
+        while let Some((key, value)) = members.next()? {
+            let slots = [
+                (&b"name"[..], &mut call.name),
+                (b"call_id", &mut call.call_id),
+                (b"arguments", &mut call.arguments),
+                (b"status", &mut call.status),
+            ];
+            if let Some((_, slot)) = slots.into_iter().find(|(name, _)| key.is(name)) {
+                *slot = Some(value);
+            }
+        }
+        Ok(call)
+    }
+}
+
+/// Tells the model what came of its function call.
+fn write_output(id: &str, output: Output, out: &mut Message<'_>) -> Result<(), Full> {
+    out.raw(br#"{"type":"conversation.item.create","item":{"type":"function_call_output","call_id":"#)?;
+    out.json_str(id)?;
+    out.raw(match output {
+        Output::Accepted => br#","output":"{\"state\":\"accepted\""#.as_slice(),
+        Output::Refused => br#","output":"{\"state\":\"failed\",\"reason\":\"the argument makes no sense\""#,
+        Output::Failed { .. } => br#","output":"{\"state\":\"failed\",\"status\":"#,
+    })?;
+    if let Output::Failed { status } = output {
+        out.uint(status.into())?;
+    }
+    out.raw(br#"}"}}"#)
 }
 
 /// What an error object tells.
@@ -576,6 +686,8 @@ struct Truncation<'a> {
     audio_end_ms: u64,
 }
 
+/// Function calls that one response may have, to be answered.
+const MAX_CALLS: usize = 4;
 /// Asks for a response.
 const RESPOND: &[u8] = br#"{"type":"response.create"}"#;
 /// The ids of our messages that an error may be about without any harm; a server repeats them in `error.event_id`.
@@ -594,7 +706,7 @@ const KEYS_PAUSE_MS: u64 = 1_500;
 mod tests {
     use super::*;
     use crate::dialect::{
-        Coding, OptionValue, StopReason,
+        Coding, OptionValue, StopReason, Wish,
         openai::Update as OwnUpdate,
         ozonetel::tests::{STAMP, audio, event, facts, in_pieces, noise, opening, said, samples, written},
     };
@@ -619,6 +731,18 @@ mod tests {
         r#""turn_detection":{"type":"server_vad","threshold":0.5,"prefix_padding_ms":300,"#,
         r#""silence_duration_ms":500},"tools":[],"tool_choice":"auto","temperature":0.8}}"#
     );
+
+    /// A function call as a response has it, of either shape of the API.
+    fn calls(vendor: &mut Vendor, name: &str, status: &str, arguments: &str) -> Option<Wish> {
+        let text = format!(
+            r#"{{"type":"response.output_item.done","event_id":"event_1","response_id":"resp_1","output_index":1,"item":{{"id":"item_2","object":"realtime.item","type":"function_call","status":"{status}","name":"{name}","call_id":"call_7","arguments":"{arguments}"}}}}"#
+        );
+        match event(vendor, &text) {
+            Event::Wish(asked) => asked.wish(),
+            Event::None => None,
+            other => panic!("{other:?}"),
+        }
+    }
 
     fn open(options: &[(&str, OptionValue<'_>)]) -> Vendor {
         let mut set = Options::default();
@@ -653,6 +777,58 @@ mod tests {
         assert_eq!(event(&mut vendor, r#"{"type":"session.updated","event_id":"e","session":{}}"#), Event::None);
         due(&mut vendor);
         vendor
+    }
+
+    #[test]
+    fn a_function_call_of_the_models_is_a_wish_and_is_answered() {
+        let mut vendor = ready(&[]);
+        created(&mut vendor, "resp_1");
+        let target = r#"{\"target\": \"+49 30 123456\", \"why\": \"billing\"}"#;
+        assert_eq!(calls(&mut vendor, "transfer_call", "completed", target), Wish::transfer("+49 30 123456"));
+        assert_eq!(calls(&mut vendor, "send_digits", "completed", r#"{\"digits\":\"12#\"}"#), Wish::digits("12#"));
+        assert_eq!(
+            due(&mut vendor),
+            [concat!(
+                r#"{"type":"conversation.item.create","item":{"type":"function_call_output","call_id":"call_7","#,
+                r#""output":"{\"state\":\"accepted\"}"}}"#
+            )]
+        );
+        // Of another's functions, and of one that the caller interrupted, there is nothing to do.
+        assert_eq!(calls(&mut vendor, "book_table", "completed", r"{}"), None);
+        assert_eq!(calls(&mut vendor, "transfer_call", "incomplete", r#"{\"target\":\"+49"#), None);
+        done(&mut vendor, "resp_1", "completed");
+        assert_eq!(due(&mut vendor), Vec::<String>::new());
+
+        // Nobody answers there: the model hears why, and speaks.
+        assert_eq!(said(&mut vendor, Say::Transfer(Transfer::Trying)), None);
+        assert_eq!(said(&mut vendor, Say::Held(true)), None);
+        let failed = Say::Transfer(Transfer::Failed { status: 480 });
+        assert_eq!(
+            said(&mut vendor, failed).unwrap(),
+            concat!(
+                r#"{"type":"conversation.item.create","item":{"type":"function_call_output","call_id":"call_7","#,
+                r#""output":"{\"state\":\"failed\",\"status\":480}"}}"#
+            )
+        );
+        assert_eq!(due(&mut vendor), [r#"{"type":"response.create"}"#]);
+        assert_eq!(said(&mut vendor, failed), None, "it was told");
+    }
+
+    #[test]
+    fn a_function_call_that_makes_no_sense_is_told_so_and_the_model_speaks() {
+        let mut vendor = ready(&[]);
+        let text = r#"{"type":"response.output_item.done","item":{"type":"function_call","status":"completed","name":"transfer_call","call_id":"call_9","arguments":"{\"to\":\"sales\"}"}}"#;
+        let Event::Fault(_) = event(&mut vendor, text) else { panic!("no fault") };
+        assert_eq!(
+            due(&mut vendor),
+            [
+                concat!(
+                    r#"{"type":"conversation.item.create","item":{"type":"function_call_output","call_id":"call_9","#,
+                    r#""output":"{\"state\":\"failed\",\"reason\":\"the argument makes no sense\"}"}}"#
+                ),
+                r#"{"type":"response.create"}"#
+            ]
+        );
     }
 
     fn created(vendor: &mut Vendor, response: &str) {

@@ -42,6 +42,8 @@ pub struct Setup {
     pub learn: bool,
     /// While a digit is pressed, the agent hears nothing of it; see [`Session::set_mask_dtmf`].
     pub mask_dtmf: bool,
+    /// Between what the time is kept for which late packets are waited for.
+    pub bounds: jitter::Bounds,
     /// The peer is gone when nothing came for so long; `None`: never.
     pub timeout: Option<Now>,
     /// Drawn from the kernel: nobody may guess what follows from it.
@@ -79,10 +81,26 @@ pub struct Tally {
     pub duplicates: u64,
     /// Samples made up for what did not come in time.
     pub concealed: u64,
-    /// Interarrival jitter at the end (RFC 3550 6.4.1).
+    /// Interarrival jitter, as it is now (RFC 3550 6.4.1).
     pub jitter: Now,
+    /// How long is waited for late packets now.
+    pub target: Now,
+    /// How much later than the fastest packet would allow the caller is heard now.
+    pub delay: Now,
+    /// The most that this was.
+    pub most_delay: Now,
+    /// Times that the caller was put on hold, or that nothing of the caller was to be heard for another reason.
+    pub holds: u32,
+    /// How long that was, all together.
+    pub held: Now,
+    /// Reports that we sent.
+    pub reports: u64,
+    /// Reports of the peer that told how long the way is.
+    pub round_trips: u64,
     /// How long the last report and its answer were on the way together.
     pub round_trip: Option<Now>,
+    /// Where the audio comes from; before any came, where the peer said that it would be.
+    pub peer: Option<SocketAddr>,
     /// Datagrams of a source that is not, or not yet, accepted.
     pub foreign: u64,
     /// Datagrams that are no RTP or RTCP, or of a payload type that was not agreed on.
@@ -101,6 +119,7 @@ pub struct Tally {
 pub struct Session {
     media: Media,
     learn: bool,
+    bounds: jitter::Bounds,
     timeout: Option<Now>,
     dice: Dice,
 
@@ -151,7 +170,7 @@ impl Session {
         Self {
             sources: Sources::new(setup.media.addr.unwrap_or(NOWHERE), may_learn(setup.learn, &setup.media)),
             reception: Reception::new(),
-            jitter: Jitter::open(codec),
+            jitter: Jitter::open(codec, setup.bounds),
             digits_heard: dtmf::Receiver::new(),
             held_back: hold_back(setup.mask_dtmf, codec),
             masked_until: Now::ZERO,
@@ -173,6 +192,7 @@ impl Session {
             counted: Tally::default(),
             media: setup.media,
             learn: setup.learn,
+            bounds: setup.bounds,
             timeout: setup.timeout,
             dice,
         }
@@ -204,7 +224,8 @@ impl Session {
             self.counted.late += buffer.late;
             self.counted.duplicates += buffer.duplicates;
             self.counted.concealed += buffer.concealed;
-            self.jitter = Jitter::open(codec);
+            self.counted.most_delay = self.counted.most_delay.max(millis(buffer.most_delay_ms));
+            self.jitter = Jitter::open(codec, self.bounds);
             self.encoder = Encoder::new(codec);
             self.held_back = hold_back(self.is_masking(), codec);
             self.reception.set_clock(codec.clock());
@@ -213,6 +234,7 @@ impl Session {
             // What lies here was said before the hold.
             self.jitter.restart();
             self.last_heard = now;
+            self.counted.holds += u32::from(was_listening);
         }
     }
 
@@ -286,7 +308,10 @@ impl Session {
                 counted.remote_lost = block.lost;
                 counted.remote_worst_fraction = counted.remote_worst_fraction.max(block.fraction);
                 counted.remote_jitter = Now::from_nanos(u64::from(block.jitter) * 1_000_000_000 / clock);
-                counted.round_trip = rtcp::round_trip(now, &block).or(counted.round_trip);
+                if let Some(round_trip) = rtcp::round_trip(now, &block) {
+                    counted.round_trip = Some(round_trip);
+                    counted.round_trips += 1;
+                }
             }
             // A goodbye is no end of a call: a PBX says it for one source when it plays another.
             Part::Block { .. } | Part::Cname { .. } | Part::Bye { .. } => {}
@@ -306,6 +331,7 @@ impl Session {
         if !self.is_listening() {
             out.fill(0);
             self.held_back.fill(0);
+            self.counted.held += Now::from_millis(PTIME_MS as u64);
             return Got::Held;
         }
         for (sample, held_back) in out.iter_mut().zip(&mut self.held_back) {
@@ -436,6 +462,10 @@ impl Session {
             duplicates: self.counted.duplicates + buffer.duplicates,
             concealed: self.counted.concealed + buffer.concealed,
             jitter: self.reception.jitter(),
+            target: millis(buffer.target_ms),
+            delay: millis(buffer.delay_ms),
+            most_delay: self.counted.most_delay.max(millis(buffer.most_delay_ms)),
+            peer: self.sources.source(),
             ..self.counted
         }
     }
@@ -472,7 +502,7 @@ impl Session {
         let digit = self.digits_heard.handle(now, marker, timestamp, payload);
         // The sound of a digit lies in the buffer when its first packet comes, and still does when its last one does.
         let buffer = self.jitter.tally();
-        let buffered = Now::from_millis(buffer.delay_ms.max(buffer.target_ms).into()) + SLACK;
+        let buffered = millis(buffer.delay_ms.max(buffer.target_ms)) + SLACK;
         if self.digits_heard.is_pressed(now) {
             self.masked_until = now + dtmf::TIMEOUT + buffered;
         } else if was_pressed || digit.is_some() {
@@ -484,6 +514,7 @@ impl Session {
     fn report<'b>(&mut self, now: Now, bye: bool, out: &'b mut [u8]) -> Option<&'b [u8]> {
         let has_sent = self.counted.sent > self.sent_at_last_report;
         self.sent_at_last_report = self.counted.sent;
+        self.counted.reports += 1;
         let clock = u128::from(self.codec().clock());
         let sender = self.last_sent.filter(|_| has_sent).map(|(then, timestamp)| SenderInfo {
             ntp: rtcp::ntp(now),
@@ -508,6 +539,10 @@ enum Kind {
 /// A description without an address, and without hold, leaves nothing to go by but what arrives.
 fn may_learn(learn: bool, media: &Media) -> bool {
     learn || media.addr.is_none() && !media.hold
+}
+
+fn millis(ms: u32) -> Now {
+    Now::from_millis(ms.into())
 }
 
 /// A name that says nothing about where we are, and is another in every call. RFC 7022 4.2
@@ -588,7 +623,8 @@ mod tests {
     }
 
     fn setup(media: Media) -> Setup {
-        Setup { media, learn: false, mask_dtmf: false, timeout: Some(Now::from_secs(60)), seed: 20 }
+        let (bounds, timeout) = (jitter::Bounds::default(), Some(Now::from_secs(60)));
+        Setup { media, learn: false, mask_dtmf: false, bounds, timeout, seed: 20 }
     }
 
     fn pcmu() -> Session {
@@ -945,10 +981,27 @@ mod tests {
         for session in &pair.sessions {
             let tally = session.tally();
             let trip = tally.round_trip.unwrap();
+            assert!(tally.reports >= 3 && tally.round_trips >= 2, "{tally:?}");
             assert!(trip.abs_diff(MS(74)) < MS(1), "{trip:?}");
             assert_eq!((tally.remote_lost, tally.remote_worst_fraction, tally.remote_jitter), (0, 0, Now::ZERO));
             assert_eq!((tally.sent, tally.foreign, tally.bad), (1_000, 0, 0));
         }
+    }
+
+    #[test]
+    fn the_caller_is_heard_as_late_as_the_bounds_say_after_a_re_invite_too() {
+        let bounds = jitter::Bounds { least_ms: 60, most_ms: 80 };
+        let mut session = Session::open(Now::ZERO, Setup { bounds, ..setup(media(Codec::Pcmu)) });
+        let mut says = Pbx::new();
+        listen(&mut session, 50, |session, _, now| {
+            session.handle_packet(now, pbx(), &says.audio(20));
+        });
+        let tally = session.tally();
+        assert_eq!((tally.target, tally.peer), (MS(60), Some(pbx())));
+        assert!((MS(50)..=MS(80)).contains(&tally.delay) && tally.most_delay >= tally.delay, "{tally:?}");
+        session.renegotiate(MS(1_000), media(Codec::Pcma));
+        let after = session.tally();
+        assert_eq!((after.target, after.most_delay), (MS(60), tally.most_delay));
     }
 
     #[test]
@@ -1032,6 +1085,7 @@ mod tests {
         assert!(music.iter().all(|&sample| sample == 0));
         assert_eq!(session.poll_frame(MS(5_000), &mut [0; 160]), Got::Held);
         assert!(!session.is_silent(Now::from_secs(3_600)));
+        assert_eq!((session.tally().holds, session.tally().held), (1, MS(201 * 20)));
 
         session.renegotiate(Now::from_secs(3_600), media(Codec::Pcmu));
         assert!(!session.is_silent(Now::from_secs(3_659)) && session.is_silent(Now::from_secs(3_660)));

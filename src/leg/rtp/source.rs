@@ -109,6 +109,13 @@ impl Sources {
         (!is_nowhere(peer)).then_some(peer)
     }
 
+    /// Where RTP comes from; before any was accepted, the address that the SDP names.
+    #[must_use]
+    pub fn source(&self) -> Option<SocketAddr> {
+        let source = self.accepted.map_or(self.signalled, |stream| stream.from);
+        (!is_nowhere(source)).then_some(source)
+    }
+
     /// Whether this host is the peer's. What it reports about the call is believed.
     #[must_use]
     pub fn is_peer(&self, from: SocketAddr) -> bool {
@@ -137,7 +144,8 @@ impl Sources {
         };
         if accepted.from == from {
             let is_same = accepted.ssrc == ssrc;
-            if is_same && !is_jump(accepted.highest, sequence) {
+            let most_ahead = if is_event { MOST_AHEAD_OF_AN_EVENT } else { MOST_AHEAD };
+            if is_same && !is_jump(accepted.highest, sequence, most_ahead) {
                 if sequence.wrapping_sub(accepted.highest) < MOST_AHEAD {
                     accepted.highest = sequence;
                 }
@@ -202,9 +210,9 @@ impl Sources {
 }
 
 /// Whether loss and reordering cannot explain that this one comes after that one. RFC 3550 A.1
-const fn is_jump(highest: u16, sequence: u16) -> bool {
+const fn is_jump(highest: u16, sequence: u16, most_ahead: u16) -> bool {
     let ahead = sequence.wrapping_sub(highest);
-    ahead >= MOST_AHEAD && ahead < MOST_BEHIND.wrapping_neg()
+    ahead >= most_ahead && ahead < MOST_BEHIND.wrapping_neg()
 }
 
 /// On a socket for both families, IPv4 comes as IPv6.
@@ -218,6 +226,9 @@ fn is_nowhere(address: SocketAddr) -> bool {
 
 /// MAX_DROPOUT of RFC 3550 A.1: a minute at 20 ms a packet.
 const MOST_AHEAD: u16 = 3_000;
+/// An event that is further ahead is believed all the same, but is no reason to take the next audio for late: two seconds
+/// of loss are rarer than peers that count the two apart.
+const MOST_AHEAD_OF_AN_EVENT: u16 = 100;
 /// MAX_MISORDER of RFC 3550 A.1.
 const MOST_BEHIND: u16 = 100;
 
@@ -354,6 +365,19 @@ mod tests {
         assert_eq!(scene.sources.admit(scene.now, at(SDP), 1, 9, true), Stray, "an event, counted apart");
         // A gap that loss explains is no jump.
         assert_eq!(scene.hear(SDP, 1, 30_005 + 2_900..30_005 + 2_901), [Play]);
+    }
+
+    #[test]
+    fn an_event_that_is_counted_apart_does_not_make_the_next_audio_late() {
+        let mut scene = Scene::new(false);
+        scene.hear(SDP, 1, 0..50);
+        for n in 0..6 {
+            assert_eq!(scene.sources.admit(scene.now, at(SDP), 1, 2_000 + n, true), Stray);
+        }
+        assert_eq!(scene.hear(SDP, 1, 50..60), [Play; 10]);
+        // Behind some loss it is in its place.
+        assert_eq!(scene.sources.admit(scene.now, at(SDP), 1, 100, true), Play);
+        assert_eq!(scene.hear(SDP, 1, 101..102), [Play]);
     }
 
     #[test]

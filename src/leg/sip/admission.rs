@@ -184,6 +184,16 @@ impl Admission {
         }
     }
 
+    /// What becomes of a call that has rung and is to be answered, when so many wait for their ACK. More may ring than may
+    /// wait, and they may all be answered at once.
+    pub fn check_answer(&mut self, now: Now, source: SocketAddr, unacked: usize) -> Verdict {
+        if unacked < self.policy.max_unacked {
+            return Verdict::Admit;
+        }
+        self.on_refused(now, source, Reason::Unacked);
+        Verdict::Refuse { status: UNAVAILABLE, retry_after_s: FULL_FOR_S }
+    }
+
     /// How many were not let in for this reason since the start.
     #[must_use]
     pub const fn refused(&self, reason: Reason) -> u64 {
@@ -380,6 +390,8 @@ mod tests {
         assert_eq!(check(Load { unacked: 0, ringing: 8 }), refused);
         assert_eq!(check(Load { unacked: 2, ringing: 7 }), Verdict::Admit);
         assert_eq!((admission.refused(Reason::Unacked), admission.refused(Reason::Ringing)), (1, 1));
+        assert_eq!(admission.check_answer(at(0), source(PBX), 2), Verdict::Admit);
+        assert_eq!(admission.check_answer(at(0), source(PBX), 3), refused);
     }
 
     #[test]

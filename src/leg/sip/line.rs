@@ -21,7 +21,10 @@ use crate::{
         admission::{self, Admission, Load, Verdict},
         dialog::DialogId,
         digest,
-        leg::{Callee, Ending, Event, Leg, LegId, NotTaken, Parts, Setup, bad_extension, capabilities, not_allowed},
+        leg::{
+            Callee, Ending, Event, Leg, LegId, NotTaken, Parts, Setup, bad_event, bad_extension, capabilities,
+            not_allowed,
+        },
         registration::{self, Contact, Failure, Registration, Step},
         transaction::{self, Incoming, Limits, Random, SentBy, Timers, Transactions, Transmit, TxId},
     },
@@ -55,6 +58,8 @@ pub struct Line {
     /// Where the registrar is, and the REGISTER that waits for its answer.
     registrar: Option<Flow>,
     register: Option<TxId>,
+    /// Why nothing goes where the transactions are being told that nothing does.
+    why_failed: Option<String>,
     random: Random,
     events: VecDeque<Event>,
     last_leg: u64,
@@ -83,6 +88,7 @@ impl Line {
             registration,
             registrar: None,
             register: None,
+            why_failed: None,
             random,
             events: VecDeque::new(),
             last_leg: 0,
@@ -150,7 +156,7 @@ impl Line {
                 }
                 self.answer(now, cancel, answer);
                 if let Some(id) = leg {
-                    self.with_leg(now, id, |leg, parts| leg.handle_cancel(parts));
+                    self.with_leg(now, id, Leg::handle_cancel);
                 }
             }
             Incoming::Absorbed | Incoming::Refused(_) | Incoming::Malformed => {}
@@ -182,7 +188,7 @@ impl Line {
             Method::Notify => notified(&request),
             Method::Refer => request.answer(603),
             Method::Bye | Method::Update | Method::Info | Method::Prack => request.answer(481),
-            Method::Subscribe => request.answer(489),
+            Method::Subscribe => bad_event(&request),
             Method::Register | Method::Message | Method::Publish | Method::Other(_) => not_allowed(&request),
             Method::Invite | Method::Ack | Method::Cancel => return,
         };
@@ -220,8 +226,9 @@ impl Line {
         }
     }
 
-    /// A connection broke, or a datagram could not be sent.
-    pub fn handle_flow_failed(&mut self, now: Now, flow: Flow) {
+    /// A connection is over or did not come about, or something could not be sent, and why.
+    pub fn handle_flow_failed(&mut self, now: Now, flow: Flow, why: String) {
+        self.why_failed = Some(why);
         self.transactions.handle_flow_failed(flow);
         self.take_transaction_events(now);
         if flow.is_reliable() && self.registrar == Some(flow) {
@@ -231,6 +238,7 @@ impl Line {
             }
             self.register(now);
         }
+        self.why_failed = None;
     }
 
     /// Does what keeps us registered.
@@ -309,7 +317,7 @@ impl Line {
             .map(|(&id, _)| id)
             .collect();
         for id in due {
-            self.with_leg(now, id, |leg, parts| leg.handle_timeout(parts));
+            self.with_leg(now, id, Leg::handle_timeout);
         }
         self.register(now);
     }
@@ -326,7 +334,7 @@ impl Line {
                 }
                 transaction::Event::NoPrack(invite) => {
                     if let Some(id) = self.leg_with_invite(invite) {
-                        self.with_leg(now, id, |leg, parts| leg.handle_no_prack(parts));
+                        self.with_leg(now, id, Leg::handle_no_prack);
                     }
                 }
             }
@@ -336,14 +344,18 @@ impl Line {
     fn on_no_answer(&mut self, now: Now, tx: TxId, status: u16) {
         if self.register == Some(tx) {
             if let Some(registration) = &mut self.registration {
-                registration.handle_failure(now, Failure::NoAnswer);
+                let why = match (status, &self.why_failed) {
+                    (503, Some(why)) => Failure::Unreachable(why.clone()),
+                    _ => Failure::NoAnswer,
+                };
+                registration.handle_failure(now, why);
             }
             self.register(now);
         } else if let Some(id) = self.leg_that_asked(tx) {
             self.with_leg(now, id, |leg, parts| leg.handle_no_answer(parts, tx, status));
         } else if let Some(id) = self.leg_with_invite(tx) {
             // The connection of a call that still rings is gone.
-            self.with_leg(now, id, |leg, parts| leg.handle_cancel(parts));
+            self.with_leg(now, id, Leg::handle_cancel);
         }
     }
 
@@ -361,6 +373,12 @@ impl Line {
     #[must_use]
     pub fn is_known(&self, source: IpAddr) -> bool {
         self.admission.is_known(source)
+    }
+
+    /// How many requests were not let in for this reason.
+    #[must_use]
+    pub const fn refused(&self, reason: admission::Reason) -> u64 {
+        self.admission.refused(reason)
     }
 
     /// Requests that were not let in, told once a minute.
@@ -383,9 +401,17 @@ impl Line {
         self.with_leg(now, leg, |leg, parts| leg.ring(parts, rtp));
     }
 
-    /// This call is taken.
+    /// This call is taken, unless too many that were have no ACK yet.
     pub fn accept(&mut self, now: Now, leg: LegId) {
-        self.with_leg(now, leg, |leg, parts| leg.accept(parts));
+        let Some(source) = self.legs.get(&leg).map(|leg| leg.flow().remote) else { return };
+        match self.admission.check_answer(now, source, self.transactions.unacked()) {
+            Verdict::Admit | Verdict::Ignore => self.with_leg(now, leg, Leg::accept),
+            Verdict::Refuse { status, retry_after_s } => {
+                let headers = [(Name::RetryAfter, retry_after_s.to_string())];
+                let why = Ending::Lost("too many calls wait for the ACK of their answer");
+                self.with_leg(now, leg, |leg, parts| leg.refuse(parts, status, &headers, &why));
+            }
+        }
     }
 
     /// This call is not taken, with headers that say more.
@@ -395,7 +421,7 @@ impl Line {
 
     /// This call is over, however far it is.
     pub fn hang_up(&mut self, now: Now, leg: LegId) {
-        self.with_leg(now, leg, |leg, parts| leg.hang_up(parts));
+        self.with_leg(now, leg, Leg::hang_up);
     }
 
     /// The caller is passed on to this URI. `false`: there is no such call, it is not up, or a transfer is under way.
@@ -492,7 +518,7 @@ fn notified(request: &Request) -> Response {
     let package = request.headers.get(&Name::Event).unwrap_or_default();
     let is_mail =
         package.split(';').next().is_some_and(|package| package.trim().eq_ignore_ascii_case("message-summary"));
-    request.answer(if is_mail { 200 } else { 489 })
+    if is_mail { request.answer(200) } else { bad_event(request) }
 }
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ pub struct Received<'r> {
 pub struct Granted {
     /// `Session-Expires`, with a refresher.
     pub session_expires: SessionExpires,
-    /// `Require: timer`: the peer is the one that refreshes.
+    /// `Require: timer`: the peer has its part in it.
     pub require: bool,
 }
 
@@ -207,7 +207,9 @@ impl SessionTimer {
             (true, None, State::Running { by_us: true, .. } | State::Off) => Refresher::Uas,
         };
         let session_expires = SessionExpires { secs: asked.secs.min(wanted), refresher: Some(refresher) };
-        Ok(Some(Granted { session_expires, require: refresher == Refresher::Uac }))
+        // RFC 4028 9: a must where the peer refreshes, and a should where it waits for us to, and hangs up otherwise. Of a
+        // peer without timers nothing is demanded.
+        Ok(Some(Granted { session_expires, require: request.supports_timer }))
     }
 
     /// Our 2xx to a peer's INVITE or UPDATE was sent, with this.
@@ -417,7 +419,7 @@ mod tests {
     #[test]
     fn a_peer_that_may_leave_it_to_us_does() {
         let granted = timer().handle_request(&received("600")).unwrap().unwrap();
-        assert_eq!((granted.session_expires.refresher, granted.require), (Some(Refresher::Uas), false));
+        assert_eq!((granted.session_expires.refresher, granted.require), (Some(Refresher::Uas), true));
         let granted = timer().handle_request(&received("600;refresher=uac")).unwrap().unwrap();
         assert!(granted.require, "it has to know that it was taken up on it");
     }

@@ -445,14 +445,14 @@ impl Transactions {
     /// Sends an answer of which nothing is kept, to a request that was never given to
     /// [`handle_request`](Self::handle_request).
     pub fn reply(&mut self, flow: Flow, mut response: Response) {
-        let Ok(via) = response.headers.via() else { return };
+        // A Via of SIP/7.0 is not read, and its request answered where it came from all the same (RFC 4475 3.1.2.16).
+        let reply = response.headers.via().map_or(flow, |via| identity::reply_to(&via, flow));
         response.headers.note_source(flow.remote);
-        let from = response.headers.get(&Name::From).unwrap_or_default();
-        let call_id = response.headers.call_id().unwrap_or_default();
-        let tag = self.keys.tag(&[via.branch().unwrap_or_default(), &via.host, call_id, from]);
+        let text = |name: &Name| response.headers.get(name).unwrap_or_default();
+        let tag = self.keys.tag(&[text(&Name::Via), text(&Name::CallId), text(&Name::From)]);
         response.headers.set_to_tag(&tag);
         let bytes = derived::response_bytes(&response);
-        self.out.send(identity::reply_to(&via, flow), &bytes);
+        self.out.send(reply, &bytes);
     }
 
     /// Answers without a transaction. Each copy of the request gets the same again.

@@ -23,7 +23,7 @@ use crate::{
     clock,
     config::{Config, ID, LineKind, Trunk},
     control::messages,
-    dialect::{self, Direction, Role},
+    dialect::{self, Direction, Role, Text},
     leg::websocket::{
         dial::{Dialed, dial},
         dialer::{authorized, send_buffer},
@@ -47,8 +47,17 @@ pub struct OutboundSetup {
     pub arrivals: mpsc::Sender<Arrival>,
     /// How the daemon is.
     pub house: watch::Receiver<House>,
-    /// The ids of calls, where each has a place of its own; `None`: one connection stands there.
-    pub ids: Option<mpsc::Receiver<String>>,
+    /// Calls to be fetched, where each has a place of its own; `None`: one connection stands there.
+    pub ids: Option<mpsc::Receiver<Fetch>>,
+}
+
+/// One call that waits for us.
+#[derive(Clone, Debug)]
+pub struct Fetch {
+    /// By what its PBX knows it.
+    pub id: String,
+    /// By what we will.
+    pub call_id: Text,
 }
 
 /// Keeps a connection dialled, until the daemon goes down.
@@ -99,10 +108,10 @@ async fn fetch_all(
     config: &Arc<Config>,
     line: usize,
     arrivals: &mpsc::Sender<Arrival>,
-    mut ids: mpsc::Receiver<String>,
+    mut ids: mpsc::Receiver<Fetch>,
     tls: Option<Arc<ClientConfig>>,
 ) {
-    while let Some(id) = ids.recv().await {
+    while let Some(Fetch { id, call_id }) = ids.recv().await {
         let (config, arrivals, tls) = (Arc::clone(config), arrivals.clone(), tls.clone());
         spawn_local(async move {
             let LineKind::Websocket(websocket) = &config.lines[line].kind else { return };
@@ -111,11 +120,15 @@ async fn fetch_all(
             trunk.url.path_and_query = trunk.url.path_and_query.replace(ID, &id);
             let claims = Claims { tenant_id: config.account.clone(), ..Claims::default() };
             let reason = match fetch(&trunk, tls.as_ref(), &claims, line).await {
-                Ok(arrived) => hand_over(&arrivals, Ok(arrived)).await.map_err(|error| error.to_string()),
+                Ok(mut arrived) => {
+                    arrived.facts.call_id = call_id.clone();
+                    hand_over(&arrivals, Ok(arrived)).await.map_err(|error| error.to_string())
+                }
                 Err(words) => Err(words),
             };
             if let Err(reason) = reason {
-                warn!(message_id = messages::VENDOR_LOST, line = trunk.name, reason; "a call could not be fetched");
+                let call_id = call_id.as_str();
+                warn!(message_id = messages::VENDOR_LOST, call_id, line = trunk.name, reason; "a call could not be fetched");
             }
         });
     }

@@ -6,7 +6,7 @@ use std::{io, path::Path, process::ExitCode, time::Duration};
 use rig::{
     args::Args,
     load::{self, Plan},
-    report, tls,
+    report, sip, tls,
 };
 
 fn main() -> ExitCode {
@@ -27,13 +27,16 @@ fn main() -> ExitCode {
 }
 
 fn run(args: impl Iterator<Item = String>) -> Result<(), String> {
-    let known =
-        ["dialect", "line", "agent", "tls", "calls", "warm-up", "seconds", "pid", "metrics", "system", "round", "pass"];
+    let known = [
+        "dialect", "line", "sip", "agent", "tls", "calls", "warm-up", "seconds", "pid", "metrics", "system", "round",
+        "pass",
+    ];
     let args = Args::parse(args, &known)?;
     let optional = |name: &str| args.text(name).is_some();
     let plan = Plan {
         dialect: args.required("dialect").map_err(|why| format!("{why} (binary, ozonetel or exotel)"))?,
         line: args.required("line")?,
+        sip: if optional("sip") { Some(args.required::<sip::Codec>("sip")?) } else { None },
         agent: args.required("agent")?,
         tls: args.text("tls").map(Into::into),
         calls: args.required("calls")?,
@@ -42,8 +45,8 @@ fn run(args: impl Iterator<Item = String>) -> Result<(), String> {
         pid: if optional("pid") { Some(args.required("pid")?) } else { None },
         metrics: if optional("metrics") { Some(args.required("metrics")?) } else { None },
     };
-    if !(1..=8_191).contains(&plan.calls) {
-        return Err("--calls is from 1 to 8191".to_owned());
+    if !(1..=4_095).contains(&plan.calls) {
+        return Err("--calls is from 1 to 4095".to_owned());
     }
     let mut result = load::run(&plan).map_err(|why| why.to_string())?;
     let labels = ["system", "dialect", "round", "pass"];
@@ -69,6 +72,6 @@ fn table(args: impl Iterator<Item = String>) -> Result<(), String> {
 
 const USAGE: &str = "\
 rig run --dialect D --line ADDR --agent ADDR --calls N [--seconds 10] [--warm-up 2] [--tls DIR] [--pid PID]
-        [--metrics ADDR] [--system NAME] [--round N] [--pass NAME]
+        [--metrics ADDR] [--system NAME] [--round N] [--pass NAME] [--sip pcmu|g722]
 rig ca --dir DIR
 rig table < results.jsonl";

@@ -247,8 +247,17 @@ impl Leg {
             return parts.respond(tx, request.answer(481));
         }
         invited.awaits_prack = false;
-        let accept = invited.accept;
-        parts.respond(tx, request.answer(200));
+        let (accept, has_settled) = (invited.accept, invited.has_settled());
+        let mut response = request.answer(200);
+        // RFC 3262 5: the next offer may come with it.
+        let offer = if has_settled { offer_in(request).ok().flatten() } else { None };
+        let agreed = offer.and_then(|offer| self.sdp.answer(&offer).ok());
+        if let Some((sdp, media)) = agreed {
+            self.redescribe(&sdp);
+            set_sdp(&mut response.headers, &mut response.body, sdp);
+            self.set_media(parts, media);
+        }
+        parts.respond(tx, response);
         if accept {
             self.accept(parts);
         }

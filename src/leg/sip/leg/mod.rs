@@ -25,7 +25,7 @@ use self::{called::Invited, calling::Calling, ours::Pending, transfer::Transfer}
 pub(super) use self::{
     called::{NotTaken, not_allowed},
     calling::Callee,
-    within::capabilities,
+    within::{bad_event, capabilities},
 };
 use crate::{
     leg::sip::{

@@ -1,6 +1,6 @@
 //! Passing a caller on: REFER, and what the PBX tells of it (RFC 3515).
 
-use super::{Event, Leg, Parts, Stage, ours::Wish};
+use super::{Event, Leg, Parts, Stage, ours::Wish, within::bad_event};
 use crate::{
     leg::sip::{Name, Request, transaction::TxId},
     media::Now,
@@ -78,8 +78,8 @@ impl Leg {
         let event = request.headers.get(&Name::Event).unwrap_or_default();
         let package = event.split(';').next().unwrap_or_default().trim();
         if !package.eq_ignore_ascii_case("refer") {
-            let status = if package.eq_ignore_ascii_case("message-summary") { 200 } else { 489 };
-            return parts.respond(tx, request.answer(status));
+            let is_mail = package.eq_ignore_ascii_case("message-summary");
+            return parts.respond(tx, if is_mail { request.answer(200) } else { bad_event(request) });
         }
         // RFC 3515 2.4.4: after the end of the implicit subscription there is nothing left to tell.
         if self.transfer.is_none() {

@@ -43,7 +43,7 @@ impl Leg {
             Method::Options => parts.respond(tx, capabilities(request, 200)),
             // Callers are passed on by the agent or by us, not by whoever calls.
             Method::Refer => parts.respond(tx, request.answer(603)),
-            Method::Subscribe => parts.respond(tx, request.answer(489)),
+            Method::Subscribe => parts.respond(tx, bad_event(request)),
             Method::Ack | Method::Cancel => {}
             Method::Register | Method::Message | Method::Publish | Method::Other(_) => {
                 parts.respond(tx, not_allowed(request));
@@ -191,6 +191,13 @@ pub(in crate::leg::sip) fn capabilities(request: &Request, status: u16) -> Respo
     response.headers.push(Name::Accept, super::SDP);
     response.headers.push(Name::AcceptEncoding, "identity");
     response.headers.push(Name::Supported, SUPPORTED);
+    response
+}
+
+/// The answer to word, or to the wish for word, of something that we know nothing of.
+pub(in crate::leg::sip) fn bad_event(request: &Request) -> Response {
+    let mut response = request.answer(489);
+    response.headers.push(Name::AllowEvents, "message-summary, refer"); // RFC 6665 8.2.2
     response
 }
 

@@ -134,6 +134,18 @@ fn a_peer_that_demands_it_gets_its_ringing_reliably_and_its_200_after_the_prack(
 }
 
 #[test]
+fn an_offer_that_comes_with_the_prack_is_answered_with_its_200() {
+    let bench = Bench::with(|setup| setup.leg.tone = true);
+    let (mut bench, leg) = Bench::ringing_of(bench, &invite("Require: 100rel\r\n"));
+    let rseq = header(&bench.answered("INVITE").headers, "RSeq").to_owned();
+    bench.ask("PRACK", &format!("RAck: {rseq} 3424 INVITE\r\n"), &sdp("192.0.2.10", "sendonly"));
+    assert_eq!(bench.told(), ["changed RecvOnly held"]);
+    bench.accept(leg);
+    assert_eq!(bench.said(), ["200 PRACK", "200 INVITE"]);
+    assert_eq!(bench.answered("PRACK").body, bench.answered("INVITE").body);
+}
+
+#[test]
 fn a_reliable_ringing_that_nobody_acknowledges_ends_in_504() {
     let (mut bench, leg) = Bench::ringing_of(Bench::new(), &invite("Require: 100rel\r\n"));
     bench.accept(leg);
@@ -308,7 +320,7 @@ fn a_connection_that_breaks_while_it_rings_takes_the_call_with_it() {
     let mut bench = Bench::new();
     let flow = Flow { transport: crate::leg::sip::Transport::Tcp, connection: 7, local: 1, ..pbx() };
     bench.receive_from(flow, &invite("").replace("/UDP", "/TCP"));
-    bench.line.handle_flow_failed(bench.now, flow);
+    bench.line.handle_flow_failed(bench.now, flow, "it broke".to_owned());
     bench.fetch();
     assert_eq!(bench.told(), ["invited", "ended: the peer cancelled its call"]);
     bench.assert_over();

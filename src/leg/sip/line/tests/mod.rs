@@ -1,5 +1,7 @@
 //! A line as a PBX sees it: bytes in, bytes out, and the clock a variable.
 
+#![allow(clippy::unwrap_used)]
+
 mod called;
 mod calling;
 mod flood;
@@ -11,10 +13,7 @@ mod within;
 use super::*;
 use crate::{
     config::{Cidr, Secret},
-    leg::{
-        rtp::dice::Dice,
-        sip::{NameAddr, parse},
-    },
+    leg::{rtp::dice::Dice, sip::parse},
     media::codec::Codec,
 };
 
@@ -88,7 +87,7 @@ impl Bench {
     }
 
     fn calling_of(mut bench: Self) -> (Self, LegId) {
-        let uri = "sip:6001@192.0.2.10".parse().expect("a URI");
+        let uri = "sip:6001@192.0.2.10".parse().unwrap();
         let leg = bench.line.call(bench.now, uri, pbx(), rtp()).expect("there is room");
         bench.fetch();
         assert_eq!(bench.said(), ["INVITE"]);
@@ -276,11 +275,11 @@ fn setup(host: &str, seed: u64) -> LineSetup {
             session_expires: secs(1800.0),
             min_session_expires: secs(90.0),
             answer_timeout: secs(20.0),
-            from: format!("\"Agent\" <sip:trunkline@{host}>").parse().expect("an address"),
+            from: format!("\"Agent\" <sip:trunkline@{host}>").parse().unwrap(),
             told_headers: vec![Name::from("X-Queue")],
         },
         admission: admission::Policy {
-            allow: vec![Cidr::parse("192.0.2.0/24").expect("a range")],
+            allow: vec![Cidr::parse("192.0.2.0/24").unwrap()],
             takes_anyone: false,
             invites_per_second: 0,
             burst: 0,
@@ -288,6 +287,7 @@ fn setup(host: &str, seed: u64) -> LineSetup {
             max_ringing: 30,
         },
         credentials: None,
+        registration: None,
         timers: Timers::default(),
         random: [dice(seed), dice(seed + 1000)],
     }
@@ -307,11 +307,11 @@ fn secs(secs: f64) -> Now {
 }
 
 fn pbx() -> Flow {
-    Flow::udp(0, "192.0.2.10:5060".parse().expect("an address"))
+    Flow::udp(0, "192.0.2.10:5060".parse().unwrap())
 }
 
 fn rtp() -> SocketAddr {
-    "192.0.2.20:30000".parse().expect("an address")
+    "192.0.2.20:30000".parse().unwrap()
 }
 
 /// Asterisk's INVITE with more headers.
@@ -355,7 +355,7 @@ fn answer(request: &Request, tag: &str, status: u16, headers: &str, body: &str) 
     let via = request.headers.get(&Name::Via).expect("Via");
     let from = request.headers.get(&Name::From).expect("From");
     let call_id = request.call_id().expect("Call-ID");
-    let cseq = request.headers.get(&Name::CSeq).expect("CSeq");
+    let cseq = request.headers.get(&Name::CSeq).unwrap();
     let kind = if body.is_empty() { "" } else { SDP };
     format!(
         "SIP/2.0 {status} {}\r\nVia: {via}\r\nFrom: {from}\r\nTo: {to}\r\nCall-ID: {call_id}\r\nCSeq: {cseq}\r\n\
@@ -368,7 +368,7 @@ fn answer(request: &Request, tag: &str, status: u16, headers: &str, body: &str) 
 fn in_short(message: &Message) -> String {
     match message {
         Message::Request(request) => request.method.to_string(),
-        Message::Response(response) => format!("{} {}", response.status, response.cseq().expect("CSeq").method),
+        Message::Response(response) => format!("{} {}", response.status, response.cseq().unwrap().method),
     }
 }
 
@@ -386,6 +386,8 @@ fn word(event: &Event) -> String {
         Event::Transfer { what: Transferred::Done, .. } => "transfer done".into(),
         Event::Transfer { what: Transferred::Failed(status, _), .. } => format!("transfer failed {status}"),
         Event::NotTaken { status, .. } => format!("not taken {status}"),
+        Event::Reach(_) => "reach".into(),
+        Event::Registration(_) => "registration".into(),
         Event::Ended { why, .. } => format!("ended: {why}"),
     }
 }
