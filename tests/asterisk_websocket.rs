@@ -389,14 +389,16 @@ fn a_release_that_a_ping_would_end_is_not_pinged_and_not_given_up_either() {
 fn pbxs() -> Vec<Plan<'static>> {
     let plain = Plan::new("asterisk", "exotel");
     let json = options("asterisk", &[("control", OptionValue::Str("json"))]);
-    let json = Plan { vendor_options: json, line_options: Some(options("asterisk", &[])), ..Plan::new("asterisk", "exotel") };
+    let json =
+        Plan { vendor_options: json, line_options: Some(options("asterisk", &[])), ..Plan::new("asterisk", "exotel") };
     vec![plain, json, Plan::new("audiofork", "exotel")]
 }
 
 #[test]
 fn marks_have_short_names_on_the_way_to_the_pbx_and_their_own_for_the_agent() {
     // A PBX writes escapes anew, and Asterisk reads no more than 128 bytes.
-    let names = ["greeting", r"say \"hi\" \u00e9", "0123456789012345678901234567890123456789012345678901234567890123"];
+    let names =
+        ["greeting", r#"say \"hi\" \u00e9"#, "0123456789012345678901234567890123456789012345678901234567890123"];
     for plan in pbxs() {
         let mut site = Site::of(plan);
         site.frames(5);
