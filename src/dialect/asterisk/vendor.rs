@@ -298,6 +298,8 @@ impl Dialect for Vendor {
             Say::Dtmf(digit) => {
                 let (digit, channel_id) = (char::from(digit), &facts.call_sid);
                 if self.control == Control::Json {
+                    let mut utf8 = [0; 4];
+                    let digit = &*digit.encode_utf8(&mut utf8);
                     out.json(&Key { event: "DTMF_END", channel_id, digit })?;
                     return Ok(true);
                 }
@@ -386,7 +388,7 @@ struct Told<'a> {
 struct Key<'a> {
     event: &'static str,
     channel_id: &'a str,
-    digit: char,
+    digit: &'a str,
 }
 
 #[derive(Serialize)]
