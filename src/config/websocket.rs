@@ -695,6 +695,18 @@ bearer = {{ env = "SECRET" }}
                 "dial = \"wss://vendor.example.com/\"\ndialect = \"binary\"".to_owned(),
                 "`binary` has no start, so every connection would be a call at once",
             ),
+            (
+                "dial = \"ws://127.0.0.1:8088/media/1\"\ndialect = \"asterisk\"".to_owned(),
+                "wanted it once, as {id}, e.g. \"ws://127.0.0.1:8088/media/{id}\"",
+            ),
+            (
+                "dial = \"wss://vendor.example.com/{id}\"\ndialect = \"exotel\"".to_owned(),
+                "an {id} in the URL is for `asterisk` alone",
+            ),
+            (
+                "dial = \"wss://vendor.example.com/\"\ndialect = \"audiofork\"".to_owned(),
+                "FreeSWITCH connects to us; wanted `listen`",
+            ),
             (path("jwt = { algorithm = \"RS512\", key = \"k\" }"), "no such algorithm; there are: RS256, ES256, HS256"),
             (path("jwt = { algorithm = \"none\", key = \"k\" }"), "no such algorithm"),
             (path("jwt = { algorithm = \"RS256\", key = \"none.pem\" }"), "cannot be read"),

@@ -471,7 +471,7 @@ mod tests {
         ] {
             let mut agent = begun(start);
             assert_eq!((event(&mut agent, xoff), agent.takes_audio()), (Event::None, false));
-            assert_eq!(said(&mut agent, Say::Clear).is_some(), true, "it can be emptied");
+            assert!(said(&mut agent, Say::Clear).is_some(), "it can be emptied");
             assert_eq!((event(&mut agent, xon), agent.takes_audio()), (Event::None, true));
         }
     }
