@@ -48,6 +48,7 @@ use crate::{
         websocket::{
             dialer::{self, Handshake, News},
             door::{self, House},
+            outbound::Fetch,
         },
     },
     media::{Now, Rate},
@@ -93,6 +94,8 @@ pub(super) struct Shared {
     pub(super) house: watch::Sender<House>,
     /// The SIP lines, by their places in the config.
     pub(super) sip: RefCell<BTreeMap<usize, Rc<SipLine>>>,
+    /// Where the ids of calls go that a websocket line fetches, by its place in the config.
+    pub(super) fetches: RefCell<BTreeMap<usize, mpsc::Sender<Fetch>>>,
     /// Writers of pipes whose calls have ended.
     pub(super) writers: mpsc::UnboundedSender<thread::JoinHandle<()>>,
 }
@@ -307,13 +310,17 @@ impl Shared {
     /// A vendor's WebSocket as a media thread takes it; what the vendor told of its call becomes the call's facts.
     fn websocket_of(&self, line_index: usize, arrival: door::Arrival, facts: &mut Facts) -> NewLine {
         let door::Arrival { stream, link, side, dialect, facts: told, rate, direction, peer, cipher, .. } = arrival;
-        let Facts { call_id: _, ucid, stream_sid, call_sid, account, from, to, did, custom } = told;
+        let Facts { call_id, ucid, stream_sid, call_sid, account, from, to, did, custom } = told;
         for (ours, told) in
             [(&mut facts.ucid, ucid), (&mut facts.stream_sid, stream_sid), (&mut facts.account, account)]
         {
             if !told.is_empty() {
                 *ours = told;
             }
+        }
+        // One that was fetched was named when that was asked for.
+        if !call_id.is_empty() {
+            facts.call_id = call_id;
         }
         (facts.call_sid, facts.from, facts.to, facts.did, facts.custom) = (call_sid, from, to, did, custom);
         let line = &self.config.lines[line_index];

@@ -218,6 +218,7 @@ impl Daemon {
             silent: RefCell::default(),
             trunks: RefCell::new(config.trunks.iter().map(|_| calls::TrunkNews::default()).collect()),
             sip: RefCell::default(),
+            fetches: RefCell::default(),
             draining: Notify::new(),
             drain: Notify::new(),
             house: tokio_watch::Sender::new(House { accepting: true, draining: false, healthy: true, pubsub: None }),
@@ -250,7 +251,12 @@ impl Daemon {
                         let patience = door::PATIENCE;
                         Opening::Door(DoorSetup { config, line: index, listener, arrivals, house, metrics, patience })
                     } else {
-                        Opening::Outbound(OutboundSetup { config, line: index, arrivals, house })
+                        let ids = websocket.fetches().then(|| {
+                            let (sender, ids) = mpsc::channel(config.media.max_calls);
+                            shared.fetches.borrow_mut().insert(index, sender);
+                            ids
+                        });
+                        Opening::Outbound(OutboundSetup { config, line: index, arrivals, house, ids })
                     };
                     let sent = openings.send(opening).await;
                     sent.map_err(|_| Fault::config("the dial thread ended".to_owned()))?;
