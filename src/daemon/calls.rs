@@ -518,9 +518,10 @@ impl Shared {
     pub(super) fn why_full(&self) -> Option<&'static str> {
         let calls = self.calls.borrow();
         let max_calls = self.config.media.max_calls;
+        let calling: usize = self.sip.borrow().values().map(|line| line.calling()).sum();
         if calls.draining {
             Some("the daemon is going down")
-        } else if calls.live.len() >= max_calls || calls.arriving >= max_calls + MOST_ARRIVING {
+        } else if calls.live.len() + calling >= max_calls || calls.arriving >= max_calls + MOST_ARRIVING {
             Some("all seats are taken; see max-calls")
         } else if self.is_overloaded() {
             Some("frames leave late: the machine does not keep up with the calls it has")

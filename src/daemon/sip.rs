@@ -281,6 +281,9 @@ impl SipLine {
             Some(Talk::Call { seq, .. }) => {
                 self.talks.borrow_mut().insert(leg, Talk::Call { seq, is_answered: true });
             }
+            Some(Talk::Calling { .. }) if shared.calls.borrow().draining => {
+                return self.line.borrow_mut().hang_up(clock::now(), leg);
+            }
             Some(Talk::Calling { facts, rtp, peer }) => {
                 let rtp = Box::new(NewRtp { codec: media.codec.codec, ..*rtp });
                 self.begin(shared, leg, SipArrival { facts, rtp, peer }, true);
@@ -507,6 +510,23 @@ impl SipLine {
         }
     }
 
+    /// How many are being called. Each has a seat: whoever answers is a call.
+    pub(super) fn calling(&self) -> usize {
+        self.talks.borrow().values().filter(|talk| matches!(talk, Talk::Calling { .. })).count()
+    }
+
+    /// The daemon goes down: whoever is being called need not answer any more.
+    pub(super) fn stop_calling(self: &Rc<Self>, shared: &Rc<Shared>) {
+        let talks = self.talks.borrow();
+        let calling = talks.iter().filter(|(_, talk)| matches!(talk, Talk::Calling { .. }));
+        let calling: Vec<LegId> = calling.map(|(&leg, _)| leg).collect();
+        drop(talks);
+        for leg in calling {
+            self.line.borrow_mut().hang_up(clock::now(), leg);
+        }
+        self.drive(shared);
+    }
+
     /// How it stands, where it is not as it should be.
     pub(super) fn problem(&self, shared: &Shared) -> Option<String> {
         let state = self.line.borrow().registration(clock::now())?;
@@ -534,6 +554,7 @@ impl SipLine {
 
     /// The daemon goes down: the registrar is told, and what is said is sent.
     pub(super) async fn leave(self: &Rc<Self>, shared: &Rc<Shared>) {
+        self.stop_calling(shared);
         self.line.borrow_mut().unregister(clock::now(), LEAVE);
         self.drive(shared);
         let is_done = || self.line.borrow().is_unregistered() && self.line.borrow().is_empty();
@@ -554,6 +575,10 @@ impl SipLine {
             Ok((flow, _)) => flow,
             Err(words) => return warn!(call_id, line; "nobody could be called: {words}"),
         };
+        // Others may have been called since this was asked for.
+        if let Some(why) = shared.why_full() {
+            return warn!(call_id, line; "nobody could be called: {why}");
+        }
         let Some(codec) = config.audio.codecs.first().copied() else { return };
         let Some((rtp, address)) = self.open_rtp(&shared, codec) else { return };
         (facts.from, facts.to) = (text(&dial.from), text(&target.number));
@@ -597,6 +622,11 @@ impl Shared {
     /// The SIP line that has this call.
     pub(super) fn sip_line_of(&self, line: usize) -> Option<Rc<SipLine>> {
         self.sip.borrow().get(&line).cloned()
+    }
+
+    /// The SIP lines there are.
+    pub(super) fn sip_lines(&self) -> Vec<Rc<SipLine>> {
+        self.sip.borrow().values().cloned().collect()
     }
 
     fn call_id_of(&self, seq: u64) -> Option<String> {
@@ -814,4 +844,4 @@ const ANSWER: Now = Now::from_secs(30);
 const PAUSE: Now = Now::from_millis(500);
 const KEY: Now = Now::from_millis(160);
 /// How long goodbyes may take.
-const LEAVE: Now = Now::from_secs(2);
+pub(super) const LEAVE: Now = Now::from_secs(2);
