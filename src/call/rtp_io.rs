@@ -8,7 +8,7 @@ use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::{AsFd, AsRawFd as _},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -188,21 +188,14 @@ impl RtpIo {
 
     /// Reads one datagram where RTCP comes; says how many bytes that were.
     pub(super) fn poll_rtcp(&mut self, now: Now, context: &mut Context<'_>, space: &mut [u8]) -> Poll<usize> {
-        loop {
-            let mut buffer = ReadBuf::new(space);
-            match self.rtcp.poll_recv_from(context, &mut buffer) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(from)) => {
-                    let bytes = buffer.filled();
-                    if let Some(session) = &mut self.session {
-                        session.handle_rtcp(now, from, bytes);
-                    }
-                    return Poll::Ready(bytes.len());
-                }
-                // A peer's port that is closed, as ICMP tells: weather.
-                Poll::Ready(Err(_)) => {}
-            }
+        let mut buffer = ReadBuf::new(space);
+        // An error is a peer's port that is closed, as ICMP tells: weather, and told of once.
+        let Ok(from) = ready!(self.rtcp.poll_recv_from(context, &mut buffer)) else { return Poll::Ready(0) };
+        let bytes = buffer.filled();
+        if let Some(session) = &mut self.session {
+            session.handle_rtcp(now, from, bytes);
         }
+        Poll::Ready(bytes.len())
     }
 
     /// The caller's next 20 ms. `false`: there is nothing to be heard of the caller now.

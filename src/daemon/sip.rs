@@ -55,6 +55,7 @@ use crate::{
         websocket::{certificate::Certificate, tls},
     },
     media::{Now, codec::Codec, jitter::Bounds},
+    told::Told,
 };
 
 /// A SIP line that is open.
@@ -69,6 +70,9 @@ pub(super) struct SipLine {
     next_port: Cell<usize>,
     /// Something was done that may be due sooner than what is waited for.
     woken: Notify,
+    /// Calls that were not taken, and those that found no port: they may come all day.
+    not_taken: RefCell<Told>,
+    portless: RefCell<Told>,
     /// What the metrics know.
     told: Cell<[u64; COUNTERS.len()]>,
 }
@@ -80,6 +84,8 @@ enum Talk {
         /// Its number in this process.
         seq: u64,
         is_answered: bool,
+        /// When the last of the keys that are being pressed is.
+        keys_until: Now,
     },
     /// We call somebody; there is a call once it is answered.
     Calling { facts: Box<Facts>, rtp: Box<NewRtp>, peer: SocketAddr },
@@ -129,6 +135,8 @@ impl SipLine {
             talks: RefCell::default(),
             next_port,
             woken: Notify::new(),
+            not_taken: RefCell::default(),
+            portless: RefCell::default(),
             told: Cell::default(),
         });
         if own.set(Rc::clone(&this)).is_err() {
@@ -241,7 +249,9 @@ impl SipLine {
             Event::Registration(news) => self.on_registration(shared, &news),
             Event::NotTaken { source, status, why } => {
                 shared.metrics.call_never_began(EndReason::Protocol);
-                warn!(line = self.name(shared), peer:% = source, status; "a call was not taken: {why}");
+                if let Some(calls) = self.not_taken.borrow_mut().count(clock::now()) {
+                    warn!(line = self.name(shared), peer:% = source, status, calls; "a call was not taken: {why}");
+                }
             }
             Event::Ended { leg, why } => self.on_ended(shared, leg, &why),
         }
@@ -269,7 +279,7 @@ impl SipLine {
     fn begin(self: &Rc<Self>, shared: &Rc<Shared>, leg: LegId, arrival: SipArrival, is_answered: bool) {
         let rate = arrival.rtp.codec.rate();
         let seq = shared.begin(self.index, Arrival::Sip(arrival), rate);
-        self.talks.borrow_mut().insert(leg, Talk::Call { seq, is_answered });
+        self.talks.borrow_mut().insert(leg, Talk::Call { seq, is_answered, keys_until: Now::ZERO });
         if !shared.calls.borrow().live.contains_key(&seq) {
             self.on_call_over(shared, seq, EndReason::Overload);
         }
@@ -278,8 +288,8 @@ impl SipLine {
     fn on_up(self: &Rc<Self>, shared: &Rc<Shared>, leg: LegId, media: Media) {
         let talk = self.talks.borrow_mut().remove(&leg);
         match talk {
-            Some(Talk::Call { seq, .. }) => {
-                self.talks.borrow_mut().insert(leg, Talk::Call { seq, is_answered: true });
+            Some(Talk::Call { seq, keys_until, .. }) => {
+                self.talks.borrow_mut().insert(leg, Talk::Call { seq, is_answered: true, keys_until });
             }
             Some(Talk::Calling { .. }) if shared.calls.borrow().draining => {
                 return self.line.borrow_mut().hang_up(clock::now(), leg);
@@ -399,9 +409,19 @@ impl SipLine {
         if !in_rtp && self.config(shared).audio.dtmf == config::Dtmf::Rtp {
             return Err("the PBX takes no keys in RTP, and `dtmf` allows no other way".to_owned());
         }
+        let now = clock::now();
+        // Behind those that were asked for before: two orders at once would be pressed in each other.
+        let mut waits = Now::ZERO;
+        if let Some(Talk::Call { keys_until, .. }) = self.talks.borrow_mut().get_mut(&leg) {
+            waits = keys_until.saturating_sub(now);
+            if waits > MOST_KEYS_WAIT {
+                return Err("keys that were asked for before are still being pressed".to_owned());
+            }
+            let takes = |key: u8| if key == b'w' { PAUSE } else { KEY };
+            *keys_until = now + waits + keys.bytes().map(takes).sum::<Now>();
+        }
         let (this, shared, keys) = (Rc::clone(self), Rc::clone(shared), keys.to_owned());
         spawn_local(async move {
-            let mut waits = Now::ZERO;
             for key in keys.bytes() {
                 if key == b'w' {
                     waits += PAUSE;
@@ -423,19 +443,23 @@ impl SipLine {
     /// A pair of sockets for a call's audio, and the address that peers are told.
     fn open_rtp(&self, shared: &Shared, codec: Codec) -> Option<(NewRtp, SocketAddr)> {
         let config = self.config(shared);
-        let ports: Vec<u16> = config.audio.rtp_ports.pairs().collect();
-        let start = self.next_port.get() % ports.len().max(1);
+        let ports = config.audio.rtp_ports;
         let ip = config.listen.ip();
-        let pair = (0..ports.len()).find_map(|step| {
-            let at = (start + step) % ports.len();
-            let port = ports[at];
-            let pair =
-                udp(ip, port, config.audio.dscp).and_then(|rtp| Ok((rtp, udp(ip, port + 1, config.audio.dscp)?)));
-            self.next_port.set(at + 1);
-            pair.ok().map(|pair| (pair, port))
-        });
+        let start = self.next_port.get() % ports.pairs().count().max(1);
+        let pair =
+            ports.pairs().chain(ports.pairs()).enumerate().skip(start).take(PORTS_TRIED).find_map(|(at, port)| {
+                let pair =
+                    udp(ip, port, config.audio.dscp).and_then(|rtp| Ok((rtp, udp(ip, port + 1, config.audio.dscp)?)));
+                self.next_port.set(at + 1);
+                pair.ok().map(|pair| (pair, port))
+            });
         let Some(((rtp, rtcp), port)) = pair else {
-            warn!(line = self.name(shared), ports:% = config.audio.rtp_ports; "no port is free for a call's audio");
+            if let Some(calls) = self.portless.borrow_mut().count(clock::now()) {
+                warn!(
+                    line = self.name(shared), ports:%, calls;
+                    "no port is free for a call's audio; who has them shows `ss -ulnp`, and `rtp-ports` takes others"
+                );
+            }
             return None;
         };
         let setup = RtpSetup {
@@ -676,8 +700,8 @@ impl Shared {
         let Some(leg) = sip.leg_of(seq) else { return };
         let is_taken = sip.line.borrow_mut().transfer(clock::now(), leg, uri);
         if !is_taken {
-            let reason = "the call is not up, or is being passed on".to_owned();
-            sip.on_transfer(self, leg, Transferred::Failed(491, reason));
+            // Nothing to tell the agent: the one that is under way goes on.
+            info!(line = sip.name(self); "a caller who is being passed on already is not passed on once more");
         }
         sip.drive(self);
     }
@@ -836,6 +860,8 @@ const COUNTERS: [Counter; 9] = [
     Counter::SipRefusedUnacked,
     Counter::SipRefusedRinging,
 ];
+/// Pairs of ports that are tried for one call. The next call goes on behind them.
+const PORTS_TRIED: usize = 64;
 /// What Retry-After says when all seats are taken (s): a call lasts minutes, but another may end any moment.
 const BUSY_FOR: &str = "10";
 /// Who does not answer for so long is given up, where there is no dial plan that says otherwise.
@@ -843,5 +869,7 @@ const ANSWER: Now = Now::from_secs(30);
 /// What a `w` among keys stands for, and how long a key takes with the pause behind it.
 const PAUSE: Now = Now::from_millis(500);
 const KEY: Now = Now::from_millis(160);
+/// Keys that wait for longer would be pressed at something else.
+const MOST_KEYS_WAIT: Now = Now::from_secs(30);
 /// How long goodbyes may take.
 pub(super) const LEAVE: Now = Now::from_secs(2);

@@ -45,7 +45,9 @@ impl Leg {
         // The same key twice is two keys.
         let is_new = matches!(wish, Wish::Digit(_)) || !self.wishes.contains(&wish);
         let is_ending = matches!(self.stage, Stage::Leaving { .. } | Stage::Over);
-        if is_new && !is_ending && self.wishes.len() < MAX_WISHES {
+        // Keys of somebody who presses them for ever are not worth remembering; what is asked once has its place.
+        let has_room = self.wishes.len() < MAX_WISHES || !matches!(wish, Wish::Digit(_));
+        if is_new && !is_ending && has_room {
             self.wishes.push_back(wish);
         }
         self.ask_next(parts);
