@@ -204,7 +204,7 @@ impl SipLine {
             let line = self.name(shared);
             match reason {
                 Reason::Stranger => warn!(
-                    message_id = messages::OUTSIDER, line, peer:% = source, connections = requests;
+                    line, peer:% = source, requests;
                     "SIP from outside `allow` is not answered"
                 ),
                 _ => warn!(
