@@ -223,8 +223,17 @@ impl Process {
 
     /// Resident memory now (kB).
     pub fn rss_kb(&self) -> u64 {
+        self.memory_kb("VmRSS:")
+    }
+
+    /// The part of it that was asked for, without the program itself, of which more is read in wherever it gets to (kB).
+    pub fn anonymous_kb(&self) -> u64 {
+        self.memory_kb("RssAnon:")
+    }
+
+    fn memory_kb(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 }
