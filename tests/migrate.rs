@@ -8,6 +8,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "sip/mod.rs"]
+mod sip;
 #[path = "site/mod.rs"]
 mod site;
 
@@ -633,6 +635,77 @@ fn two_vendors_find_their_own_paths_on_one_line() {
     let records = service.records();
     assert_record(&records[0], Some("ozonetel"), Some("ozonetel"), "line-hung-up");
     assert_record(&records[1], Some("exotel"), Some("ozonetel"), "line-hung-up");
+}
+
+/// A phone calls, says something, and hears it again from an agent that echoes.
+fn call_by_sip(service: &Service) {
+    let wire = sip::wire::Wire::open((Ipv4Addr::LOCALHOST, service.port).into());
+    let (socket, port) = sip::wire::Voice::socket();
+    wire.send(&wire.invite("driven", port));
+    let answered = wire.until("SIP/2.0 200");
+    let tag = answered.to_tag();
+    wire.send(&wire.request("ACK", "driven", 1, tag));
+    let voice = sip::wire::Voice::speak(socket, answered.media(), sip::companded(1.0, 1));
+    voice.until_heard(8_000);
+    wire.send(&wire.request("BYE", "driven", 2, tag));
+    wire.until("SIP/2.0 200");
+    let heard = voice.stop();
+    assert!(heard.iter().flat_map(|(_, _, payload)| payload).any(|&code| !sip::wire::is_silence(code)));
+}
+
+/// The line of a file for SIP, and the agent, on this machine.
+fn sip_line(port: u16, agent: &str) -> Vec<(&'static str, String)> {
+    vec![
+        (r#"listen = "192.0.2.20:5060""#, format!("listen = \"127.0.0.1:{port}\"")),
+        (r#"url = "wss://agent.example.com/ws""#, format!("url = \"{agent}/ws\"")),
+    ]
+}
+
+#[test]
+fn a_pbx_brings_calls_by_sip_as_to_a_trunk() {
+    let (_agent, url) = agent("ozonetel", &[]);
+    let service = Service::start("sip-trunk.toml", |port, _, _| {
+        [sip_line(port, &url), vec![(r#"allow = ["192.0.2.10"]"#, "allow = [\"127.0.0.1\"]".to_owned())]].concat()
+    });
+    call_by_sip(&service);
+    assert_record(&service.record(), None, Some("ozonetel"), "line-hung-up");
+}
+
+#[test]
+fn a_pbx_brings_calls_by_sip_to_its_extension() {
+    if !sip::is_installed("python3") {
+        return;
+    }
+    let registrar = sip::extension::registrar(&[]);
+    let at = site::number(&registrar.line(&["listening="]), "listening");
+    let (_agent, url) = agent("ozonetel", &[]);
+    let service = Service::start("sip-extension.toml", |port, _, dir| {
+        let password = secret(dir, "pbx-password", sip::extension::PASSWORD);
+        let more = vec![
+            (r#"registrar = "sip:192.0.2.10""#, format!("registrar = \"sip:127.0.0.1:{at}\"")),
+            ("user = \"201\"\n", format!("user = \"201\"\npassword = {{ file = {password:?} }}\n")),
+        ];
+        [sip_line(port, &url), more].concat()
+    });
+    service.process.line(&["the line is registered"]);
+    call_by_sip(&service);
+    assert_record(&service.record(), None, Some("ozonetel"), "line-hung-up");
+}
+
+#[test]
+fn asterisk_and_freeswitch_connect_to_a_path_of_their_own() {
+    let (_agent, url) = agent("vonage", &[]);
+    for (file, target, dialect) in [
+        ("asterisk-websocket.toml", "/asterisk", "asterisk"),
+        ("freeswitch-audiofork.toml", "/freeswitch", "audiofork"),
+    ] {
+        let service = Service::start(file, |port, _, _| {
+            vec![line(port), (r#"url = "wss://agent.example.com/ws""#, format!("url = \"{url}/ws\""))]
+        });
+        let (ok, _, said) = call(service.dir.path(), &["--websocket", &service.url(target), "--dialect", dialect]);
+        assert!(ok, "{file}: {said}");
+        assert_record(&service.record(), Some(dialect), Some("vonage"), "line-hung-up");
+    }
 }
 
 #[test]

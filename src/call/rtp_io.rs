@@ -128,6 +128,11 @@ impl RtpIo {
         (self.is_up && was_held != is_held).then_some(is_held)
     }
 
+    /// Whether the caller is there.
+    pub(super) const fn is_up(&self) -> bool {
+        self.is_up
+    }
+
     /// Whether the caller is there, and not on hold: nothing that the agent says is played to nobody.
     pub(super) const fn takes_frames(&self) -> bool {
         self.is_up && self.held_since.is_none()

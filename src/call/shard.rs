@@ -526,7 +526,9 @@ impl Shard {
                 call.bridge.handle_transfer(now, Transfer::Failed { status: 503 });
             }
         }
+        // An agent may ask for it while its phone still rings.
         if call.pass_on.is_some()
+            && matches!(&call.line, LineIo::Rtp(io) if io.is_up())
             && call.bridge.poll_spoken(now)
             && let Some(uri) = call.pass_on.take()
             && self.asks.try_send(Ask::PassOn { seq: call.seq, uri }).is_err()
