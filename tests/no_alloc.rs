@@ -310,10 +310,15 @@ fn a_call_of_20_ms_messages_with_pings_both_ways_allocates_nothing() {
     }
 }
 
+/// What of so many bytes a peer may send in one message: chan_websocket closes beyond 65,535.
+fn taken(dialect: &str, bytes: usize) -> usize {
+    if dialect == "asterisk" { bytes.min(65_500) } else { bytes }
+}
+
 #[test]
 fn the_largest_messages_allocate_nothing_however_they_are_cut() {
     for dialect in DIALECTS {
-        for bytes in [100_000, 1 << 20] {
+        for bytes in [100_000, 1 << 20].map(|bytes| taken(dialect, bytes)) {
             let (opcode, message, samples) = largest(dialect, bytes);
             assert!(bytes - message.len() < 200);
             let cuts = [
@@ -341,7 +346,8 @@ fn the_largest_messages_allocate_nothing_however_they_are_cut() {
 #[test]
 fn a_large_message_for_a_wideband_line_allocates_nothing() {
     for dialect in DIALECTS {
-        let (opcode, message, samples) = largest(dialect, 1 << 20);
+        let (opcode, message, samples) = largest(dialect, taken(dialect, 1 << 20));
+        let frames = (samples / 160).min(500) as u64;
         let sent = fragments(opcode, &message, 700);
         for (format, rate, caller) in lines() {
             let mut call = Call::new(dialect);
@@ -354,7 +360,11 @@ fn a_large_message_for_a_wideband_line_allocates_nothing() {
             }
             let what = format!("{dialect}, {format}");
             assert_eq!((call.bridge.line_rate(), call.tally().samples_in), (rate, samples as u64), "{what}");
-            assert!(call.bridge.weather().heard >= 499 * rate.frame() as u64, "{what}: {:?}", call.bridge.weather());
+            assert!(
+                call.bridge.weather().heard >= (frames - 1) * rate.frame() as u64,
+                "{what}: {:?}",
+                call.bridge.weather()
+            );
             assert_eq!((call.allocations, call.tally().gathered), (0, 0), "{what}");
         }
     }
@@ -363,7 +373,7 @@ fn a_large_message_for_a_wideband_line_allocates_nothing() {
 #[test]
 fn a_line_that_changes_its_rate_in_mid_burst_costs_no_allocation() {
     for dialect in DIALECTS {
-        let (opcode, message, _) = largest(dialect, 100_000);
+        let (opcode, message, _) = largest(dialect, taken(dialect, 100_000));
         let mut call = Call::new(dialect);
         call.frame(&[], &frame(opcode, true, &message), 16 * 1024);
         for (_, rate, caller) in lines().iter().chain(&lines()) {
@@ -443,24 +453,23 @@ fn only_a_control_text_longer_than_the_buffers_takes_the_heap_and_it_is_counted_
 
 #[test]
 fn nothing_that_a_peer_gets_wrong_allocates() {
-    let wrong: [&[u8]; 6] = [
+    let wrong: [&[u8]; 4] = [
         b"{\"event\":\"media\"",
         b"{\"event\":\"media\",\"data\":{\"samples\":[1,x]}}",
         b"{\"event\":\"media\",\"media\":{\"payload\":\"****\"}}",
         b"{\"event\":\"media\",\"data\":{\"samples\":[1,2],\"sampleRate\":44100}}",
-        &[b'['; 100_000],
-        &[b'{'; 100_000],
     ];
     for dialect in DIALECTS {
         let mut call = Call::new(dialect);
-        for wrong in wrong {
+        let deep = [b'[', b'{'].map(|bracket| vec![bracket; taken(dialect, 100_000)]);
+        for wrong in wrong.into_iter().chain(deep.iter().map(Vec::as_slice)) {
             for opcode in [TEXT, BINARY] {
                 call.frame(&[], &frame(opcode, true, wrong), 16 * 1024);
                 call.frame(&[], &fragments(opcode, wrong, 3), 16 * 1024);
             }
         }
         // Half of a long message was good, and is taken back.
-        let (opcode, mut message, _) = largest(dialect, 100_000);
+        let (opcode, mut message, _) = largest(dialect, taken(dialect, 100_000));
         message.truncate(50_000);
         call.frame(&[], &frame(opcode, true, &message), 16 * 1024);
         call.frame(&said(0x77, b"who knows"), &[], 1);
