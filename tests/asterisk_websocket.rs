@@ -164,7 +164,7 @@ fn answer(text: &str) -> Option<String> {
 /// `trunkline agent` in a dialect of 16 kHz, which echoes, and its port.
 fn agent() -> (Process, u16) {
     let mut command = Command::new(TRUNKLINE);
-    command.args(["agent", "--listen", "127.0.0.1:0", "--dialect", "vonage", "--behave", "echo"]);
+    command.args(["agent", "--listen", "127.0.0.1:0", "--dialect", "vonage", "--behave", "echo", "--plain"]);
     let agent = Process::start(&mut command);
     let greeting = agent.line(&["listening on ws"]);
     let port = greeting.split("127.0.0.1:").nth(1).unwrap().split([' ', '/']).next().unwrap().parse().unwrap();
