@@ -128,7 +128,7 @@ async fn fetch_all(
             };
             if let Err(reason) = reason {
                 let call_id = call_id.as_str();
-                warn!(message_id = messages::VENDOR_LOST, call_id, line = trunk.name, reason; "the vendor is not connected: a call could not be fetched");
+                warn!(call_id, line = trunk.name, reason; "a call could not be fetched");
             }
         });
     }
