@@ -636,7 +636,7 @@ fn a_vendor_that_we_dial_hands_over_one_call_after_the_other() {
             format!("dial = \"ws://{address}/agent\"\ndialect = \"ozonetel\"\nheaders = {{ X-Site = \"depot\" }}\n");
         let (house, told) = watch::channel(WELL);
         let (arrivals, mut arrived) = mpsc::channel(8);
-        let setup = OutboundSetup { config: config(dir.path(), &keys), line: 0, arrivals, house: told };
+        let setup = OutboundSetup { config: config(dir.path(), &keys), line: 0, arrivals, house: told, ids: None };
         let serving = spawn_local(outbound::serve(setup, None));
         for number in 1..=2 {
             let mut stream = vendor(&listener, "GET /agent HTTP/1.1\r\n").await;

@@ -34,7 +34,8 @@ use trunkline::{
 mod sip;
 
 /// Those in which a trunk's agent is heard from the first message on.
-const DIALECTS: [&str; 7] = ["ozonetel", "exotel", "binary", "telnyx", "twilio", "plivo", "vonage"];
+const DIALECTS: [&str; 9] =
+    ["ozonetel", "exotel", "binary", "telnyx", "twilio", "plivo", "vonage", "asterisk", "audiofork"];
 /// Those in which nobody hears it.
 const LISTENERS: [&str; 2] = ["rtaa", "exostreamkit"];
 /// The one that sets up a session before anybody is heard.

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sip::lab::{FAR, Lab, LabSite, NEAR, PHONE};
+use sip::{
+    in_three, is_so,
+    lab::{FAR, Lab, LabSite, NEAR, PHONE},
+};
 use site::{Process, SOON, TRUNKLINE, field, number, wait_for, write_wav, write_wav_at};
 use trunkline::media::g722;
 
@@ -57,17 +60,6 @@ fn is_echoed(sent: &[i16], heard: &[i16], seconds: std::ops::Range<usize>) -> Re
         is_so(found > 0.98, || format!("second {second} is heard with a correlation of {found}, {at} samples later"))?;
     }
     Ok(())
-}
-
-fn is_so(is_so: bool, otherwise: impl Fn() -> String) -> Result<(), String> {
-    if is_so { Ok(()) } else { Err(otherwise()) }
-}
-
-/// Audio goes by the clock: a machine that stood still in one attempt does not in all of them.
-fn in_three(attempt: impl Fn() -> Result<(), String>) {
-    let failed = |_| attempt().inspect_err(|why| println!("{why}")).err();
-    let failures: Vec<_> = (0..3).map_while(failed).collect();
-    assert!(failures.len() < 3, "{failures:#?}");
 }
 
 #[test]

@@ -85,6 +85,8 @@ pub struct Ending<'a> {
     pub outcome: &'a Outcome,
     /// Who took it.
     pub taken: Option<Taken<'a>>,
+    /// By which SIP status it was not taken.
+    pub refused_by: Option<u16>,
 }
 
 /// The record.
@@ -99,6 +101,7 @@ pub struct Record {
     pub end_reason: EndReason,
     pub ended_by: EndedBy,
     pub words: Option<String>,
+    pub sip_status: Option<u16>,
     pub trunk: Option<String>,
     pub dialect: Option<String>,
     pub cipher: Option<String>,
@@ -262,6 +265,7 @@ impl Record {
             end_reason: reason,
             ended_by: EndedBy::of(reason, outcome.trunk_violated),
             words: outcome.words.clone(),
+            sip_status: ending.refused_by,
             trunk: taken.map(|taken| taken.trunk.to_owned()),
             dialect: taken.map(|taken| taken.dialect.to_owned()),
             cipher: taken.and_then(|taken| taken.cipher).map(str::to_owned),
@@ -339,6 +343,7 @@ impl Record {
             end_reason: EndReason::Cut,
             ended_by: EndedBy::of(EndReason::Cut, false),
             words: None,
+            sip_status: None,
             trunk: None,
             dialect: None,
             cipher: None,
@@ -593,6 +598,7 @@ mod tests {
                 cipher: Some("TLS13_AES_256_GCM_SHA384"),
                 stages: Stages { dns: ms(18), connect: ms(41), tls: ms(87), upgrade: ms(63) },
             }),
+            refused_by: None,
         }
     }
 

@@ -140,6 +140,13 @@ impl RtpIo {
         }
     }
 
+    /// A tick on which nothing of the agent goes out: nobody is there to hear it, or the caller is on hold.
+    pub(super) fn rest(&mut self) {
+        if let Some(session) = self.session.as_deref_mut().filter(|_| self.is_up) {
+            session.rest();
+        }
+    }
+
     /// Whether the agent is not to learn which keys are pressed.
     pub(super) const fn masks_dtmf(&self) -> bool {
         self.setup.mask_dtmf
@@ -227,11 +234,8 @@ impl RtpIo {
         if let Some(report) = session.poll_rtcp(now, &mut report)
             && let Some(peer) = session.rtcp_peer()
         {
-            if session.is_muxed() {
-                send_to(&self.rtp, report, peer, self.maps_v4);
-            } else {
-                send_to(&self.rtcp, report, peer, self.maps_v4);
-            }
+            let socket = if session.is_muxed() { self.rtp.as_fd() } else { self.rtcp.as_fd() };
+            send_to(socket, report, peer, self.maps_v4);
         }
         if self.held_since.zip(self.setup.hold_limit).is_some_and(|(since, limit)| now.saturating_sub(since) >= limit) {
             return Some(Silent::HeldTooLong);
@@ -246,11 +250,8 @@ impl RtpIo {
         if let Some(goodbye) = session.bye(now, &mut goodbye)
             && let Some(peer) = session.rtcp_peer()
         {
-            if session.is_muxed() {
-                send_to(&self.rtp, goodbye, peer, self.maps_v4);
-            } else {
-                send_to(&self.rtcp, goodbye, peer, self.maps_v4);
-            }
+            let socket = if session.is_muxed() { self.rtp.as_fd() } else { self.rtcp.as_fd() };
+            send_to(socket, goodbye, peer, self.maps_v4);
         }
     }
 }

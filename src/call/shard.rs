@@ -174,6 +174,13 @@ pub enum Ask {
         /// To whom.
         uri: String,
     },
+    /// The line of this call is done with: its phone is to hang up, and does not wait for the trunk's goodbye.
+    HangUp {
+        /// Which call.
+        seq: u64,
+        /// Why.
+        reason: EndReason,
+    },
     /// Another connection to this call's trunk.
     Redial {
         /// Which call.
@@ -514,7 +521,8 @@ impl Shard {
         }
         while let Some(wish) = call.bridge.poll_wish() {
             // One that is not passed on is missed; the agent is told of a transfer that did not come about.
-            if self.asks.try_send(Ask::Wish { seq: call.seq, wish }).is_err() {
+            let is_transfer = matches!(wish, Wish::Transfer(_));
+            if self.asks.try_send(Ask::Wish { seq: call.seq, wish }).is_err() && is_transfer {
                 call.bridge.handle_transfer(now, Transfer::Failed { status: 503 });
             }
         }
@@ -531,6 +539,12 @@ impl Shard {
         }
         let state = call.bridge.state();
         if !state.has_line() {
+            if let State::Closing { reason, .. } = state
+                && let LineIo::Rtp(_) = call.line
+            {
+                // Where the control thread is behind by so many, the call's outcome tells it.
+                let _ = self.asks.try_send(Ask::HangUp { seq: call.seq, reason });
+            }
             call.give_line_back(now);
         }
         let State::Ended(reason) = state else { return };
@@ -1117,7 +1131,7 @@ impl Call {
             Ok(Taking::NotYet) => return self.bridge.handle_line_blocked(),
             Ok(Taking::Nothing) => {
                 if let LineIo::Rtp(io) = &mut self.line {
-                    io.skip(1);
+                    io.rest();
                 }
                 return frame.fill(0);
             }

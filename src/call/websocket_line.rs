@@ -6,6 +6,8 @@
 //!                                                                 its queue must have played them
 //! ```
 
+use core::fmt::Write as _;
+
 use crate::{
     call::{
         EndReason,
@@ -36,7 +38,9 @@ pub(super) struct WebsocketLine {
     setup: LineSetup,
     /// Marks that were reached, in order: the vendor has the audio before them.
     asked: heapless::Deque<Asked, MAX_ASKED>,
-    /// Marks whose audio was flushed and that the vendor may still give back.
+    /// How many were asked by names of our own.
+    named: u64,
+    /// What the vendor calls marks whose audio was flushed and that it may still give back.
     stale: heapless::Deque<(MarkName, Now), MAX_ASKED>,
     /// A clear that found no room.
     clear_owed: bool,
@@ -56,6 +60,8 @@ pub(super) struct WebsocketLine {
 /// A mark that the vendor's queue has to reach.
 struct Asked {
     name: MarkName,
+    /// What the vendor knows it by.
+    spoken: MarkName,
     /// When its queue must have.
     due: Now,
     /// The vendor was asked and will say so.
@@ -92,6 +98,7 @@ impl WebsocketLine {
             leg,
             setup,
             asked: heapless::Deque::new(),
+            named: 0,
             stale: heapless::Deque::new(),
             clear_owed: false,
             last_audio: now,
@@ -167,7 +174,7 @@ impl WebsocketLine {
                     self.stale.pop_front();
                 }
                 // Fits: one has just made room.
-                let _ = self.stale.push_back((asked.name.clone(), now + STALE));
+                let _ = self.stale.push_back((asked.spoken.clone(), now + STALE));
             }
             (asked.due, asked.will_tell) = (now, false);
         }
@@ -179,14 +186,24 @@ impl WebsocketLine {
     /// Asks to be told when what was sent up to here is heard, at `due` at the latest by our own reckoning. `spoken`: the
     /// message of audio has asked already.
     pub(super) fn ask(&mut self, now: Now, name: MarkName, due: Now, spoken: bool) {
-        let will_tell = spoken || self.leg.say(now, Say::Mark(&name));
+        let alias = if self.leg.dialect().marks_are_ours() { self.next_name() } else { name.clone() };
+        let will_tell = spoken || self.leg.say(now, Say::Mark(&alias));
         // [`has_room`](Self::has_room) was asked before.
-        let _ = self.asked.push_back(Asked { name, due, will_tell });
+        let _ = self.asked.push_back(Asked { name, spoken: alias, due, will_tell });
     }
 
     /// The same where the vendor cannot be asked any more.
     pub(super) fn reckon(&mut self, name: MarkName, due: Now) {
-        let _ = self.asked.push_back(Asked { name, due, will_tell: false });
+        let _ = self.asked.push_back(Asked { spoken: name.clone(), name, due, will_tell: false });
+    }
+
+    /// A name that no other mark of this call has.
+    fn next_name(&mut self) -> MarkName {
+        self.named += 1;
+        let mut name = MarkName::new();
+        // Fits: a letter and at most 20 digits.
+        let _ = write!(name, "m{}", self.named);
+        name
     }
 
     pub(super) fn is_asked_full(&self) -> bool {
@@ -208,7 +225,7 @@ impl WebsocketLine {
             return;
         }
         // A name may be given twice: what was told already waits for the agent, not for the vendor.
-        let Some(last) = self.asked.iter().position(|asked| asked.will_tell && asked.name == name) else { return };
+        let Some(last) = self.asked.iter().position(|asked| asked.will_tell && asked.spoken == name) else { return };
         for asked in self.asked.iter_mut().take(last + 1) {
             (asked.due, asked.will_tell) = (now, false);
         }

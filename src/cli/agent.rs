@@ -58,7 +58,7 @@ pub struct AgentArgs {
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: String,
     /// What is spoken: `auto` tells it from the first message, or binary, ozonetel, exotel, exostreamkit, rtaa, telnyx,
-    /// twilio, plivo, vonage, openai
+    /// twilio, plivo, vonage, openai, asterisk, audiofork
     #[arg(long, value_name = "NAME", default_value = "auto", value_parser = parse_dialect)]
     pub dialect: String,
     /// What to do: echo, say:FILE (a WAV, as fast as it is heard), burst:FILE (as fast as the socket takes it), silent

@@ -10,14 +10,14 @@ use crate::{
     control::desk::Status,
 };
 
-/// Calls somebody through a SIP line and puts them on the line's trunk.
+/// Calls somebody through a SIP line and puts them on the line's trunk; or fetches a call that Asterisk holds ready.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = DIAL_EXAMPLES)]
 pub struct DialArgs {
     /// The line, by its name in the config, as `trunkline status` shows it
     #[arg(value_name = "LINE", value_parser = parse_line)]
     pub line: String,
-    /// Who is called: a number as people write one, or sip:NUMBER@HOST
+    /// Who is called: a number as people write one, or sip:NUMBER@HOST; of Asterisk its MEDIA_WEBSOCKET_CONNECTION_ID
     #[arg(value_name = "TARGET")]
     pub target: String,
     #[allow(missing_docs, reason = "its arguments have their own")]

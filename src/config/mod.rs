@@ -32,7 +32,7 @@ pub(crate) use self::{
     file::no_such,
     resolve::{decoded, exotel_query, is_secret, refused_header, shown_url},
     telnyx::percent_encoded,
-    websocket::ENDPOINT_PATH,
+    websocket::{ENDPOINT_PATH, ID},
 };
 pub use self::{
     keep::{Events, Folder, Keep, Sink, SinkKind, SinkUrl, Spools},

@@ -148,6 +148,12 @@ impl WebsocketLine {
         }
     }
 
+    /// Whether each of its calls has a place of its own, which is dialled when somebody tells its id.
+    #[must_use]
+    pub fn fetches(&self) -> bool {
+        self.dial().is_some_and(|trunk| trunk.url.path_and_query.contains(ID))
+    }
+
     /// The highest rate that a call is known to have. Vendors may name others.
     pub(super) fn rate(&self) -> Rate {
         let own = |dialect: Option<&'static str>, rate: Option<Rate>| rate.or_else(|| own_rate(dialect?));
@@ -204,6 +210,21 @@ impl Resolver<'_> {
                     "dialect",
                     format!("`{dialect}` has no start, so every connection would be a call at once; wanted another"),
                 );
+            }
+            if let Some(trunk) = &trunk {
+                // Told without the URL, which may be secret.
+                let places = trunk.url.path_and_query.matches(ID).count();
+                match (trunk.dialect, places) {
+                    ("asterisk", 1) => {}
+                    ("asterisk", _) => section.problem(
+                        "dial",
+                        "Asterisk makes an id for each call; wanted it once, as {id}, e.g. \
+                         \"ws://127.0.0.1:8088/media/{id}\"",
+                    ),
+                    ("audiofork", _) => section.problem("dial", "FreeSWITCH connects to us; wanted `listen`"),
+                    (_, 0) => {}
+                    _ => section.problem("dial", "an {id} in the URL is for `asterisk` alone"),
+                }
             }
             trunk.map(|trunk| Origin::Dial(Box::new(trunk)))
         } else {
@@ -451,6 +472,9 @@ fn endpoint(value: &Value<'_>) -> Option<Url> {
     }
 }
 
+/// What stands in `dial` for the id of a call.
+pub(crate) const ID: &str = "{id}";
+
 /// Where a vendor asks for the URL to connect to.
 pub(crate) const ENDPOINT_PATH: &str = "/api/ingest/exotel-endpoint";
 
@@ -670,6 +694,18 @@ bearer = {{ env = "SECRET" }}
             (
                 "dial = \"wss://vendor.example.com/\"\ndialect = \"binary\"".to_owned(),
                 "`binary` has no start, so every connection would be a call at once",
+            ),
+            (
+                "dial = \"ws://127.0.0.1:8088/media/1\"\ndialect = \"asterisk\"".to_owned(),
+                "wanted it once, as {id}, e.g. \"ws://127.0.0.1:8088/media/{id}\"",
+            ),
+            (
+                "dial = \"wss://vendor.example.com/{id}\"\ndialect = \"exotel\"".to_owned(),
+                "an {id} in the URL is for `asterisk` alone",
+            ),
+            (
+                "dial = \"wss://vendor.example.com/\"\ndialect = \"audiofork\"".to_owned(),
+                "FreeSWITCH connects to us; wanted `listen`",
             ),
             (path("jwt = { algorithm = \"RS512\", key = \"k\" }"), "no such algorithm; there are: RS256, ES256, HS256"),
             (path("jwt = { algorithm = \"none\", key = \"k\" }"), "no such algorithm"),

@@ -48,6 +48,7 @@ use crate::{
         websocket::{
             dialer::{self, Handshake, News},
             door::{self, House},
+            outbound::Fetch,
         },
     },
     media::{Now, Rate},
@@ -93,6 +94,8 @@ pub(super) struct Shared {
     pub(super) house: watch::Sender<House>,
     /// The SIP lines, by their places in the config.
     pub(super) sip: RefCell<BTreeMap<usize, Rc<SipLine>>>,
+    /// Where the ids of calls go that a websocket line fetches, by its place in the config.
+    pub(super) fetches: RefCell<BTreeMap<usize, mpsc::Sender<Fetch>>>,
     /// Writers of pipes whose calls have ended.
     pub(super) writers: mpsc::UnboundedSender<thread::JoinHandle<()>>,
 }
@@ -307,13 +310,17 @@ impl Shared {
     /// A vendor's WebSocket as a media thread takes it; what the vendor told of its call becomes the call's facts.
     fn websocket_of(&self, line_index: usize, arrival: door::Arrival, facts: &mut Facts) -> NewLine {
         let door::Arrival { stream, link, side, dialect, facts: told, rate, direction, peer, cipher, .. } = arrival;
-        let Facts { call_id: _, ucid, stream_sid, call_sid, account, from, to, did, custom } = told;
+        let Facts { call_id, ucid, stream_sid, call_sid, account, from, to, did, custom } = told;
         for (ours, told) in
             [(&mut facts.ucid, ucid), (&mut facts.stream_sid, stream_sid), (&mut facts.account, account)]
         {
             if !told.is_empty() {
                 *ours = told;
             }
+        }
+        // One that was fetched was named when that was asked for.
+        if !call_id.is_empty() {
+            facts.call_id = call_id;
         }
         (facts.call_sid, facts.from, facts.to, facts.did, facts.custom) = (call_sid, from, to, did, custom);
         let line = &self.config.lines[line_index];
@@ -346,6 +353,12 @@ impl Shared {
                 let line = self.calls.borrow().live.get(&seq).map(|live| live.line);
                 if let Some(sip) = line.and_then(|line| self.sip_line_of(line)) {
                     sip.on_answered(self, seq);
+                }
+            }
+            Ask::HangUp { seq, reason } => {
+                let line = self.calls.borrow().live.get(&seq).map(|live| live.line);
+                if let Some(sip) = line.and_then(|line| self.sip_line_of(line)) {
+                    sip.on_call_over(self, seq, reason);
                 }
             }
             Ask::Wish { seq, wish } => self.on_wish(seq, &wish),
@@ -505,9 +518,10 @@ impl Shared {
     pub(super) fn why_full(&self) -> Option<&'static str> {
         let calls = self.calls.borrow();
         let max_calls = self.config.media.max_calls;
+        let calling: usize = self.sip.borrow().values().map(|line| line.calling()).sum();
         if calls.draining {
             Some("the daemon is going down")
-        } else if calls.live.len() >= max_calls || calls.arriving >= max_calls + MOST_ARRIVING {
+        } else if calls.live.len() + calling >= max_calls || calls.arriving >= max_calls + MOST_ARRIVING {
             Some("all seats are taken; see max-calls")
         } else if self.is_overloaded() {
             Some("frames leave late: the machine does not keep up with the calls it has")
@@ -561,9 +575,8 @@ impl Shared {
                 outcome.reason = EndReason::TrunkHungUp;
             }
         }
-        if let Some(sip) = self.sip_line_of(live.line) {
-            sip.on_call_over(self, outcome.seq, outcome.reason);
-        }
+        let sip = self.sip_line_of(live.line);
+        let refused_by = sip.and_then(|sip| sip.on_call_over(self, outcome.seq, outcome.reason));
         self.metrics.call_ended(outcome.reason);
         self.tell_doors();
         let taken = live.trunk.map(|(index, Handshake { cipher, stages, .. })| {
@@ -573,7 +586,7 @@ impl Shared {
         let lasted = outcome.ended.saturating_sub(live.since);
         let (records, notes) = (self.records.borrow(), self.notes.borrow());
         if records.is_some() || notes.is_some() {
-            let ending = Ending { ended_ms: clock::epoch_ms(), lasted, outcome: &outcome, taken };
+            let ending = Ending { ended_ms: clock::epoch_ms(), lasted, outcome: &outcome, taken, refused_by };
             let record = Record::of(live.started, &ending);
             records.iter().for_each(|records| records.ended(&record));
             notes.iter().for_each(|notes| notes.ended(outcome.seq, &record));

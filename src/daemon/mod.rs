@@ -218,6 +218,7 @@ impl Daemon {
             silent: RefCell::default(),
             trunks: RefCell::new(config.trunks.iter().map(|_| calls::TrunkNews::default()).collect()),
             sip: RefCell::default(),
+            fetches: RefCell::default(),
             draining: Notify::new(),
             drain: Notify::new(),
             house: tokio_watch::Sender::new(House { accepting: true, draining: false, healthy: true, pubsub: None }),
@@ -250,7 +251,12 @@ impl Daemon {
                         let patience = door::PATIENCE;
                         Opening::Door(DoorSetup { config, line: index, listener, arrivals, house, metrics, patience })
                     } else {
-                        Opening::Outbound(OutboundSetup { config, line: index, arrivals, house })
+                        let ids = websocket.fetches().then(|| {
+                            let (sender, ids) = mpsc::channel(config.media.max_calls);
+                            shared.fetches.borrow_mut().insert(index, sender);
+                            ids
+                        });
+                        Opening::Outbound(OutboundSetup { config, line: index, arrivals, house, ids })
                     };
                     let sent = openings.send(opening).await;
                     sent.map_err(|_| Fault::config("the dial thread ended".to_owned()))?;
@@ -350,12 +356,15 @@ impl Daemon {
         shared.calls.borrow_mut().draining = true;
         shared.draining.notify_waiters();
         shared.tell_doors();
+        for line in shared.sip_lines() {
+            line.stop_calling(&shared);
+        }
         let live = shared.calls.borrow().live.len();
         let grace = self.config.control.drain;
         // What systemd does not hear it does not need: then it waits as long as its unit says.
         let _ = systemd::stopping();
         let _ = systemd::extend_timeout(
-            grace + GOODBYES + 2 * CLOSE + LAST_RECORDS + 2 * LAST_NOTES + Duration::from_secs(1),
+            grace + GOODBYES + sip::LEAVE + 2 * CLOSE + LAST_RECORDS + 2 * LAST_NOTES + Duration::from_secs(1),
         );
         if live > 0 && !grace.is_zero() {
             info!(
@@ -400,9 +409,15 @@ impl Daemon {
             warn!(calls = shared.calls.borrow().live.len(); "calls did not end in time");
             shared.end_the_rest();
         }
-        let sip: Vec<_> = shared.sip.borrow().values().cloned().collect();
-        for line in &sip {
-            line.leave(&shared).await;
+        // All at once: one whose registrar is gone is no reason for the others to wait.
+        let leaving = shared.sip_lines().into_iter().map(|line| {
+            let shared = Rc::clone(&shared);
+            spawn_local(async move { line.leave(&shared).await })
+        });
+        let leaving: Vec<_> = leaving.collect();
+        for left in leaving {
+            // It panicked: the log has it.
+            let _ = left.await;
         }
         let Self { mut ended, mut writers, config, .. } = self;
         let failed = shared.calls.borrow().pipe_failed;

@@ -7,19 +7,42 @@ use std::rc::Rc;
 
 use crate::{
     config::{Line, LineKind, no_such},
-    daemon::calls::Shared,
-    leg::sip::dial_plan::{Refusal, Target},
+    daemon::calls::{Shared, made_up_facts},
+    leg::{
+        sip::dial_plan::{Refusal, Target},
+        websocket::outbound::Fetch,
+    },
 };
 
 impl Shared {
     /// Calls somebody through the line of this name. Gives the call's id, or says what is wrong and what would do.
     pub(super) fn order_call(self: &Rc<Self>, line: &str, target: &str) -> Result<String, String> {
         let line = named(&self.config.lines, line)?;
+        if self.fetches.borrow().contains_key(&line) {
+            return self.fetch(line, target);
+        }
         let target = self.allowed(line, target)?;
         if let Some(why) = self.why_full() {
             return Err(format!("no call can be placed now: {why}"));
         }
         self.place_call(line, &target)
+    }
+
+    /// Fetches the call that a PBX holds ready under this id.
+    fn fetch(&self, line: usize, id: &str) -> Result<String, String> {
+        if !is_connection_id(id) {
+            return Err("wanted the MEDIA_WEBSOCKET_CONNECTION_ID of a channel that the PBX holds ready".to_owned());
+        }
+        if let Some(why) = self.why_full() {
+            return Err(format!("no call can be fetched now: {why}"));
+        }
+        let call_id = made_up_facts(&self.config.account).call_id;
+        let fetch = Fetch { id: id.to_owned(), call_id: call_id.clone() };
+        let sent = self.fetches.borrow().get(&line).map(|ids| ids.try_send(fetch).is_ok());
+        if sent != Some(true) {
+            return Err("too many calls are being fetched".to_owned());
+        }
+        Ok(call_id.to_string())
     }
 
     /// Passes the caller of a live call on.
@@ -113,6 +136,12 @@ fn keys(text: &str) -> Result<String, &'static str> {
         return Err("too many keys at once; wanted at most 32");
     }
     Ok(keys)
+}
+
+/// What may stand in the path of a URL as it is (RFC 3986 2.3). Asterisk's are UUIDs.
+fn is_connection_id(id: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~');
+    (1..=128).contains(&id.len()) && id.bytes().all(is_plain)
 }
 
 /// They take about six seconds.
@@ -231,6 +260,14 @@ mod tests {
             ),
         ] {
             assert_eq!(asked(line, target).unwrap_err(), said);
+        }
+    }
+
+    #[test]
+    fn an_id_leaves_the_path_of_the_url_as_it_is() {
+        assert!(is_connection_id("b7a5ecf5-9a4b-4f8d-8a3a-3b7a0e1f5c55"));
+        for bad in ["", "../ari", "a/b", "a?b", "a b", "%2e", ".", "\u{e9}", &"a".repeat(129)] {
+            assert!(!is_connection_id(bad), "{bad:?}");
         }
     }
 

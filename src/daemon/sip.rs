@@ -203,11 +203,9 @@ impl SipLine {
         for admission::News { reason, requests, source } in refusals {
             let line = self.name(shared);
             match reason {
-                Reason::Stranger => warn!(
-                    message_id = messages::OUTSIDER, line, peer:% = source, connections = requests;
-                    "SIP from outside `allow` is not answered"
-                ),
-                _ => warn!(
+                // Its sockets tell.
+                Reason::Stranger => {}
+                Reason::TooFast | Reason::Unacked | Reason::Ringing => warn!(
                     message_id = messages::CALLS_REFUSED, line, peer:% = source, refused = requests;
                     "calls are refused: {}", reason.words()
                 ),
@@ -283,6 +281,9 @@ impl SipLine {
             Some(Talk::Call { seq, .. }) => {
                 self.talks.borrow_mut().insert(leg, Talk::Call { seq, is_answered: true });
             }
+            Some(Talk::Calling { .. }) if shared.calls.borrow().draining => {
+                return self.line.borrow_mut().hang_up(clock::now(), leg);
+            }
             Some(Talk::Calling { facts, rtp, peer }) => {
                 let rtp = Box::new(NewRtp { codec: media.codec.codec, ..*rtp });
                 self.begin(shared, leg, SipArrival { facts, rtp, peer }, true);
@@ -353,29 +354,33 @@ impl SipLine {
         }
     }
 
-    /// A call is over, and its leg is too.
-    pub(super) fn on_call_over(self: &Rc<Self>, shared: &Rc<Shared>, seq: u64, reason: EndReason) {
-        let Some(leg) = self.leg_of(seq) else { return };
+    /// A call is over, and its leg is too. Says by which status it was not taken, if it was not and the PBX did not end it.
+    pub(super) fn on_call_over(self: &Rc<Self>, shared: &Rc<Shared>, seq: u64, reason: EndReason) -> Option<u16> {
+        let leg = self.leg_of(seq)?;
         let talk = self.talks.borrow_mut().remove(&leg);
         let is_answered = matches!(talk, Some(Talk::Call { is_answered: true, .. }));
+        let mut refused = None;
         if is_answered {
             self.line.borrow_mut().hang_up(clock::now(), leg);
         } else {
             let ringing = &self.config(shared).ringing;
-            let retry_after = [(Name::RetryAfter, BUSY_FOR.to_owned())];
-            match (reason, &ringing.fallback) {
+            let retry_after = (Name::RetryAfter, BUSY_FOR.to_owned());
+            let (status, header) = match (reason, &ringing.fallback) {
                 (EndReason::TrunkRefused | EndReason::TrunkTimeout | EndReason::TrunkLost, Some(fallback)) => {
-                    self.refuse(leg, 302, &[(Name::Contact, format!("<{fallback}>"))]);
+                    (302, Some((Name::Contact, format!("<{fallback}>"))))
                 }
-                (EndReason::Overload | EndReason::Drained, _) => self.refuse(leg, 503, &retry_after),
-                (EndReason::Operator, _) => self.refuse(leg, 480, &[]),
-                (EndReason::Bug, _) => self.refuse(leg, 500, &[]),
-                _ => self.refuse(leg, ringing.refuse_status, &[]),
-            }
+                (EndReason::Overload | EndReason::Drained, _) => (503, Some(retry_after)),
+                (EndReason::Operator, _) => (480, None),
+                (EndReason::Bug, _) => (500, None),
+                _ => (ringing.refuse_status, None),
+            };
+            self.refuse(leg, status, header.as_slice());
+            refused = Some(status);
             // What was answered meanwhile is hung up.
             self.line.borrow_mut().hang_up(clock::now(), leg);
         }
         self.drive(shared);
+        refused
     }
 
     fn refuse(&self, leg: LegId, status: u16, headers: &[(Name, String)]) {
@@ -505,6 +510,23 @@ impl SipLine {
         }
     }
 
+    /// How many are being called. Each has a seat: whoever answers is a call.
+    pub(super) fn calling(&self) -> usize {
+        self.talks.borrow().values().filter(|talk| matches!(talk, Talk::Calling { .. })).count()
+    }
+
+    /// The daemon goes down: whoever is being called need not answer any more.
+    pub(super) fn stop_calling(self: &Rc<Self>, shared: &Rc<Shared>) {
+        let talks = self.talks.borrow();
+        let calling = talks.iter().filter(|(_, talk)| matches!(talk, Talk::Calling { .. }));
+        let calling: Vec<LegId> = calling.map(|(&leg, _)| leg).collect();
+        drop(talks);
+        for leg in calling {
+            self.line.borrow_mut().hang_up(clock::now(), leg);
+        }
+        self.drive(shared);
+    }
+
     /// How it stands, where it is not as it should be.
     pub(super) fn problem(&self, shared: &Shared) -> Option<String> {
         let state = self.line.borrow().registration(clock::now())?;
@@ -532,6 +554,7 @@ impl SipLine {
 
     /// The daemon goes down: the registrar is told, and what is said is sent.
     pub(super) async fn leave(self: &Rc<Self>, shared: &Rc<Shared>) {
+        self.stop_calling(shared);
         self.line.borrow_mut().unregister(clock::now(), LEAVE);
         self.drive(shared);
         let is_done = || self.line.borrow().is_unregistered() && self.line.borrow().is_empty();
@@ -552,6 +575,10 @@ impl SipLine {
             Ok((flow, _)) => flow,
             Err(words) => return warn!(call_id, line; "nobody could be called: {words}"),
         };
+        // Others may have been called since this was asked for.
+        if let Some(why) = shared.why_full() {
+            return warn!(call_id, line; "nobody could be called: {why}");
+        }
         let Some(codec) = config.audio.codecs.first().copied() else { return };
         let Some((rtp, address)) = self.open_rtp(&shared, codec) else { return };
         (facts.from, facts.to) = (text(&dial.from), text(&target.number));
@@ -595,6 +622,11 @@ impl Shared {
     /// The SIP line that has this call.
     pub(super) fn sip_line_of(&self, line: usize) -> Option<Rc<SipLine>> {
         self.sip.borrow().get(&line).cloned()
+    }
+
+    /// The SIP lines there are.
+    pub(super) fn sip_lines(&self) -> Vec<Rc<SipLine>> {
+        self.sip.borrow().values().cloned().collect()
     }
 
     fn call_id_of(&self, seq: u64) -> Option<String> {
@@ -695,7 +727,7 @@ fn line_setup(config: &config::SipLine, ports: [Option<u16>; 3], max_calls: usiz
             host,
             ports,
             user_agent: config.user_agent.clone(),
-            codecs: audio.codecs.iter().copied().collect(),
+            codecs: audio.codecs.clone(),
             rtp_digits: audio.dtmf != config::Dtmf::Info,
             tone: config.ringing.tone,
             session_expires: session_timer.expires,
@@ -812,4 +844,4 @@ const ANSWER: Now = Now::from_secs(30);
 const PAUSE: Now = Now::from_millis(500);
 const KEY: Now = Now::from_millis(160);
 /// How long goodbyes may take.
-const LEAVE: Now = Now::from_secs(2);
+pub(super) const LEAVE: Now = Now::from_secs(2);

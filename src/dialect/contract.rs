@@ -87,6 +87,16 @@ const EXPECTED: &[Expected] = &[
         ..row("exostreamkit")
     },
     Expected { told: &[], mark: Not, cleared: Said, dtmf: Said, stop: Not, held: Not, ..row("openai") },
+    Expected {
+        told: &["stream_sid", "call_sid"],
+        hang_up: Done,
+        stop: Not,
+        wish: Not,
+        held: Not,
+        transfer: Not,
+        ..row("asterisk")
+    },
+    Expected { told: &["call_sid", "account", "from", "to", "custom"], hang_up: Done, stop: Not, ..row("audiofork") },
 ];
 
 /// What most can.
@@ -212,7 +222,12 @@ impl Call {
             for role in [Role::Vendor, Role::Agent] {
                 while let Some(sent) = self.write(role, |side, facts, out| side.write_due(facts, STAMP, out)) {
                     quiet = false;
-                    hear(self.side(other(role)), &sent).unwrap();
+                    // With nothing to be played before it, a mark is heard at once.
+                    if let Event::Mark(name) = incoming(self.side(other(role)), &sent).unwrap().event {
+                        let name = name.to_owned();
+                        let told = self.say(other(role), Say::Heard(&name)).unwrap();
+                        hear(self.side(role), &told).unwrap();
+                    }
                 }
             }
             if quiet {
@@ -616,7 +631,7 @@ fn who_goes_on_after_a_close_is_known_of_every_dialect() {
         let name = |name: &&&str| says(&*open(name, role, None, Rate::Hz8000, &Options::default()).unwrap());
         NAMES.iter().filter(name).copied().collect::<Vec<_>>()
     };
-    let hand_back = ["ozonetel", "exotel", "telnyx", "twilio", "plivo", "vonage"];
+    let hand_back = ["ozonetel", "exotel", "telnyx", "twilio", "plivo", "vonage", "audiofork"];
     assert_eq!(that(Dialect::close_hands_back, Role::Agent), hand_back);
     assert_eq!(that(Dialect::may_reconnect, Role::Vendor), ["rtaa"]);
     assert!(that(Dialect::may_reconnect, Role::Agent).is_empty());

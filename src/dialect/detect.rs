@@ -25,6 +25,10 @@ pub enum Detected {
 /// Tells a dialect from one message.
 #[must_use]
 pub fn detect(text: &[u8]) -> Detected {
+    // Asterisk's, in the spelling that is no JSON.
+    if text.starts_with(b"MEDIA_START ") {
+        return Detected::Dialect("asterisk");
+    }
     Seen::read(text).map_or(Detected::Unknown, |seen| seen.verdict())
 }
 
@@ -122,6 +126,9 @@ impl<'m> Seen<'m> {
         let says = |word: &[u8]| self.event.is_some_and(|event| event.is(word));
         if says(b"websocket:connected") {
             return Detected::Dialect("vonage");
+        }
+        if says(b"MEDIA_START") {
+            return Detected::Dialect("asterisk");
         }
         if self.event.is_none() && self.kind.is_some_and(|kind| is_realtime(&kind)) {
             return Detected::Dialect("openai");

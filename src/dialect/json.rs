@@ -136,6 +136,12 @@ impl<'m> Value<'m> {
         }
     }
 
+    /// Whether [`text`](Self::text) leaves something out of this string, because it is a control character.
+    #[must_use]
+    pub fn has_controls(&self) -> bool {
+        matches!(*self, Self::Str(raw) if Unescaped(raw).any(char::is_control))
+    }
+
     /// The string as it stands, if it has no escapes and is UTF-8.
     #[must_use]
     pub fn plain(&self) -> Option<&'m str> {

@@ -175,6 +175,17 @@ impl<'b> Message<'b> {
         Ok(())
     }
 
+    /// Appends samples as they are, in G.711.
+    ///
+    /// # Errors
+    /// [`Full`] when they do not fit.
+    pub fn raw_g711(&mut self, law: Law, samples: &[i16]) -> Result<(), Full> {
+        let place = self.space[self.len..].get_mut(..samples.len()).ok_or(Full)?;
+        place.iter_mut().zip(samples).for_each(|(byte, &sample)| *byte = law.encode(sample));
+        self.len += samples.len();
+        Ok(())
+    }
+
     /// Appends a value as JSON.
     ///
     /// # Errors

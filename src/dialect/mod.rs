@@ -25,6 +25,8 @@ use core::fmt;
 
 use crate::media::Rate;
 
+pub mod asterisk;
+pub mod audiofork;
 pub mod binary;
 pub mod byte_order;
 #[cfg(test)]
@@ -436,6 +438,17 @@ pub trait Dialect: Send {
         false
     }
 
+    /// Whether the peer may be pinged. One that may not is not asked whether it lives: what it sends has to show it.
+    fn pings(&self) -> bool {
+        true
+    }
+
+    /// Agent role: whether marks are to have short names of our own, because the vendor does not give every name back as
+    /// it came.
+    fn marks_are_ours(&self) -> bool {
+        false
+    }
+
     /// Whether the peer takes audio already. While it does not, the caller's speech waits.
     fn takes_audio(&self) -> bool {
         true
@@ -549,6 +562,10 @@ pub struct Options {
     pub exostreamkit: exostreamkit::Options,
     /// Telnyx's.
     pub telnyx: telnyx::Options,
+    /// Asterisk's.
+    pub asterisk: asterisk::Options,
+    /// `mod_audio_fork`'s.
+    pub audiofork: audiofork::Options,
 }
 
 impl Options {
@@ -563,6 +580,8 @@ impl Options {
             "openai" => openai::Options::KNOWN,
             "rtaa" | "exostreamkit" => rtaa::Options::KNOWN,
             "telnyx" => telnyx::Options::KNOWN,
+            "asterisk" => asterisk::Options::KNOWN,
+            "audiofork" => audiofork::Options::KNOWN,
             _ => &[],
         }
     }
@@ -581,14 +600,28 @@ impl Options {
             "rtaa" => self.rtaa.set(key, value),
             "exostreamkit" => self.exostreamkit.set(key, value),
             "telnyx" => self.telnyx.set(key, value),
+            "asterisk" => self.asterisk.set(key, value),
+            "audiofork" => self.audiofork.set(key, value),
             _ => Err(OptionError::Unknown),
         }
     }
 }
 
 /// The dialects by name, in the order that help shows them.
-pub const NAMES: &[&str] =
-    &["binary", "ozonetel", "exotel", "exostreamkit", "rtaa", "telnyx", "twilio", "plivo", "vonage", "openai"];
+pub const NAMES: &[&str] = &[
+    "binary",
+    "ozonetel",
+    "exotel",
+    "exostreamkit",
+    "rtaa",
+    "telnyx",
+    "twilio",
+    "plivo",
+    "vonage",
+    "openai",
+    "asterisk",
+    "audiofork",
+];
 
 /// The rates that a dialect's platforms have.
 #[must_use]
@@ -611,6 +644,17 @@ pub fn has_start(name: &str) -> bool {
     !matches!(name, "binary" | "openai")
 }
 
+/// The WebSocket subprotocol by which a dialect's platform connects, where it has one. It hangs up where another is
+/// chosen, or none.
+#[must_use]
+pub fn subprotocol<'o>(name: &str, options: &'o Options) -> Option<&'o str> {
+    match name {
+        "asterisk" => Some(asterisk::SUBPROTOCOL),
+        "audiofork" => Some(options.audiofork.subprotocol()),
+        _ => None,
+    }
+}
+
 /// A dialect for one call. `rate` is the configured one, else the dialect's own; `line` the rate of the line, which
 /// `binary` takes for its own. `None`: there is no dialect of that name.
 #[must_use]
@@ -630,6 +674,11 @@ pub fn open(name: &str, role: Role, rate: Option<Rate>, line: Rate, options: &Op
         "rtaa" => Box::new(rtaa::Rtaa::new(role, rate.unwrap_or(Rate::Hz24000), &options.rtaa)),
         "exostreamkit" => Box::new(exostreamkit::open(role, rate.unwrap_or(Rate::Hz24000), &options.exostreamkit)),
         "telnyx" => Box::new(telnyx::Telnyx::new(role, rate, &options.telnyx)),
+        "asterisk" => match role {
+            Role::Vendor => Box::new(asterisk::Vendor::new(rate.unwrap_or(Rate::Hz16000), &options.asterisk)),
+            Role::Agent => Box::new(asterisk::Agent::new(rate.unwrap_or(Rate::Hz16000), &options.asterisk)),
+        },
+        "audiofork" => Box::new(audiofork::Audiofork::new(role, rate.unwrap_or(Rate::Hz16000))),
         _ => return None,
     })
 }

@@ -2,7 +2,8 @@
 //!
 //! No platform has words for these on its socket, but for Plivo's `sendDTMF`. So they are ours, alike in every dialect
 //! that is JSON, and spelled where that dialect spells its own: under `event`, as an agent of Ozonetel under `command`,
-//! as one of Vonage under `action`. Whichever of these an agent takes is understood.
+//! as one of Vonage under `action`, as one of `mod_audio_fork`
+//! under `type`. Whichever of these an agent takes is understood.
 //!
 //! ```text
 //!  vendor                                                              agent
@@ -162,6 +163,10 @@ impl<'m> Asked<'m> {
         // Longer than any target, so that one that is too long is not cut to another.
         let mut text = heapless::String::<{ MAX_TARGET + 4 }>::new();
         value.text(&mut text);
+        // What lacks a character is another target.
+        if value.has_controls() {
+            return None;
+        }
         match self.kind {
             Kind::Transfer => Wish::transfer(&text),
             Kind::Digits => Wish::digits(&text),
@@ -264,23 +269,25 @@ pub(super) fn read(role: Role, text: &[u8]) -> Event<'_> {
 }
 
 fn asked(text: &[u8]) -> Result<Option<Asked<'_>>, Malformed> {
-    let (mut word, mut target, mut digits) = (None, None, None);
+    let (mut word, mut kind, mut target, mut digits) = (None, None, None, None);
     let mut members = Members::object(text)?;
     while let Some((key, value)) = members.next()? {
         if key.is_either(b"event", b"Event") || key.is_either(b"command", b"action") {
             word = Some(value);
+        } else if key.is(b"type") {
+            kind = Some(value);
         } else if key.is(b"target") {
             target = Some(value);
         } else if key.is_either(b"digits", b"dtmf") {
             digits = Some(value);
-        } else if key.is(b"transfer") {
-            // As dialects have it that name an object after the event.
-            target = value.member(b"target")?;
+        } else if key.is_either(b"transfer", b"data") {
+            // As dialects have it that name an object after the event, or say `data` whatever it is.
+            target = value.member(b"target")?.or(target);
         } else if SEND_DIGITS.iter().any(|word| key.is(word)) {
             digits = value.member(b"digits")?;
         }
     }
-    let says = |known: &[u8]| word.is_some_and(|word: Value<'_>| word.is(known));
+    let says = |known: &[u8]| word.or(kind).is_some_and(|word: Value<'_>| word.is(known));
     let (kind, value) = if says(b"transfer") {
         (Kind::Transfer, target)
     } else if says(b"sendDTMF") || SEND_DIGITS.iter().any(|word| says(word)) {
@@ -443,7 +450,7 @@ mod tests {
         assert!(transfer(&"1".repeat(128)).is_some());
         assert_eq!(transfer(&"1".repeat(129)), None);
         assert_eq!(transfer(&"1".repeat(5_000)), None);
-        for target in ["", " ", "sip:x@y>", "\\u0000", "\\r\\nVia: x", "sip:\u{e9}@y", "\\\"x"] {
+        for target in ["", " ", "sip:x@y>", "\\u0000", "30\\u00000", "300\\r\\nVia: x", "sip:\u{e9}@y", "\\\"x"] {
             assert_eq!(transfer(target), None, "{target}");
         }
         let digits = |digits: &str| wish(&format!(r#"{{"event":"send_digits","digits":"{digits}"}}"#));

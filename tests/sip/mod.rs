@@ -197,6 +197,18 @@ impl Site {
     }
 }
 
+/// For what goes by the clock: a machine that stood still in one attempt does not in all of them.
+#[track_caller]
+pub(crate) fn in_three(attempt: impl Fn() -> Result<(), String>) {
+    let failed = |_| attempt().inspect_err(|why| println!("{why}")).err();
+    let failures: Vec<_> = (0..3).map_while(failed).collect();
+    assert!(failures.len() < 3, "{failures:#?}");
+}
+
+pub(crate) fn is_so(is_so: bool, otherwise: impl Fn() -> String) -> Result<(), String> {
+    if is_so { Ok(()) } else { Err(otherwise()) }
+}
+
 /// Noise as mu-law has it, none of it silent.
 pub(crate) fn companded(seconds: f64, seed: u32) -> Vec<u8> {
     let audible = |sample: i16| if sample.abs() < 64 { 64 } else { sample };

@@ -353,14 +353,13 @@ impl Session {
 
     /// The agent's next 20 ms as a packet, or the packet of a digit in its place. `None`: nothing may be sent now.
     pub fn write_frame<'b>(&mut self, now: Now, frame: &[i16], out: &'b mut [u8]) -> Option<&'b [u8]> {
+        if !self.media.direction.sends() || self.media.hold || self.sources.peer().is_none() {
+            self.rest();
+            return None;
+        }
         let step = self.step();
         let tick = self.timestamp;
         self.timestamp = self.timestamp.wrapping_add(step);
-        if !self.media.direction.sends() || self.media.hold || self.sources.peer().is_none() {
-            self.digits.interrupt();
-            self.talk_begins = true;
-            return None;
-        }
         let codec = self.media.codec;
         let event_type = codec.dtmf_payload_type;
         let due = if event_type.is_some() { self.digits.poll(tick, step) } else { Tick::Audio };
@@ -390,6 +389,14 @@ impl Session {
         self.counted.sent += 1;
         self.octets = self.octets.wrapping_add((packet.len() - HEADER) as u32);
         Some(packet)
+    }
+
+    /// Nothing is sent for 20 ms, because there is nobody to hear it: for the peer a silence, after which talk begins. A
+    /// digit that was begun ends here, or the peer would take it for one that was held all the while.
+    pub fn rest(&mut self) {
+        self.missed(1);
+        self.digits.interrupt();
+        self.talk_begins = true;
     }
 
     /// So many frames of 20 ms were never sent, because their ticks were missed: for the peer they are a gap, and what
@@ -1064,6 +1071,26 @@ mod tests {
         without.codec.dtmf_payload_type = None;
         session.renegotiate(Now::ZERO, without);
         assert!(!session.send_digit(b'1'));
+    }
+
+    #[test]
+    fn a_hold_ends_a_digit_that_was_begun_and_the_next_talk_begins_anew() {
+        let mut session = pcmu();
+        let mut space = [0; MAX_PACKET];
+        let mut write = |session: &mut Session| {
+            let packet = session.write_frame(Now::ZERO, &[0; 160], &mut space).unwrap();
+            Packet::parse(packet).unwrap().header
+        };
+        let first = write(&mut session);
+        assert!(session.send_digit(b'1'));
+        assert_eq!(write(&mut session).payload_type, 101);
+        for _ in 0..500 {
+            session.rest();
+        }
+        let header = write(&mut session);
+        assert_eq!((header.payload_type, header.marker), (0, true), "not a key that was held for ten seconds");
+        assert_eq!(header.timestamp, first.timestamp.wrapping_add(502 * 160));
+        assert_eq!(header.sequence, first.sequence.wrapping_add(2));
     }
 
     #[test]

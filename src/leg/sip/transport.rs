@@ -189,6 +189,7 @@ struct Tolds {
     refused: Told,
     slow: Told,
     flooded: Told,
+    strangers: Told,
 }
 
 struct Connection {
@@ -349,6 +350,13 @@ impl Inner {
         self.counts.set(counts);
     }
 
+    fn on_stranger(&self, remote: SocketAddr) {
+        self.count(|counts| counts.strangers += 1);
+        if let Some(times) = self.told.borrow_mut().strangers.count(clock::now()) {
+            warn!(line = self.line, peer:% = remote, times; "SIP from outside `allow` is not answered");
+        }
+    }
+
     fn send_datagram(&self, remote: SocketAddr, bytes: &[u8]) -> Result<(), Unsent> {
         let Some(socket) = &self.udp else { return Err(Unsent::NoTransport) };
         let is_v6 = socket.local_addr().is_ok_and(|local| local.is_ipv6());
@@ -486,7 +494,7 @@ async fn read_datagrams(inner: Rc<Inner>) {
             }
         };
         if !(inner.is_known)(remote.ip()) {
-            inner.count(|counts| counts.strangers += 1);
+            inner.on_stranger(remote);
             continue;
         }
         let datagram = &bytes[..len];
@@ -523,7 +531,7 @@ async fn accept(inner: Rc<Inner>, listener: TcpListener, certificate: Option<Rc<
             }
         };
         if !(inner.is_known)(remote.ip()) {
-            inner.count(|counts| counts.strangers += 1);
+            inner.on_stranger(remote);
             continue;
         }
         if !inner.has_room(remote.ip()) {

@@ -13,7 +13,7 @@ use core::net::IpAddr;
 use subtle::ConstantTimeEq;
 
 use crate::{
-    config::{Access, Cidr, ENDPOINT_PATH, Listen, decoded},
+    config::{Access, Cidr, ENDPOINT_PATH, Listen, WebsocketPath, decoded},
     dialect::{self, Parameters},
     leg::websocket::{
         jwt::Claims,
@@ -61,7 +61,9 @@ pub struct Admitted {
     /// The dialect where the first messages leave it open: the services that one replaces had nothing else to go by.
     pub tie_break: &'static str,
     /// Which of the offered subprotocols is spoken.
-    pub subprotocol: Option<&'static str>,
+    pub subprotocol: Option<String>,
+    /// The dialect that it stands for, on a path where the vendor tells.
+    pub dialect: Option<&'static str>,
 }
 
 /// Whose request it is: the peer or, where that is a proxy that is trusted, the last address in `X-Forwarded-For` that
@@ -130,9 +132,32 @@ pub fn decide(listen: &Listen, sources: &Sources, asked: &Asked, source: IpAddr,
     };
     let is_bearer = authorization(request).is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let tie_break = if is_bearer { "rtaa" } else { "exotel" };
-    let subprotocol = SUBPROTOCOLS.iter().find(|ours| request.subprotocols.iter().any(|theirs| theirs == *ours));
-    let subprotocol = subprotocol.copied();
-    Decision::Upgrade(Box::new(Admitted { path: index, rate, custom, claims, tie_break, subprotocol }))
+    let Some((subprotocol, dialect)) = chosen(path, &request.subprotocols) else {
+        let offered: String = request.subprotocols.join(", ").chars().filter(|c| !c.is_control()).take(100).collect();
+        let own = path.dialect.and_then(|name| dialect::subprotocol(name, &path.options)).unwrap_or_default();
+        let reason = format!("it offers the subprotocol {offered}, and this path's dialect has {own}");
+        return refuse(400, "another subprotocol is spoken here", reason);
+    };
+    Decision::Upgrade(Box::new(Admitted { path: index, rate, custom, claims, tie_break, subprotocol, dialect }))
+}
+
+/// Which of the offered subprotocols is spoken at a path, and the dialect that it stands for where the path leaves it
+/// open. `None`: it is another than the path's dialect has.
+fn chosen(path: &WebsocketPath, offered: &[String]) -> Option<(Option<String>, Option<&'static str>)> {
+    let is_offered = |name: &str| offered.iter().any(|theirs| theirs == name);
+    let of = |name: &'static str| dialect::subprotocol(name, &path.options).filter(|own| is_offered(own));
+    if let Some(own) = path.dialect.and_then(|name| dialect::subprotocol(name, &path.options)) {
+        // Who offers none, as tools do, cares for none.
+        let is_content = offered.is_empty() || is_offered(own);
+        return is_content.then(|| (Some(own.to_owned()).filter(|_| !offered.is_empty()), None));
+    }
+    if path.dialect.is_none()
+        && let Some((name, own)) = dialect::NAMES.iter().find_map(|name| of(name).map(|own| (*name, own)))
+    {
+        return Some((Some(own.to_owned()), Some(name)));
+    }
+    let ours = SUBPROTOCOLS.iter().find(|ours| is_offered(ours));
+    Some((ours.map(|ours| (*ours).to_owned()), None))
 }
 
 fn refuse(status: u16, said: &'static str, reason: String) -> Decision {
@@ -243,7 +268,7 @@ const SUBPROTOCOLS: &[&str] = &["realtime", "audio.drachtio.org"];
 mod tests {
     use super::*;
     use crate::{
-        config::{Jwt, Secret, Url, WebsocketPath},
+        config::{Jwt, Secret, Url},
         dialect::{Direction, Options},
         leg::websocket::{
             jwt::{Algorithm, Signer, Verifier},
@@ -286,6 +311,7 @@ mod tests {
                     Access { allow: ranges(&["198.51.100.7"]), basic, jwt: jwt(false), ..Access::default() },
                 ),
                 path("/strict", None, Access { jwt: jwt(true), ..Access::default() }),
+                path("/pbx", Some("asterisk"), Access::default()),
                 path("/openai", Some("openai"), Access { bearer: bearer.clone(), ..Access::default() }),
                 path("/two", None, Access { bearer, jwt: jwt(false), ..Access::default() }),
             ],
@@ -481,7 +507,30 @@ mod tests {
     fn a_subprotocol_is_spoken_where_it_is_one_of_ours() {
         let offer =
             |value: &str| admitted("203.0.113.9", "/open", &[&format!("Sec-WebSocket-Protocol: {value}")]).subprotocol;
-        assert_eq!(offer("realtime, openai-insecure-api-key.sk-1, openai-beta.realtime-v1"), Some("realtime"));
-        assert_eq!((offer("audio.drachtio.org"), offer("chat")), (Some("audio.drachtio.org"), None));
+        let openai = offer("realtime, openai-insecure-api-key.sk-1, openai-beta.realtime-v1");
+        assert_eq!(openai.as_deref(), Some("realtime"));
+        assert_eq!((offer("audio.drachtio.org").as_deref(), offer("chat")), (Some("audio.drachtio.org"), None));
+    }
+
+    #[test]
+    fn a_subprotocol_tells_the_dialect_where_the_path_leaves_it_open() {
+        let told = |more: &[&str]| admitted("203.0.113.9", "/open", more).dialect;
+        assert_eq!(told(&["Sec-WebSocket-Protocol: media"]), Some("asterisk"));
+        assert_eq!(told(&["Sec-WebSocket-Protocol: audio.drachtio.org"]), Some("audiofork"));
+        assert_eq!((told(&["Sec-WebSocket-Protocol: realtime"]), told(&[])), (None, None));
+    }
+
+    #[test]
+    fn a_path_whose_dialect_has_a_subprotocol_takes_no_other() {
+        let offer = |value: &str| request("/pbx", &[&format!("Sec-WebSocket-Protocol: {value}")]);
+        let spoken = |asked: &Asked| match decided("203.0.113.9", asked) {
+            Decision::Upgrade(admitted) => Ok(admitted.subprotocol),
+            Decision::Refuse(refusal) => Err((refusal.status, refusal.reason)),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(spoken(&offer("chat, media")), Ok(Some("media".to_owned())));
+        assert_eq!(spoken(&request("/pbx", &[])), Ok(None), "a tool that offers none");
+        let reason = "it offers the subprotocol audio.drachtio.org, and this path's dialect has media".to_owned();
+        assert_eq!(spoken(&offer("audio.drachtio.org")), Err((400, reason)));
     }
 }

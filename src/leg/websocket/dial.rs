@@ -23,6 +23,7 @@ use tungstenite::handshake::client::generate_key;
 
 use crate::{
     config::{Secret, Trunk, decoded},
+    dialect::{self, asterisk, audiofork},
     leg::websocket::{
         tls,
         upgrade::{self, MAX_BODY, MAX_HEAD, Refusal, Request},
@@ -91,7 +92,8 @@ impl Dialing {
         let key = generate_key();
         let headers: Vec<_> = trunk.headers.iter().map(|(name, value)| (name.as_str(), value.reveal())).collect();
         let authorization = trunk.authorization.as_ref().map(Secret::reveal);
-        let request = upgrade::request(&url.authority, &url.path_and_query, &key, &headers, authorization, None);
+        let subprotocol = dialect::subprotocol(trunk.dialect, &trunk.options);
+        let request = upgrade::request(&url.authority, &url.path_and_query, &key, &headers, authorization, subprotocol);
 
         if !url.secure {
             let read_ahead = self.upgrade(&mut stream, &request, &key, trunk).await?;
@@ -157,14 +159,16 @@ impl Dialing {
             upgrade::read_head(stream, MAX_HEAD).await
         });
         let (head, mut ahead) = asked.await?.map_err(lost)?;
-        let Err(refusal) = upgrade::check_response(&head, &ahead, key, None) else { return Ok(ahead) };
+        let offered = dialect::subprotocol(trunk.dialect, &trunk.options);
+        let Err(refusal) = upgrade::check_response(&head, &ahead, key, offered) else { return Ok(ahead) };
         if refusal.status.is_some() {
             let until = self.deadline.min(Instant::now() + BODY_WAIT);
             let wanted = upgrade::body_len(&head).unwrap_or(MAX_BODY);
             // However it ends, there is something to tell already.
             let _ = timeout_at(until, read_up_to(stream, &mut ahead, wanted)).await;
         }
-        let told = upgrade::check_response(&without_secrets(&head, trunk), &without_secrets(&ahead, trunk), key, None);
+        let (head, ahead) = (without_secrets(&head, trunk), without_secrets(&ahead, trunk));
+        let told = upgrade::check_response(&head, &ahead, key, offered);
         Err(Failure::Refused(told.err().unwrap_or(refusal)))
     }
 }
@@ -414,7 +418,10 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<(Req
     let (head, ahead) = upgrade::read_head(stream, MAX_HEAD).await.map_err(lost)?;
     match upgrade::parse_request(&head) {
         Ok(request) => {
-            stream.write_all(&upgrade::response(&request, None)).await.map_err(lost)?;
+            // Those who offer these hang up where they are not chosen.
+            let ours = [asterisk::SUBPROTOCOL, audiofork::SUBPROTOCOL];
+            let chosen = ours.into_iter().find(|ours| request.subprotocols.iter().any(|theirs| theirs == ours));
+            stream.write_all(&upgrade::response(&request, chosen)).await.map_err(lost)?;
             stream.flush().await.map_err(lost)?;
             Ok((request, ahead))
         }

@@ -340,7 +340,10 @@ impl Door {
                     say(stream, &upgrade::refuse(503, NO_SEAT)).await;
                     return Err(Lost::Answered);
                 }
-                stream.write_all(&upgrade::response(&asked.request, admitted.subprotocol)).await.map_err(broken)?;
+                stream
+                    .write_all(&upgrade::response(&asked.request, admitted.subprotocol.as_deref()))
+                    .await
+                    .map_err(broken)?;
                 stream.flush().await.map_err(broken)?;
                 Ok((admitted, peer, ahead))
             }
@@ -371,11 +374,11 @@ impl Door {
     /// Hears which call it is, and hands it over.
     async fn welcome(&self, upgraded: Upgraded) {
         let Upgraded { stream, mut link, admitted, peer } = upgraded;
-        let Admitted { path: index, rate, custom, claims, tie_break, .. } = *admitted;
+        let Admitted { path: index, rate, custom, claims, tie_break, dialect, .. } = *admitted;
         let path = &self.listen().paths[index];
         let expected = Expected {
             side: Side::Server,
-            dialect: path.dialect,
+            dialect: path.dialect.or(dialect),
             tie_break,
             rate: rate.or(path.sample_rate),
             options: &path.options,
@@ -504,8 +507,13 @@ fn health(house: House, listen: &Listen, epoch_ms: u64) -> String {
 fn checked(mut start: Start, custom: dialect::Parameters, claims: Option<&Claims>) -> Result<Start, &'static str> {
     let facts = &mut start.facts;
     for (name, value) in custom.iter() {
-        // What the start says by the same name counts; and so it does where there is no room for both.
-        let _ = facts.custom.add(name, value);
+        // A PBX names its numbers in the query, where its start has no place for them.
+        match name {
+            "from" if facts.from.is_empty() => drop(claim(&mut facts.from, value)),
+            "to" if facts.to.is_empty() => drop(claim(&mut facts.to, value)),
+            // What the start says by the same name counts; and so it does where there is no room for both.
+            _ => drop(facts.custom.add(name, value)),
+        }
     }
     let Some(Claims { tenant_id, interaction_id }) = claims else { return Ok(start) };
     if !tenant_id.is_empty() && !claim(&mut facts.account, tenant_id) {

@@ -285,6 +285,11 @@ impl Leg {
     pub fn beat(&mut self, now: Now) -> bool {
         match self.liveness.poll(now) {
             Beat::Nothing => true,
+            Beat::SendPing if !self.dialect.pings() => {
+                // Nobody asked, so nobody owes an answer.
+                self.liveness.handle_data();
+                true
+            }
             Beat::SendPing => {
                 let payload = self.liveness.ping_payload();
                 // No room: the peer does not read, and send progress judges its life.

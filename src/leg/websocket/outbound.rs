@@ -3,27 +3,31 @@
 //! When a call begins on it, it is handed over and the next one is dialled. A vendor that cannot be reached is tried
 //! again after 1, 2, 4 and up to 30 s, each with some chance in it, so that a hundred boxes do not come back at once; the
 //! log is told when that changes, not every time.
+//!
+//! A PBX has no call to wait for: each of its calls has a place of its own, whose id somebody tells us. There one
+//! connection is made, once, and its call begins at once.
 
 use core::time::Duration;
-use std::{io, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use log::{info, warn};
 use rustls::ClientConfig;
 use tokio::{
     net::TcpStream,
     sync::{mpsc, watch},
-    time::{Instant, sleep},
+    task::spawn_local,
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
     clock,
-    config::{Config, LineKind, Trunk},
+    config::{Config, ID, LineKind, Trunk},
     control::messages,
-    dialect::{self, Direction, Role},
+    dialect::{self, Direction, Role, Text},
     leg::websocket::{
         dial::{Dialed, dial},
         dialer::{authorized, send_buffer},
-        door::{Arrival, House, Place, arrival, farewell, hand_over, hear_more, say_what_is_due},
+        door::{Arrival, House, PATIENCE, Place, arrival, farewell, hand_over, hear_more, hear_start, say_what_is_due},
         jwt::Claims,
         link::Link,
         liveness::{Beat, Liveness},
@@ -43,11 +47,25 @@ pub struct OutboundSetup {
     pub arrivals: mpsc::Sender<Arrival>,
     /// How the daemon is.
     pub house: watch::Receiver<House>,
+    /// Calls to be fetched, where each has a place of its own; `None`: one connection stands there.
+    pub ids: Option<mpsc::Receiver<Fetch>>,
+}
+
+/// One call that waits for us.
+#[derive(Clone, Debug)]
+pub struct Fetch {
+    /// By what its PBX knows it.
+    pub id: String,
+    /// By what we will.
+    pub call_id: Text,
 }
 
 /// Keeps a connection dialled, until the daemon goes down.
 pub async fn serve(setup: OutboundSetup, tls: Option<Arc<ClientConfig>>) {
-    let OutboundSetup { config, line, arrivals, mut house } = setup;
+    let OutboundSetup { config, line, arrivals, mut house, ids } = setup;
+    if let Some(ids) = ids {
+        return fetch_all(&config, line, &arrivals, ids, tls).await;
+    }
     let LineKind::Websocket(websocket) = &config.lines[line].kind else { return };
     let Some(trunk) = websocket.dial() else { return };
     // Which call it will be is not known before it begins.
@@ -85,6 +103,90 @@ pub async fn serve(setup: OutboundSetup, tls: Option<Arc<ClientConfig>>) {
     }
 }
 
+/// Fetches each call whose id is told, until the daemon goes down.
+async fn fetch_all(
+    config: &Arc<Config>,
+    line: usize,
+    arrivals: &mpsc::Sender<Arrival>,
+    mut ids: mpsc::Receiver<Fetch>,
+    tls: Option<Arc<ClientConfig>>,
+) {
+    while let Some(Fetch { id, call_id }) = ids.recv().await {
+        let (config, arrivals, tls) = (Arc::clone(config), arrivals.clone(), tls.clone());
+        spawn_local(async move {
+            let LineKind::Websocket(websocket) = &config.lines[line].kind else { return };
+            let Some(trunk) = websocket.dial() else { return };
+            let mut trunk = trunk.clone();
+            trunk.url.path_and_query = trunk.url.path_and_query.replace(ID, &id);
+            let claims = Claims { tenant_id: config.account.clone(), ..Claims::default() };
+            let reason = match fetch(&trunk, tls.as_ref(), &claims, line).await {
+                Ok(mut arrived) => {
+                    arrived.facts.call_id = call_id.clone();
+                    hand_over(&arrivals, Ok(arrived)).await.map_err(|error| error.to_string())
+                }
+                Err(words) => Err(words),
+            };
+            if let Err(reason) = reason {
+                let call_id = call_id.as_str();
+                warn!(message_id = messages::VENDOR_LOST, call_id, line = trunk.name, reason; "a call could not be fetched");
+            }
+        });
+    }
+}
+
+/// Dials where one call waits. Its start comes by itself.
+async fn fetch(
+    trunk: &Trunk,
+    tls: Option<&Arc<ClientConfig>>,
+    claims: &Claims,
+    line: usize,
+) -> Result<Arrival, String> {
+    let trunk = &*authorized(trunk, claims).map_err(|error| error.to_string())?;
+    let Reached { stream, mut link, mut welcome, peer, .. } = reach(trunk, tls).await?;
+    let words = match timeout(PATIENCE, hear_start(&stream, &mut link, &mut welcome)).await {
+        Ok(Ok(Step::Begun(start))) => {
+            let place = Place { line, path: 0, side: Side::Client, peer };
+            let made = arrival(place, stream, link, *start, &trunk.options, Direction::Both);
+            return made.map_err(|error| error.to_string());
+        }
+        Ok(Ok(Step::Over(end))) => end.to_string(),
+        Ok(Ok(Step::Wait)) => return Err(NO_START.to_owned()),
+        Ok(Err(error)) => return Err(error.to_string()),
+        Err(_) => {
+            welcome.close(PROTOCOL, NO_START);
+            NO_START.to_owned()
+        }
+    };
+    farewell(stream, link, welcome.out()).await;
+    Err(words)
+}
+
+/// A connection on which no call has begun.
+struct Reached {
+    stream: TcpStream,
+    link: Link,
+    welcome: Welcome,
+    peer: SocketAddr,
+    cipher: Option<&'static str>,
+}
+
+async fn reach(trunk: &Trunk, tls: Option<&Arc<ClientConfig>>) -> Result<Reached, String> {
+    let opened = dialect::open(trunk.dialect, Role::Agent, trunk.sample_rate, Rate::Hz8000, &trunk.options);
+    let buffer = opened.map_or(16 * 1024, |dialect| send_buffer(&*dialect));
+    let Dialed { stream, tls, read_ahead, peer, cipher, .. } =
+        dial(trunk, tls, buffer).await.map_err(|error| error.to_string())?;
+    let stream = TcpStream::from_std(stream).map_err(|error| error.to_string())?;
+    let expected = Expected {
+        side: Side::Client,
+        dialect: Some(trunk.dialect),
+        tie_break: trunk.dialect,
+        rate: trunk.sample_rate,
+        options: &trunk.options,
+        needs_start: false,
+    };
+    Ok(Reached { stream, link: Link::new(tls, read_ahead), welcome: Welcome::new(&expected), peer, cipher })
+}
+
 /// Dials, and waits for a call. `None`: there is no use in waiting any more.
 async fn stand(
     trunk: &Trunk,
@@ -95,24 +197,10 @@ async fn stand(
     trouble: &mut Trouble,
 ) -> Result<Option<Arrival>, String> {
     let trunk = &*authorized(trunk, claims).map_err(|error| error.to_string())?;
-    let opened = dialect::open(trunk.dialect, Role::Agent, trunk.sample_rate, Rate::Hz8000, &trunk.options);
-    let buffer = opened.map_or(16 * 1024, |dialect| send_buffer(&*dialect));
-    let Dialed { stream, tls, read_ahead, peer, cipher, .. } =
-        dial(trunk, tls, buffer).await.map_err(|error| error.to_string())?;
+    let Reached { stream, mut link, mut welcome, peer, cipher } = reach(trunk, tls).await?;
     if trouble.is_over() {
         info!(line = trunk.name, dialect = trunk.dialect, peer:%, cipher = cipher.unwrap_or("none"); "the vendor is connected");
     }
-    let stream = TcpStream::from_std(stream).map_err(|error| error.to_string())?;
-    let mut link = Link::new(tls, read_ahead);
-    let expected = Expected {
-        side: Side::Client,
-        dialect: Some(trunk.dialect),
-        tie_break: trunk.dialect,
-        rate: trunk.sample_rate,
-        options: &trunk.options,
-        needs_start: false,
-    };
-    let mut welcome = Welcome::new(&expected);
     let heard = tokio::select! {
         heard = wait(&stream, &mut link, &mut welcome) => heard.map_err(|error| error.to_string())?,
         _ = house.wait_for(|house| !house.accepting) => {
@@ -218,6 +306,8 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 const GOING_AWAY: u16 = 1001;
 const PROTOCOL: u16 = 1002;
 
+const NO_START: &str = "no start came in time";
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -270,7 +360,7 @@ mod tests {
             let token = accepted.request.header("authorization").unwrap().strip_prefix("Bearer ").unwrap();
             verifier.verify(token, clock::epoch_ms() / 1000).unwrap()
         };
-        let setup = OutboundSetup { config, line: 0, arrivals, house: told };
+        let setup = OutboundSetup { config, line: 0, arrivals, house: told, ids: None };
         let told = LocalSet::new()
             .run_until(async {
                 tokio::select! {

@@ -192,7 +192,9 @@ impl Welcome {
 
     /// Asks whether the vendor lives.
     pub fn ping(&mut self, payload: &[u8]) {
-        if let Stage::Hearing(hearing) = &mut self.stage {
+        if let Stage::Hearing(hearing) = &mut self.stage
+            && hearing.dialect.pings()
+        {
             // No room: the vendor does not read, and its silence will tell.
             let _ = hearing.wire.push(Op::Ping, payload);
         }
