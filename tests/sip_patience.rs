@@ -146,7 +146,9 @@ fn calls_that_are_never_acknowledged() {
     let after = site.daemon.process.anonymous_kb();
     println!("{before} kB before, {after} kB after 5,000 calls that were not acknowledged");
     assert!(share > 0.9, "of the call beside it {share} was heard");
-    assert!(after <= before + KEPT_KB, "{before} kB before, {after} kB after");
+    // Of four such floods in a row the third and the fourth leave as much: what the first adds is the allocator's. A
+    // kilobyte kept for each call would be 5,000.
+    assert!(after <= before + 1_500, "{before} kB before, {after} kB after");
 }
 
 const PCMU: &str = "codecs = [\"pcmu\"]\n";
