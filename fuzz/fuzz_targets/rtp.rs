@@ -17,7 +17,7 @@ use trunkline::{
         },
         sip::sdp::{Direction, Media, Negotiated},
     },
-    media::{Now, Rate, codec::Codec, frame::MAX_SAMPLES},
+    media::{Now, Rate, codec::Codec, frame::MAX_SAMPLES, jitter::Bounds},
 };
 use trunkline_fuzz::Steer;
 
@@ -81,6 +81,7 @@ impl Scene {
             media,
             learn: false,
             mask_dtmf: steer.up_to(1) == 0,
+            bounds: Bounds::default(),
             timeout: Some(Now::from_secs(10)),
             seed: steer.up_to(9) as u64,
         };
