@@ -725,6 +725,24 @@ fn digits_reach_an_agent_whose_dialect_has_them() {
 }
 
 #[test]
+fn keys_that_are_pressed_while_the_trunk_is_dialled_are_told_to_whoever_answers() {
+    let mut pool = pool(200);
+    let limits = Limits { downlink_seconds: 600, uplink_max_ms: 2000, cushion: Now::from_millis(10) };
+    let mut bridge = Bridge::new(Now::ZERO, Now::from_secs(9), Rate::Hz8000, limits, &mut pool).unwrap();
+    b"42#".iter().for_each(|&digit| bridge.handle_digit(Now::ZERO, digit));
+    bridge.handle_trunk_answered(Now::from_secs(1), leg("exotel", Role::Vendor, Now::ZERO), &mut pool);
+    let mut agent = leg("exotel", Role::Agent, Now::ZERO);
+    let mut ears = Ears::default();
+    let out = bridge.trunk_mut().unwrap().out().to_vec();
+    let mut rest = &out[..];
+    while !rest.is_empty() {
+        rest = &rest[agent.feed(rest)..];
+        agent.handle(Now::ZERO, &mut ears).unwrap();
+    }
+    assert_eq!(ears.digits, b"42#");
+}
+
+#[test]
 fn what_the_caller_said_while_the_trunk_was_dialled_is_sent_first() {
     // One begins with audio, and one has a start in front of it, which its socket has not taken yet.
     for dialect in ["binary", "exotel"] {

@@ -97,6 +97,8 @@ pub struct Bridge {
     /// The line's leg, where it is a WebSocket.
     line: Option<Box<WebsocketLine>>,
     trunk: Option<Leg>,
+    /// Keys that were pressed before there was a trunk to be told.
+    early_digits: heapless::Vec<u8, 16>,
     /// What the trunks before this one met.
     past: Tally,
     /// Whether another connection to the trunk is wanted.
@@ -273,6 +275,7 @@ impl Bridge {
             line_rate: rate,
             line: None,
             trunk: None,
+            early_digits: heapless::Vec::new(),
             past: Tally::default(),
             redial: Redial::No,
             connected: now,
@@ -524,6 +527,9 @@ impl Bridge {
         leg.open(now);
         self.times.bridged = Some(now);
         (self.connected, self.reconnect_until) = (now, now + RECONNECT);
+        for digit in core::mem::take(&mut self.early_digits) {
+            leg.say(now, Say::Dtmf(digit));
+        }
         self.trunk = Some(leg);
         self.tell_held(now);
     }
@@ -681,8 +687,12 @@ impl Bridge {
     pub fn handle_digit(&mut self, now: Now, digit: u8) {
         self.uplink.tally.digits += 1;
         self.downlink.note(|| Happening::Digit(digit));
-        if let Some(trunk) = &mut self.trunk {
-            trunk.say(now, Say::Dtmf(digit));
+        match &mut self.trunk {
+            Some(trunk) => {
+                trunk.say(now, Say::Dtmf(digit));
+            }
+            // Who presses more before anybody is there has given up on it.
+            None => drop(self.early_digits.push(digit)),
         }
     }
 
