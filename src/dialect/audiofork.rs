@@ -208,12 +208,11 @@ impl Audiofork {
 
     /// Tells a mark back. `false`: it was cleared, or never asked for.
     fn write_heard(&mut self, mark: &str, out: &mut Message<'_>) -> Result<bool, Full> {
-        let Some(at) = self.pending.iter().position(|kept| kept == mark) else { return Ok(false) };
-        if at < self.cleared {
-            return Ok(false);
-        }
+        // One that was cleared may have had the same name.
+        let after = self.pending.iter().skip(self.cleared).position(|kept| kept == mark);
+        let Some(after) = after else { return Ok(false) };
         write_mark(mark, Some("playout"), out)?;
-        for _ in 0..=at {
+        for _ in 0..=self.cleared + after {
             self.pending.pop_front();
         }
         self.cleared = 0;
@@ -564,6 +563,17 @@ mod tests {
         for say in [Say::Heard("m"), Say::Dtmf(b'1'), Say::Stop(StopReason::Ended)] {
             assert_eq!(said(&mut agent, say), None, "{say:?}");
         }
+    }
+
+    #[test]
+    fn a_mark_of_the_same_name_as_one_that_was_cleared_is_told_when_it_was_played() {
+        let mut vendor = vendor();
+        let mark = r#"{"type":"mark","data":{"name":"again"}}"#;
+        assert_eq!(event(&mut vendor, mark), Event::Mark("again"));
+        assert_eq!(event(&mut vendor, r#"{"type":"clearMarks"}"#), Event::None);
+        assert_eq!(event(&mut vendor, mark), Event::Mark("again"));
+        let told = said(&mut vendor, Say::Heard("again")).unwrap();
+        assert_eq!(told, r#"{"type":"mark","data":{"name":"again","event":"playout"}}"#);
     }
 
     #[test]

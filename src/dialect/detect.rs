@@ -26,7 +26,8 @@ pub enum Detected {
 #[must_use]
 pub fn detect(text: &[u8]) -> Detected {
     // Asterisk's, in the spelling that is no JSON.
-    if text.starts_with(b"MEDIA_START ") {
+    let plain = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text).trim_ascii_start();
+    if plain.split(u8::is_ascii_whitespace).next() == Some(b"MEDIA_START") {
         return Detected::Dialect("asterisk");
     }
     Seen::read(text).map_or(Detected::Unknown, |seen| seen.verdict())
