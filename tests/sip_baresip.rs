@@ -193,7 +193,8 @@ fn a_call_on_a_crowded_cable() -> Result<(), String> {
     let echoes: Vec<_> = (6..36)
         .map(|quarter| {
             let start = quarter * 2_000;
-            let near = &heard[start..heard.len().min(start + 2_000 + 8_000)];
+            // What came too late for it this phone leaves out, so that the rest is earlier in its recording.
+            let near = &heard[start * 8 / 10..heard.len().min(start + 2_000 + 8_000)];
             correlation(&sent[start..start + 2_000], near).0
         })
         .collect();
