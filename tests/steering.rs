@@ -78,7 +78,7 @@ impl Desk for OneCall {
             max_calls: 8,
             drain_seconds: 30,
             pool_high_water_bytes: 0,
-            lines: vec![LineStatus { name, kind, listen, calls: 1, last_call_ms_ago: Some(7000), registration: None }],
+            lines: vec![LineStatus { name, kind, listen, calls: 1, last_call_ms_ago: Some(7000), registration: None, card: None }],
             trunks: vec![TrunkStatus { name: agent, url, dialect, last_handshake: None, last_refusal: None, calls: 1 }],
             calls: if self.over.get() { Vec::new() } else { vec![call] },
             records: RecordsStatus::default(),

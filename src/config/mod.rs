@@ -25,6 +25,7 @@ mod openai;
 mod resolve;
 mod secret;
 mod sip;
+mod sound;
 mod telnyx;
 mod websocket;
 
@@ -38,6 +39,7 @@ pub use self::{
     keep::{Events, Folder, Keep, Sink, SinkKind, SinkUrl, Spools},
     secret::Secret,
     sip::{Audio, Dial, Dtmf, Hold, Intake, PortRange, Register, Ringing, SessionTimer, SipLine, SipUri, TlsListen},
+    sound::{Echo, SoundLine},
     telnyx::Telnyx,
     websocket::{Access, Jwt, Listen, Origin, Pair, WebsocketLine, WebsocketPath},
 };
@@ -146,10 +148,7 @@ impl Config {
     /// What a firewall has to let in for each line whose ports are not plain from its `listen`.
     #[must_use]
     pub fn ports(&self) -> Vec<String> {
-        let ports = |line: &Line| match &line.kind {
-            LineKind::Sip(sip) => Some(format!("[line.{}] needs {}", line.name, sip.ports())),
-            LineKind::Audiosocket { .. } | LineKind::Websocket(_) | LineKind::Pipe { .. } => None,
-        };
+        let ports = |line: &Line| Some(format!("[line.{}] needs {}", line.name, line.kind.sip()?.ports()));
         self.lines.iter().filter_map(ports).collect()
     }
 
@@ -256,6 +255,8 @@ pub enum LineKind {
     Websocket(Box<WebsocketLine>),
     /// A PBX that speaks SIP.
     Sip(Box<SipLine>),
+    /// A microphone and a speaker.
+    Sound(Box<SoundLine>),
     /// One call at start, from a file or stdin to a file or stdout.
     Pipe {
         /// The caller's voice.
@@ -275,8 +276,27 @@ impl LineKind {
             Self::Audiosocket { .. } => "audiosocket",
             Self::Websocket(_) => "websocket",
             Self::Sip(_) => "sip",
+            Self::Sound(_) => "sound",
             Self::Pipe { .. } => "pipe",
         }
+    }
+
+    /// What it says as a line of the kind `sip`.
+    #[must_use]
+    pub const fn sip(&self) -> Option<&SipLine> {
+        if let Self::Sip(line) = self { Some(line) } else { None }
+    }
+
+    /// What it says as a line of the kind `sound`.
+    #[must_use]
+    pub const fn sound(&self) -> Option<&SoundLine> {
+        if let Self::Sound(line) = self { Some(line) } else { None }
+    }
+
+    /// What it says as a line of the kind `websocket`.
+    #[must_use]
+    pub const fn websocket(&self) -> Option<&WebsocketLine> {
+        if let Self::Websocket(line) = self { Some(line) } else { None }
     }
 }
 
@@ -622,6 +642,7 @@ fn highest_rate<'a>(kinds: impl Iterator<Item = &'a LineKind>) -> Rate {
             LineKind::Pipe { sample_rate, .. } => *sample_rate,
             LineKind::Websocket(line) => line.rate(),
             LineKind::Sip(line) => line.rate(),
+            LineKind::Sound(line) => line.rate,
         })
         .max()
         .unwrap_or(Rate::Hz8000)

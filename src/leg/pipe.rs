@@ -39,6 +39,15 @@ pub struct Piece {
 }
 
 impl Piece {
+    /// These samples, at most 20 ms of them.
+    #[must_use]
+    pub fn new(samples: &[i16]) -> Self {
+        let mut frame = Frame::silence(Rate::Hz48000);
+        let len = samples.len().min(frame.len());
+        frame[..len].copy_from_slice(&samples[..len]);
+        Self { frame, len }
+    }
+
     /// Its samples.
     #[must_use]
     pub fn samples(&self) -> &[i16] {
@@ -82,6 +91,15 @@ impl Output {
     }
 }
 
+/// The two queues of a line that somebody else feeds and empties, of so many pieces and so many frames: the ends for its
+/// call, and the ends for them.
+#[must_use]
+pub fn queues(rate: Rate, pieces: usize, frames: usize) -> (Ends, mpsc::Sender<Piece>, mpsc::Receiver<Frame>) {
+    let (to_call, from_source) = mpsc::channel(pieces);
+    let (to_sink, from_call) = mpsc::channel(frames);
+    (Ends { rate, input: Input(from_source), output: Output(to_sink) }, to_call, from_call)
+}
+
 /// Opens a pipe line: `None` is standard input or output, as raw PCM16 LE; a path is a WAV file.
 ///
 /// # Errors
@@ -89,11 +107,10 @@ impl Output {
 pub fn open(input: Option<&Path>, output: Option<&Path>, rate: Rate) -> io::Result<(Ends, thread::JoinHandle<()>)> {
     let source = Source::open(input, rate)?;
     let sink = Sink::open(output, rate)?;
-    let (to_call, from_source) = mpsc::channel(QUEUE);
-    let (to_sink, from_call) = mpsc::channel(QUEUE);
+    let (ends, to_call, from_call) = queues(rate, QUEUE, QUEUE);
     thread::Builder::new().name("pipe-in".to_owned()).spawn(move || read(source, rate, &to_call))?;
     let writer = thread::Builder::new().name("pipe-out".to_owned()).spawn(move || write(sink, from_call))?;
-    Ok((Ends { rate, input: Input(from_source), output: Output(to_sink) }, writer))
+    Ok((ends, writer))
 }
 
 enum Source {
