@@ -5,4 +5,5 @@
 //!  speaker    <-- ring <-- resampled to the card's rate <----- a tone, or the agent <---------- downlink
 //! ```
 
+pub mod start;
 pub mod tones;
