@@ -244,8 +244,8 @@ const fn prototype(tap: usize, len: usize) -> f64 {
     sin(PI * CUT * samples) / samples * bessel_i0_of_root(KAISER_BETA * KAISER_BETA * (1.0 - part * part))
 }
 
-/// The sine by its power series. `core` has none, and this only runs in the compiler.
-const fn sin(x: f64) -> f64 {
+/// The sine by its power series: `core` has none. It runs in the compiler, and when a tone is made.
+pub(super) const fn sin(x: f64) -> f64 {
     let turns = (x / (2.0 * PI)) as i64 as f64;
     let x = x - turns * 2.0 * PI;
     let (mut term, mut sum, mut n) = (x, x, 1.0);
