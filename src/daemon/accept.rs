@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     call::EndReason,
-    config::{Cidr, LineKind},
+    config::LineKind,
     daemon::calls::{Arrival, Shared},
     leg::audiosocket::{
         Uuid,

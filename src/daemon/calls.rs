@@ -28,7 +28,7 @@ use crate::{
         websocket_line::LineSetup,
     },
     clock,
-    config::{self, Config, LineKind},
+    config::{self, Config},
     control::{
         call_info::{Announcements, CallInfo},
         desk::Desk,

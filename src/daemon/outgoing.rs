@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use crate::{
-    config::{Line, LineKind, no_such},
+    config::{Line, no_such},
     daemon::calls::{Shared, made_up_facts},
     leg::{
         sip::dial_plan::{Refusal, Target},

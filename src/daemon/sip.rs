@@ -28,7 +28,7 @@ use crate::{
         shard::{LineOrder, Order},
     },
     clock,
-    config::{self, LineKind, SipUri},
+    config::{self, SipUri},
     control::{
         messages,
         metrics::{Counter, Metrics},

@@ -228,7 +228,7 @@ impl Shared {
         let now = clock::now();
         let answer = {
             let mut start = sound.start.borrow_mut();
-            if pressed { start.handle_pressed(now) } else { start.handle_released(now) }
+            if pressed { start.handle_pressed() } else { start.handle_released(now) }
         };
         sound.drive(self);
         match answer {

@@ -22,14 +22,14 @@ impl<'n> Name<'n> {
         let Some((_, arguments)) = name.split_once(':') else { return this };
         for (place, argument) in arguments.split(',').enumerate() {
             match (argument.split_once('='), place) {
-                (Some(("CARD", card)), _) | (None, 0) if !argument.is_empty() => {
-                    this.card = Some(argument.strip_prefix("CARD=").unwrap_or(argument)).filter(|card| !card.is_empty());
-                }
+                (Some(("CARD", card)), _) => this.card = Some(card),
+                (None, 0) => this.card = Some(argument),
                 (Some(("DEV", device)), _) => this.device = device.parse().unwrap_or(0),
                 (None, 1) => this.device = argument.parse().unwrap_or(0),
                 _ => {}
             }
         }
+        this.card = this.card.filter(|card| !card.is_empty());
         this
     }
 

@@ -291,7 +291,7 @@ impl Station {
                 self.hear(now);
             }
         }
-        self.tell(now);
+        self.tell();
     }
 
     fn hear(&mut self, now: Now) {
@@ -311,7 +311,7 @@ impl Station {
     }
 
     /// Tells what is new, now and then.
-    fn tell(&mut self, now: Now) {
+    fn tell(&mut self) {
         let lives = self.engine.lives();
         let is_new = |told: Option<Now>, seen: Option<Now>| match (told, seen) {
             (Some(told), Some(seen)) => seen.saturating_sub(told) >= TOLD_EVERY,
@@ -375,7 +375,8 @@ impl Open {
                 End::Failed => "it failed".to_owned(),
             }
         } else {
-            let stands = self.seen.iter().position(|(_, at)| now.saturating_sub(*at) >= STANDS)?;
+            let patience = |callbacks: u64| if callbacks == 0 { BEGINS } else { STANDS };
+            let stands = self.seen.iter().position(|&(seen, at)| now.saturating_sub(at) >= patience(seen))?;
             let way = ["microphone gives", "speaker takes"][stands];
             format!("its {way} no sound any more")
         };
@@ -390,7 +391,9 @@ const PRIORITY: u8 = 20;
 /// How often a card that is out is tried.
 const RETRY: Now = Now::from_millis(500);
 /// A card whose callbacks do not come for so long is out.
-const STANDS: Now = Now::from_millis(1000);
+const STANDS: Now = Now::from_secs(2);
+/// The same for one that begins. PulseAudio takes up to 2 s until a source that nobody heard is heard in small pieces.
+const BEGINS: Now = Now::from_secs(5);
 /// Callbacks until what a card says of itself is more than its start.
 const SETTLED: u64 = 10;
 /// How often the signs of life are told.

@@ -19,7 +19,7 @@ use crate::{
         vitals::Vitals,
     },
     clock,
-    config::{Config, LineKind, Secret, Trunk, exotel_query},
+    config::{Config, Secret, Trunk, WebsocketLine, exotel_query},
     control::messages,
     dialect::{self, Carrier, Dialect, Facts, Role},
     leg::websocket::{

@@ -38,7 +38,7 @@ use tokio::{
 
 use crate::{
     clock,
-    config::{Config, LineKind, Listen, Url, WebsocketPath},
+    config::{Config, Listen, Url, WebsocketPath},
     control::{
         messages,
         metrics::{Counter, Metrics},
