@@ -10,6 +10,7 @@ pub mod clock;
 pub mod codec;
 pub mod conceal;
 pub mod debt;
+pub mod drift;
 pub mod elastic;
 pub mod frame;
 pub mod g711;
