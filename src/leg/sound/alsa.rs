@@ -33,10 +33,14 @@ pub fn open(setup: &CardSetup) -> Result<Card, Fault> {
     let speaker = find(&host, &setup.output, Way::Output)?;
     let ears = Choice::of(&microphone, Way::Input, setup)?;
     let mouth = Choice::of(&speaker, Way::Output, setup)?;
-    let (hear, heard) = rtrb::RingBuffer::new(ring(ears.hz));
-    let (to_play, play) = rtrb::RingBuffer::new(ring(mouth.hz));
-    let input = open_input(&microphone, &ears, hear, &counts).map_err(|error| refused(&ears, &error))?;
-    let output = open_output(&speaker, &mouth, play, &counts).map_err(|error| refused(&mouth, &error))?;
+    let (input, heard) = ears.open(|config| {
+        let (hear, heard) = rtrb::RingBuffer::new(ring(ears.hz));
+        open_input(&microphone, config, ears.sample, hear, &counts).map(|stream| (stream, heard))
+    })?;
+    let (output, to_play) = mouth.open(|config| {
+        let (to_play, play) = rtrb::RingBuffer::new(ring(mouth.hz));
+        open_output(&speaker, config, mouth.sample, play, &counts).map(|stream| (stream, to_play))
+    })?;
     for (stream, choice) in [(&input, &ears), (&output, &mouth)] {
         stream.play().map_err(|error| refused(choice, &error))?;
     }
@@ -135,12 +139,14 @@ impl<'d> Choice<'d> {
         Ok(Self { name, way, hz, channels: range.channels(), sample: range.sample_format(), period })
     }
 
-    const fn config(&self) -> StreamConfig {
-        StreamConfig {
-            channels: self.channels,
-            sample_rate: self.hz,
-            buffer_size: BufferSize::Fixed(self.period),
-        }
+    /// Opens it with the wanted period, or with its own where it cannot have that.
+    fn open<T>(&self, open: impl Fn(StreamConfig) -> Result<T, Error>) -> Result<T, Fault> {
+        let with = |buffer_size| open(StreamConfig { channels: self.channels, sample_rate: self.hz, buffer_size });
+        let opened = match with(BufferSize::Fixed(self.period)) {
+            Err(error) if error.kind() == ErrorKind::UnsupportedConfig => with(BufferSize::Default),
+            opened => opened,
+        };
+        opened.map_err(|error| refused(self, &error))
     }
 
     fn format(&self, stream: &Stream) -> Format {
@@ -265,29 +271,41 @@ pub fn rates(ranges: &[SupportedStreamConfigRange]) -> String {
     words.collect::<Vec<_>>().join(", ")
 }
 
-fn open_input(device: &Device, choice: &Choice<'_>, ring: rtrb::Producer<i16>, counts: &Arc<Counts>) -> Result<Stream, Error> {
-    match choice.sample {
-        SampleFormat::I16 => hear::<i16>(device, choice, ring, counts),
-        SampleFormat::I32 => hear::<i32>(device, choice, ring, counts),
-        _ => hear::<f32>(device, choice, ring, counts),
+fn open_input(
+    device: &Device,
+    config: StreamConfig,
+    sample: SampleFormat,
+    ring: rtrb::Producer<i16>,
+    counts: &Arc<Counts>,
+) -> Result<Stream, Error> {
+    match sample {
+        SampleFormat::I16 => hear::<i16>(device, config, ring, counts),
+        SampleFormat::I32 => hear::<i32>(device, config, ring, counts),
+        _ => hear::<f32>(device, config, ring, counts),
     }
 }
 
-fn open_output(device: &Device, choice: &Choice<'_>, ring: rtrb::Consumer<i16>, counts: &Arc<Counts>) -> Result<Stream, Error> {
-    match choice.sample {
-        SampleFormat::I16 => play::<i16>(device, choice, ring, counts),
-        SampleFormat::I32 => play::<i32>(device, choice, ring, counts),
-        _ => play::<f32>(device, choice, ring, counts),
+fn open_output(
+    device: &Device,
+    config: StreamConfig,
+    sample: SampleFormat,
+    ring: rtrb::Consumer<i16>,
+    counts: &Arc<Counts>,
+) -> Result<Stream, Error> {
+    match sample {
+        SampleFormat::I16 => play::<i16>(device, config, ring, counts),
+        SampleFormat::I32 => play::<i32>(device, config, ring, counts),
+        _ => play::<f32>(device, config, ring, counts),
     }
 }
 
 fn hear<T: SizedSample + CardSample>(
     device: &Device,
-    choice: &Choice<'_>,
+    config: StreamConfig,
     mut ring: rtrb::Producer<i16>,
     counts: &Arc<Counts>,
 ) -> Result<Stream, Error> {
-    let channels = usize::from(choice.channels);
+    let channels = usize::from(config.channels);
     let (counts, on_error) = (Arc::clone(counts), Arc::clone(counts));
     let callback = move |samples: &[T], info: &InputCallbackInfo| {
         counted(&counts, || {
@@ -303,16 +321,16 @@ fn hear<T: SizedSample + CardSample>(
             counts.heard.fetch_add(1, Relaxed);
         });
     };
-    device.build_input_stream(choice.config(), callback, move |error| on_error_of(&on_error, &error), Some(POLL))
+    device.build_input_stream(config, callback, move |error| on_error_of(&on_error, &error), Some(POLL))
 }
 
 fn play<T: SizedSample + CardSample>(
     device: &Device,
-    choice: &Choice<'_>,
+    config: StreamConfig,
     mut ring: rtrb::Consumer<i16>,
     counts: &Arc<Counts>,
 ) -> Result<Stream, Error> {
-    let channels = usize::from(choice.channels);
+    let channels = usize::from(config.channels);
     let (counts, on_error) = (Arc::clone(counts), Arc::clone(counts));
     let mut began = false;
     let callback = move |samples: &mut [T], info: &OutputCallbackInfo| {
@@ -332,7 +350,7 @@ fn play<T: SizedSample + CardSample>(
             counts.played.fetch_add(1, Relaxed);
         });
     };
-    device.build_output_stream(choice.config(), callback, move |error| on_error_of(&on_error, &error), Some(POLL))
+    device.build_output_stream(config, callback, move |error| on_error_of(&on_error, &error), Some(POLL))
 }
 
 fn on_error_of(counts: &Counts, error: &Error) {
