@@ -95,6 +95,8 @@ struct Ear {
     since: Option<Now>,
     /// What of that no clock explains.
     left_out: i64,
+    /// Until so many were made a card has only begun, and what it does counts for nothing.
+    settled: u64,
     jumps: u64,
 }
 
@@ -105,6 +107,10 @@ struct Mouth {
     drift: Drift,
     /// Samples that are to be left out, as soon as nobody speaks.
     surplus: usize,
+    /// The mean fill that was looked at last.
+    seen: usize,
+    /// Ticks until a card has more than begun: before, what it does counts for nothing.
+    settling: u32,
     jumps: u64,
 }
 
@@ -195,6 +201,13 @@ impl Engine {
         began
     }
 
+    /// Whether the speaker has room for the call's next frame. A card that stands still leaves what the agent says where
+    /// it is, and the delay is the call's to give back.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.mouth.as_ref().is_some_and(Mouth::has_room)
+    }
+
     /// The call's next frame is to be played.
     pub fn say(&mut self, now: Now, frame: &[i16]) {
         self.fed_at = now;
@@ -215,6 +228,9 @@ impl Engine {
         }
         if now.saturating_sub(self.fed_at) > UNFED {
             for _ in 0..ticks.min(MOST_TICKS) {
+                if !self.has_room() {
+                    break;
+                }
                 let mut silence = [0; MAX_PIECE];
                 let piece = self.rate.samples(PIECE_MS);
                 self.feed(now, &mut silence[..piece]);
@@ -251,13 +267,14 @@ impl Ear {
             made: 0,
             since: None,
             left_out: 0,
+            settled: rate.samples(SETTLES_MS) as u64,
             jumps: 0,
         }
     }
 
     fn jump(&mut self, samples: i64) {
         self.left_out += samples;
-        self.jumps += 1;
+        self.jumps += u64::from(self.made > self.settled);
     }
 
     /// Takes all that is there, and gives what it makes in pieces of 10 ms.
@@ -313,6 +330,8 @@ impl Mouth {
             elastic: Elastic::new(rate.hz(), hz),
             drift: Drift::new(hz, target),
             surplus: 0,
+            seen: target,
+            settling: SETTLES_MS as u32 / 10,
             jumps: 0,
         };
         this.fill_up(target);
@@ -335,6 +354,10 @@ impl Mouth {
         self.ring.buffer().capacity() - self.ring.slots()
     }
 
+    fn has_room(&self) -> bool {
+        self.waiting() < self.drift.target() + self.elastic.to_hz() as usize * MOST_BEYOND_MS / 1000
+    }
+
     fn feed(&mut self, samples: &[i16]) {
         if self.surplus > 0 && level_dbov(samples) < QUIET_DBOV {
             // 10 ms of near silence: nobody hears that they are missing.
@@ -346,7 +369,7 @@ impl Mouth {
         loop {
             let progress = self.elastic.process(rest, &mut made);
             rest = &rest[progress.consumed..];
-            // A full ring is a card that stands still: what it will not play in time is lost, and the station sees to it.
+            // There is room: it holds half a second, and gets nothing when it has so much less.
             let _ = self.ring.push_partial_slice(&made[..progress.produced]);
             if rest.is_empty() && progress.produced < made.len() {
                 return;
@@ -354,24 +377,37 @@ impl Mouth {
         }
     }
 
+    fn count_jump(&mut self) {
+        self.jumps += u64::from(self.settling == 0);
+    }
+
     fn steer(&mut self) {
+        self.settling = self.settling.saturating_sub(1);
         let waiting = self.waiting();
         if waiting == 0 {
             // It has run dry, so whoever listens has heard a gap: now there is time again.
             self.fill_up(self.drift.target());
             self.drift.settle();
-            self.jumps += 1;
+            self.count_jump();
             return;
         }
         match self.drift.update(waiting) {
-            Correction::Bend(ppm) => self.elastic.bend(ppm),
+            Correction::Bend(ppm) => {
+                self.elastic.bend(ppm);
+                let (mean, target) = (self.drift.fill(), self.drift.target());
+                // Each mean is looked at once. To bend so much back would take minutes.
+                if mean != self.seen && mean > target + self.elastic.to_hz() as usize * BEYOND_MS / 1000 {
+                    self.surplus = mean - target;
+                }
+                self.seen = mean;
+            }
             Correction::Drop(samples) => {
                 self.surplus = samples;
-                self.jumps += 1;
+                self.count_jump();
             }
             Correction::Insert(samples) => {
                 self.fill_up(samples);
-                self.jumps += 1;
+                self.count_jump();
             }
         }
     }
@@ -384,8 +420,14 @@ const MAX_PIECE: usize = 480;
 const TAKEN: usize = 1024;
 /// What stands for the middle of the microphone's ring: as far as a clock can be off before it jumps.
 const SIGHT_MS: usize = 100;
+/// How long a card that was opened is given until it runs as it should. PulseAudio takes up to 2 s.
+const SETTLES_MS: usize = 4000;
 /// What the speaker's ring has beyond a period: late ticks.
 const MARGIN_MS: usize = 8;
+/// How much more than it should a speaker's ring may hold.
+const MOST_BEYOND_MS: usize = 20;
+/// From so much on it is left out of a pause.
+const BEYOND_MS: usize = 6;
 /// Ticks that are made up for at once.
 const MOST_TICKS: u64 = 5;
 /// No frame of a call for so long: there is none, or nothing to be played.

@@ -235,8 +235,8 @@ struct Counted {
 
 impl Station {
     /// Whether what a call says is played. Else it waits: nothing that an agent says is lost on a card that is out.
-    const fn plays(&self) -> bool {
-        self.card.is_some()
+    fn plays(&self) -> bool {
+        self.card.is_some() && self.engine.has_room()
     }
 
     fn open(&mut self, now: Now) -> Result<(), Fault> {
