@@ -107,6 +107,12 @@ impl Desk for OneCall {
         call_id == CALL_ID && !self.over.replace(true)
     }
 
+    fn key(self: Rc<Self>, line: &str, pressed: bool) -> Result<String, String> {
+        let way = if pressed { "press" } else { "release" };
+        self.ordered.borrow_mut().push((line.to_owned(), way.to_owned()));
+        if line == "desk" { Ok("a call begins".to_owned()) } else { Err(format!("the line {line} has no key")) }
+    }
+
     fn dial(self: Rc<Self>, line: &str, target: &str) -> Result<String, String> {
         if self.draining.get() {
             return Err("no call can be placed now: the daemon is going down".to_owned());

@@ -157,7 +157,7 @@ mod tests {
                 duplex.gate(&mut samples);
                 all.extend(samples);
             }
-            let steepest = all.array_windows().map(|[one, next]: &[i16; 2]| (next - one).abs()).max();
+            let steepest = all.windows(2).map(|pair| (pair[1] - pair[0]).abs()).max();
             assert!(steepest <= Some(1000 / rate.samples(FADE_MS) as i16 + 1), "{rate}: {steepest:?}");
             assert!(all.contains(&0));
         }
