@@ -187,23 +187,33 @@ fn measure(card: &mut Card, tone: Duration, told: bool) -> Result<Heard, Devices
 /// What the figures say: what is good, or what to change.
 const fn advice(heard: &Heard) -> Result<&'static str, &'static str> {
     if heard.loudest_dbov == SILENCE_DBOV {
-        return Err("the microphone gives digital silence: it is muted, or another input is chosen; run `alsamixer`, choose \
-                    the card (F6) and its capture side (F4), and unmute and raise what is there");
+        return Err(
+            "the microphone gives digital silence: it is muted, or another input is chosen; run `alsamixer`, choose \
+                    the card (F6) and its capture side (F4), and unmute and raise what is there",
+        );
     }
     if heard.loudest_dbov < -60 {
-        return Err("the microphone is nearly silent: raise its capture level in `alsamixer` (F6 for the card, F4), or speak \
-                    into the right one");
+        return Err(
+            "the microphone is nearly silent: raise its capture level in `alsamixer` (F6 for the card, F4), or speak \
+                    into the right one",
+        );
     }
     if heard.peak >= CLIPPED {
-        return Err("the microphone is too loud and clips: lower its capture level in `alsamixer` (F6 for the card, F4), or \
-                    switch its boost off");
+        return Err(
+            "the microphone is too loud and clips: lower its capture level in `alsamixer` (F6 for the card, F4), or \
+                    switch its boost off",
+        );
     }
     if heard.tone_dbov > heard.room_dbov && heard.tone_dbov > -50 {
-        return Ok("the microphone works, and hears the speaker: set echo-cancel = true or half-duplex = true, or the agent \
-                   will hear itself");
+        return Ok(
+            "the microphone works, and hears the speaker: set echo-cancel = true or half-duplex = true, or the agent \
+                   will hear itself",
+        );
     }
-    Ok("the microphone works; if no tone was heard, raise the speaker in `alsamixer` (F6 for the card, F3) and look whether \
-        MM, for muted, stands under it")
+    Ok(
+        "the microphone works; if no tone was heard, raise the speaker in `alsamixer` (F6 for the card, F3) and look whether \
+        MM, for muted, stands under it",
+    )
 }
 
 /// How loud the tone is in this (dBov): a Goertzel filter over pieces of 100 ms, the loudest counts.

@@ -62,7 +62,10 @@ impl Resolver<'_> {
         let (half_duplex, cancel) = (section.flag("half-duplex"), section.flag("echo-cancel"));
         let echo = match (half_duplex, cancel) {
             (true, true) => {
-                section.problem("half-duplex", "beside `echo-cancel` there is nothing left for it to do; wanted one of them");
+                section.problem(
+                    "half-duplex",
+                    "beside `echo-cancel` there is nothing left for it to do; wanted one of them",
+                );
                 Echo::Nothing
             }
             (true, false) => Echo::HalfDuplex,

@@ -271,9 +271,10 @@ where
             json(StatusCode::ACCEPTED, &desk.status())
         }
         (_, ["status" | "calls"]) => only("GET"),
-        (_, ["calls", _, "hangup" | "transfer" | "digits"] | ["lines", _, "dial" | "press" | "release"] | ["drain"]) => {
-            only("POST")
-        },
+        (
+            _,
+            ["calls", _, "hangup" | "transfer" | "digits"] | ["lines", _, "dial" | "press" | "release"] | ["drain"],
+        ) => only("POST"),
         _ => http::watch(&**desk, &method, &path).unwrap_or_else(|| {
             let there = "here are /status, /calls, /health, /metrics, POST /lines/LINE/dial, press or release, POST \
                          /calls/CALL_ID/transfer, digits or hangup, and POST /drain";

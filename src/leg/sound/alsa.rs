@@ -45,14 +45,7 @@ pub fn open(setup: &CardSetup) -> Result<Card, Fault> {
         stream.play().map_err(|error| refused(choice, &error))?;
     }
     let (input_format, output_format) = (ears.format(&input), mouth.format(&output));
-    Ok(Card {
-        heard,
-        to_play,
-        input: input_format,
-        output: output_format,
-        counts,
-        streams: Box::new([input, output]),
-    })
+    Ok(Card { heard, to_play, input: input_format, output: output_format, counts, streams: Box::new([input, output]) })
 }
 
 /// ALSA, as it is configured now.
@@ -94,7 +87,8 @@ fn missing(host: &Host, name: &str, way: Way) -> Fault {
             );
             return Fault { words, is_lasting: true };
         }
-        let there = if cards.is_empty() { "there is none".to_owned() } else { format!("there are: {}", cards.join(", ")) };
+        let there =
+            if cards.is_empty() { "there is none".to_owned() } else { format!("there are: {}", cards.join(", ")) };
         let words = format!("{key} = \"{name}\": no sound card is called {card} now ({there}); plug it in");
         return Fault { words, is_lasting: false };
     }
@@ -199,7 +193,8 @@ impl WayInfo {
 /// Where there is no ALSA.
 pub fn list(all: bool) -> Result<Vec<DeviceInfo>, Fault> {
     let host = host()?;
-    let devices = host.devices().map_err(|error| Fault { words: format!("ALSA lists no devices: {error}"), is_lasting: true })?;
+    let devices =
+        host.devices().map_err(|error| Fault { words: format!("ALSA lists no devices: {error}"), is_lasting: true })?;
     let mut infos = Vec::new();
     for device in devices {
         let Ok(id) = device.id() else { continue };
@@ -265,9 +260,9 @@ pub fn rates(ranges: &[SupportedStreamConfigRange]) -> String {
         ranges.iter().map(|range| (range.min_sample_rate(), range.max_sample_rate())).collect();
     known.sort_unstable();
     known.dedup();
-    let words = known.into_iter().map(|(least, most)| {
-        if least == most { format!("{least} Hz") } else { format!("{least} to {most} Hz") }
-    });
+    let words = known
+        .into_iter()
+        .map(|(least, most)| if least == most { format!("{least} Hz") } else { format!("{least} to {most} Hz") });
     words.collect::<Vec<_>>().join(", ")
 }
 

@@ -13,9 +13,9 @@
 #[cfg(feature = "sound")]
 pub mod alsa;
 pub mod card;
+pub mod duplex;
 #[cfg(feature = "aec")]
 pub mod echo;
-pub mod duplex;
 pub mod engine;
 pub mod name;
 pub mod start;

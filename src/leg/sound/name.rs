@@ -55,7 +55,13 @@ impl<'n> Name<'n> {
         }
         let way = if way == Way::Input { 'c' } else { 'p' };
         let status = fs::read_to_string(format!("/proc/asound/{card}/pcm{device}{way}/sub0/status")).ok()?;
-        let pid: u32 = status.lines().find_map(|line| line.strip_prefix("owner_pid"))?.trim_start_matches([' ', ':']).trim().parse().ok()?;
+        let pid: u32 = status
+            .lines()
+            .find_map(|line| line.strip_prefix("owner_pid"))?
+            .trim_start_matches([' ', ':'])
+            .trim()
+            .parse()
+            .ok()?;
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         Some(format!("{} (process {pid})", name.trim()).trim_start().to_owned())
     }
@@ -93,7 +99,9 @@ mod tests {
 
     #[test]
     fn a_number_is_no_name() {
-        for (name, is_number) in [("hw:0", true), ("plughw:CARD=1,DEV=0", true), ("hw:CARD=U0x46d", false), ("default", false)] {
+        for (name, is_number) in
+            [("hw:0", true), ("plughw:CARD=1,DEV=0", true), ("hw:CARD=U0x46d", false), ("default", false)]
+        {
             assert_eq!(Name::parse(name).is_number(), is_number, "{name}");
         }
     }
