@@ -14,6 +14,7 @@ use cpal::{
 use serde::Serialize;
 
 use crate::{
+    clock,
     leg::sound::{
         Way,
         card::{Card, CardSetup, Counts, End, Fault, Format},
@@ -342,6 +343,7 @@ fn play<T: SizedSample + CardSample>(
             let at = info.timestamp();
             let wait = at.playback.saturating_duration_since(at.callback);
             counts.output_us.store(wait.as_micros() as u32, Relaxed);
+            counts.played_at_us.store(clock::now().as_micros() as u64, Relaxed);
             counts.played.fetch_add(1, Relaxed);
         });
     };

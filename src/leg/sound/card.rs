@@ -75,6 +75,8 @@ pub struct Counts {
     pub heard: AtomicU64,
     /// Callbacks of the speaker.
     pub played: AtomicU64,
+    /// When the last of them was (us since the process began).
+    pub played_at_us: AtomicU64,
     /// Times that the card had no room or no sound in time.
     pub xruns: AtomicU64,
     /// Samples of the microphone that found no room in the ring.

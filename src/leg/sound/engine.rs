@@ -6,8 +6,9 @@
 //! ```
 //!
 //! Whatever the microphone's callback left is taken on the next tick, so that it waits 5 ms on average, and the rate is
-//! bent so that as much leaves as our clock wants. The speaker's ring is kept at one period and a margin, because the
-//! next callback may come at once and take a whole one.
+//! bent so that as much leaves as our clock wants. The speaker's ring gets 10 ms on each tick. Its callback takes a
+//! whole period at once, so how full it is says little; what counts is what would be left if it were taken sample by
+//! sample since the last callback, and that is kept at a margin for callbacks that come early and ticks that come late.
 
 use crate::{
     leg::sound::{
@@ -18,6 +19,7 @@ use crate::{
         Now, Rate,
         drift::{Correction, Drift},
         elastic::Elastic,
+        frame::MAX_SAMPLES,
         level::level_dbov,
         vad::{Change, Vad},
     },
@@ -54,6 +56,8 @@ pub struct Engine {
     echo: EchoPath,
     player: Player,
     detector: Option<Box<Vad>>,
+    /// What the call has said and the speaker has not got yet.
+    pending: Pending,
     /// When the speaker was last fed by the call.
     fed_at: Now,
     /// When a tone was last heard from it.
@@ -61,6 +65,9 @@ pub struct Engine {
     /// When the caller was last heard to speak, and the agent.
     spoke: Lives,
 }
+
+/// Two frames at the highest rate.
+type Pending = heapless::Deque<i16, { 2 * MAX_SAMPLES }>;
 
 /// When the two sides were last heard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,6 +112,8 @@ struct Mouth {
     ring: rtrb::Producer<i16>,
     elastic: Elastic,
     drift: Drift,
+    /// Samples that a callback takes.
+    period: usize,
     /// Samples that are to be left out, as soon as nobody speaks.
     surplus: usize,
     /// The mean fill that was looked at last.
@@ -126,6 +135,7 @@ impl Engine {
             echo,
             player: Player::new(tones),
             detector: wants_speech.then(|| Box::new(Vad::new(rate, HANG_OVER))),
+            pending: Pending::new(),
             fed_at: Now::ZERO,
             toned_at: None,
             spoke: Lives::default(),
@@ -205,7 +215,7 @@ impl Engine {
     /// it is, and the delay is the call's to give back.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.mouth.as_ref().is_some_and(Mouth::has_room)
+        self.pending.len() <= self.rate.frame() && self.mouth.as_ref().is_some_and(Mouth::has_room)
     }
 
     /// The call's next frame is to be played.
@@ -214,44 +224,47 @@ impl Engine {
         if level_dbov(frame) > AUDIBLE_DBOV {
             self.spoke.agent = Some(now);
         }
-        let mut samples = [0; crate::media::frame::MAX_SAMPLES];
-        let samples = &mut samples[..frame.len()];
-        samples.copy_from_slice(frame);
-        self.feed(now, samples);
+        // There is room for what was asked for; more is nobody's.
+        let room = self.pending.capacity() - self.pending.len();
+        self.pending.extend(frame.iter().copied().take(room));
     }
 
-    /// So many times 10 ms went by: keeps the speaker fed where no call does, and its clock in sight.
-    pub fn keep_playing(&mut self, now: Now, ticks: u64) {
+    /// So many times 10 ms went by: keeps the speaker fed where no call does, and its clock in sight. `played_at` is when
+    /// its callback was last there.
+    pub fn keep_playing(&mut self, now: Now, ticks: u64, played_at: Now) {
         // Before it is written to: so its fill is meant.
         if let Some(mouth) = &mut self.mouth {
-            mouth.steer();
+            mouth.steer(now.saturating_sub(played_at));
         }
-        if now.saturating_sub(self.fed_at) > UNFED {
-            for _ in 0..ticks.min(MOST_TICKS) {
-                if !self.has_room() {
-                    break;
-                }
-                let mut silence = [0; MAX_PIECE];
-                let piece = self.rate.samples(PIECE_MS);
-                self.feed(now, &mut silence[..piece]);
+        let piece = self.rate.samples(PIECE_MS);
+        let is_fed = now.saturating_sub(self.fed_at) <= UNFED;
+        // More than a frame waits where the one before it came late.
+        let behind = self.pending.len().saturating_sub(self.rate.frame()) / piece;
+        for _ in 0..ticks.min(MOST_TICKS) as usize + behind {
+            let has_room = self.mouth.as_ref().is_some_and(Mouth::has_room);
+            if self.pending.len() < piece && (is_fed || !has_room) {
+                break;
             }
+            let mut samples = [0; MAX_PIECE];
+            for sample in &mut samples[..piece] {
+                *sample = self.pending.pop_front().unwrap_or(0);
+            }
+            self.feed(now, &mut samples[..piece]);
         }
     }
 
-    fn feed(&mut self, now: Now, samples: &mut [i16]) {
-        for piece in samples.chunks_mut(self.rate.samples(PIECE_MS)) {
-            if self.player.fill(piece) {
-                self.toned_at = Some(now);
-            }
-            match &mut self.echo {
-                EchoPath::Open => {}
-                EchoPath::HalfDuplex(gate) => gate.played(piece),
-                #[cfg(feature = "aec")]
-                EchoPath::Cancelled(canceller) => canceller.played(piece),
-            }
-            if let Some(mouth) = &mut self.mouth {
-                mouth.feed(piece);
-            }
+    fn feed(&mut self, now: Now, piece: &mut [i16]) {
+        if self.player.fill(piece) {
+            self.toned_at = Some(now);
+        }
+        match &mut self.echo {
+            EchoPath::Open => {}
+            EchoPath::HalfDuplex(gate) => gate.played(piece),
+            #[cfg(feature = "aec")]
+            EchoPath::Cancelled(canceller) => canceller.played(piece),
+        }
+        if let Some(mouth) = &mut self.mouth {
+            mouth.feed(piece);
         }
     }
 }
@@ -324,17 +337,18 @@ impl Ear {
 
 impl Mouth {
     fn new(ring: rtrb::Producer<i16>, hz: u32, rate: Rate, period: usize) -> Self {
-        let target = period + (hz as usize * MARGIN_MS / 1000);
+        let target = hz as usize * MARGIN_MS / 1000;
         let mut this = Self {
             ring,
             elastic: Elastic::new(rate.hz(), hz),
             drift: Drift::new(hz, target),
+            period,
             surplus: 0,
             seen: target,
             settling: SETTLES_MS as u32 / 10,
             jumps: 0,
         };
-        this.fill_up(target);
+        this.fill_up(period + target);
         this
     }
 
@@ -355,7 +369,7 @@ impl Mouth {
     }
 
     fn has_room(&self) -> bool {
-        self.waiting() < self.drift.target() + self.elastic.to_hz() as usize * MOST_BEYOND_MS / 1000
+        self.waiting() < self.period + self.drift.target() + self.elastic.to_hz() as usize * MOST_BEYOND_MS / 1000
     }
 
     fn feed(&mut self, samples: &[i16]) {
@@ -381,17 +395,18 @@ impl Mouth {
         self.jumps += u64::from(self.settling == 0);
     }
 
-    fn steer(&mut self) {
+    fn steer(&mut self, since: Now) {
         self.settling = self.settling.saturating_sub(1);
         let waiting = self.waiting();
         if waiting == 0 {
             // It has run dry, so whoever listens has heard a gap: now there is time again.
-            self.fill_up(self.drift.target());
+            self.fill_up(self.period + self.drift.target());
             self.drift.settle();
             self.count_jump();
             return;
         }
-        match self.drift.update(waiting) {
+        let taken = (since.as_micros() as u64 * u64::from(self.elastic.to_hz()) / 1_000_000) as usize;
+        match self.drift.update(waiting.saturating_sub(taken.min(self.period))) {
             Correction::Bend(ppm) => {
                 self.elastic.bend(ppm);
                 let (mean, target) = (self.drift.fill(), self.drift.target());
@@ -422,13 +437,14 @@ const TAKEN: usize = 1024;
 const SIGHT_MS: usize = 100;
 /// How long a card that was opened is given until it runs as it should. PulseAudio takes up to 2 s.
 const SETTLES_MS: usize = 4000;
-/// What the speaker's ring has beyond a period: late ticks.
-const MARGIN_MS: usize = 8;
+/// What the speaker's ring has beyond what a callback takes: ticks that are 2 ms late, and 8 ms while it is learned how far
+/// the clocks are apart ([`Drift::new`]).
+const MARGIN_MS: usize = 10;
 /// How much more than it should a speaker's ring may hold.
 const MOST_BEYOND_MS: usize = 20;
 /// From so much on it is left out of a pause.
 const BEYOND_MS: usize = 6;
-/// Ticks that are made up for at once.
+/// Ticks that are made up for.
 const MOST_TICKS: u64 = 5;
 /// No frame of a call for so long: there is none, or nothing to be played.
 const UNFED: Now = Now::from_millis(30);
@@ -439,3 +455,212 @@ const AUDIBLE_DBOV: i8 = -50;
 const QUIET_DBOV: i8 = -50;
 /// Pauses between words are shorter.
 const HANG_OVER: Now = Now::from_millis(500);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use core::f64::consts::TAU;
+
+    use super::*;
+
+    /// A card in virtual time, whose clock is off by some ppm, and whose callbacks bring and take a period at once.
+    struct Card {
+        hear: rtrb::Producer<i16>,
+        play: rtrb::Consumer<i16>,
+        hz: u32,
+        ppm: f64,
+        period: usize,
+        callbacks: u64,
+        played_at: Now,
+        /// What the microphone has heard so far (samples).
+        heard: u64,
+        played: Vec<i16>,
+        starved: usize,
+    }
+
+    impl Card {
+        fn plug(engine: &mut Engine, hz: u32, ppm: f64, period: usize) -> Self {
+            let (hear, heard) = rtrb::RingBuffer::new(hz as usize / 2);
+            let (to_play, play) = rtrb::RingBuffer::new(hz as usize / 2);
+            engine.set_card((heard, hz), (to_play, hz), period);
+            Self {
+                hear,
+                play,
+                hz,
+                ppm,
+                period,
+                callbacks: 0,
+                played_at: Now::ZERO,
+                heard: 0,
+                played: Vec::new(),
+                starved: 0,
+            }
+        }
+
+        /// Runs the callbacks that are due until `now`, with this microphone.
+        fn run(&mut self, now: Now, mut microphone: impl FnMut(u64) -> i16) {
+            let hz = f64::from(self.hz) * (1.0 + self.ppm * 1e-6);
+            loop {
+                let due = (self.callbacks + 1) as f64 * self.period as f64 / hz;
+                if due > now.as_secs_f64() {
+                    return;
+                }
+                self.callbacks += 1;
+                self.played_at = Now::from_secs_f64(due);
+                for _ in 0..self.period {
+                    let _ = self.hear.push(microphone(self.heard));
+                    self.heard += 1;
+                    let sample = self.play.pop();
+                    self.starved += usize::from(sample.is_err());
+                    self.played.push(sample.unwrap_or(0));
+                }
+            }
+        }
+    }
+
+    fn engine(rate: Rate, echo: EchoPath) -> Engine {
+        let tones = Tones::open(&Default::default(), rate).unwrap();
+        Engine::new(EngineSetup { rate, echo, tones, wants_speech: false })
+    }
+
+    fn tone(n: u64, hz: u32) -> i16 {
+        (8_000.0 * (TAU * 440.0 * n as f64 / f64::from(hz)).sin()) as i16
+    }
+
+    /// A call that echoes: what is heard is said again in frames of 20 ms, on every second tick.
+    #[derive(Default)]
+    struct Echo {
+        heard: Vec<i16>,
+        said: usize,
+    }
+
+    impl Echo {
+        fn tick(&mut self, engine: &mut Engine, now: Now, number: u64, played_at: Now) {
+            engine.hear(now, |samples| self.heard.extend_from_slice(samples));
+            let frame = engine.rate.frame();
+            if number.is_multiple_of(2) && engine.has_room() {
+                let said = self.heard.get(self.said..self.said + frame).map_or(vec![0; frame], <[i16]>::to_vec);
+                self.said += usize::from(self.heard.len() >= self.said + frame) * frame;
+                engine.say(now, &said);
+            }
+            engine.keep_playing(now, 1, played_at);
+        }
+    }
+
+    /// Runs for so many seconds; gives the card and the call.
+    fn run(engine: &mut Engine, card: &mut Card, seconds: u64, microphone: impl Fn(u64) -> i16) -> Echo {
+        let mut echo = Echo::default();
+        for number in 1..=seconds * 100 {
+            let now = Now::from_millis(number * 10);
+            card.run(now, &microphone);
+            echo.tick(engine, now, number, card.played_at);
+        }
+        echo
+    }
+
+    #[test]
+    fn whatever_a_card_is_like_its_call_gets_what_our_clock_wants_and_its_speaker_never_runs_dry() {
+        for (hz, period) in [(48_000, 960), (44_100, 441), (8_000, 107), (96_000, 2048), (16_000, 213)] {
+            for ppm in [-300.0, 0.0, 300.0] {
+                let mut engine = engine(Rate::Hz16000, EchoPath::Open);
+                let mut card = Card::plug(&mut engine, hz, ppm, period);
+                let early = run(&mut engine, &mut card, 10, |_| 0).heard.len();
+                card.starved = 0;
+                let heard = 60 * 16_000;
+                let mut echo = Echo::default();
+                for number in 1001..=7000 {
+                    let now = Now::from_millis(number * 10);
+                    card.run(now, |n| tone(n, hz));
+                    echo.tick(&mut engine, now, number, card.played_at);
+                }
+                let off = echo.heard.len().abs_diff(heard);
+                // A clock that is off by 300 ppm would be 288 samples off by then; a period more or less is the card's.
+                assert!(off <= 16_000 * period / hz as usize + 170, "{off} of {heard} at {hz} {ppm} ({early})");
+                assert_eq!(card.starved, 0, "at {hz} {ppm}");
+                let Bends { input_ppm, output_ppm, jumps } = engine.bends();
+                assert!(input_ppm.abs() <= 500.0 && output_ppm.abs() <= 500.0);
+                assert_eq!(jumps, 0, "at {hz} {ppm}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_tone_goes_in_and_comes_out_without_a_step() {
+        let mut engine = engine(Rate::Hz16000, EchoPath::Open);
+        let mut card = Card::plug(&mut engine, 48_000, 200.0, 960);
+        run(&mut engine, &mut card, 20, |n| tone(n, 48_000));
+        let out = &card.played[10 * 48_000..];
+        let largest = out.windows(2).map(|pair| pair[1].abs_diff(pair[0])).max().unwrap();
+        let own = (8_000.0 * TAU * 440.0 / 48_000.0) as u16;
+        assert!(largest < own * 3 / 2, "{largest} against {own}");
+        assert!(level_dbov(out) >= -16, "{}", level_dbov(out));
+    }
+
+    #[test]
+    fn a_card_that_stands_still_leaves_the_agents_speech_in_the_call_and_loses_none() {
+        let mut engine = engine(Rate::Hz16000, EchoPath::Open);
+        let mut card = Card::plug(&mut engine, 48_000, 0.0, 960);
+        run(&mut engine, &mut card, 5, |_| 0);
+        let mut taken = 0;
+        for number in 501..600_u64 {
+            let now = Now::from_millis(number * 10);
+            if engine.has_room() {
+                engine.say(now, &[1000; 320]);
+                taken += 1;
+            }
+            engine.keep_playing(now, 1, card.played_at);
+        }
+        assert!((1..=6).contains(&taken), "{taken} frames were taken");
+    }
+
+    #[test]
+    fn without_a_card_the_call_hears_silence() {
+        let mut engine = engine(Rate::Hz8000, EchoPath::Open);
+        let mut heard = Vec::new();
+        for number in 1..=10 {
+            engine.hear(Now::from_millis(number * 10), |samples| heard.extend_from_slice(samples));
+        }
+        assert_eq!(heard, vec![0; 800]);
+        assert!(!engine.has_room());
+    }
+
+    #[test]
+    fn a_tone_is_played_in_place_of_the_agent_and_the_microphone_does_not_hear_it() {
+        let mut engine = engine(Rate::Hz16000, EchoPath::Open);
+        let mut card = Card::plug(&mut engine, 16_000, 0.0, 320);
+        run(&mut engine, &mut card, 3, |n| tone(n, 16_000));
+        engine.play(Tone::Lost);
+        let mut heard = Vec::new();
+        for number in 301..330 {
+            let now = Now::from_millis(number * 10);
+            card.run(now, |n| tone(n, 16_000));
+            engine.hear(now, |samples| heard.push((number, level_dbov(samples))));
+            engine.keep_playing(now, 1, card.played_at);
+        }
+        let toned = &card.played[card.played.len() - 16_000 / 5..];
+        assert!(level_dbov(toned) > -40, "{}", level_dbov(toned));
+        assert!(heard.iter().skip(8).all(|(_, level)| *level == crate::media::level::SILENCE_DBOV), "{heard:?}");
+    }
+
+    #[test]
+    fn half_duplex_shuts_the_microphone_while_the_agent_is_heard() {
+        let rate = Rate::Hz16000;
+        let mut engine = engine(rate, EchoPath::HalfDuplex(HalfDuplex::new(rate)));
+        let mut card = Card::plug(&mut engine, 16_000, 0.0, 320);
+        let mut levels = Vec::new();
+        for number in 1..400 {
+            let now = Now::from_millis(number * 10);
+            card.run(now, |n| tone(n, 16_000));
+            engine.hear(now, |samples| levels.push((number, level_dbov(samples))));
+            if number % 2 == 0 {
+                let level = if (200..300).contains(&number) { 5_000 } else { 0 };
+                engine.say(now, &[level; 320]);
+            }
+            engine.keep_playing(now, 1, card.played_at);
+        }
+        let of = |from: u64, to: u64| levels.iter().filter(move |(number, _)| (from..to).contains(number));
+        assert!(of(100, 195).all(|(_, level)| *level > -30));
+        assert!(of(210, 300).all(|(_, level)| *level < -100));
+        assert!(of(350, 399).all(|(_, level)| *level > -30));
+    }
+}

@@ -26,7 +26,7 @@ use crate::{
             tones::Tone,
         },
     },
-    media::{Now, frame::Frame},
+    media::{Now, clock::TICK, frame::Frame},
     ticker::Ticker,
 };
 
@@ -159,17 +159,26 @@ async fn run(
     let _ = tell_first.send(first);
     ticker.get_ref().arm(clock::now());
     let mut to_play: Option<mpsc::Receiver<Frame>> = None;
+    let mut in_step = false;
     loop {
         tokio::select! {
             biased;
             expired = expired(&ticker) => station.tick(clock::now(), expired?),
             frame = frame(&mut to_play), if station.plays() => match frame {
-                Some(frame) => station.engine.say(clock::now(), &frame),
+                Some(frame) => {
+                    let now = clock::now();
+                    station.engine.say(now, &frame);
+                    if !in_step {
+                        // Our ticks follow the frames, which come on somebody else's, and so do not wait for 5 ms.
+                        ticker.get_ref().arm((now + BEHIND).saturating_sub(TICK));
+                        in_step = true;
+                    }
+                }
                 None => to_play = None,
             },
             command = orders.recv() => match command {
                 Some(Command::Call { heard, to_play: frames }) => {
-                    (station.heard, to_play) = (Some(heard), Some(frames));
+                    (station.heard, to_play, in_step) = (Some(heard), Some(frames), false);
                 }
                 Some(Command::Play(tone)) => station.engine.play(tone),
                 Some(Command::Hush) => station.engine.hush(),
@@ -282,10 +291,11 @@ impl Station {
             // Why not was told when it went out; another reason will be told when it is asked for.
             let _ = self.open(now);
         }
-        if self.card.is_some() {
+        if let Some(card) = &self.card {
+            let played_at = Now::from_micros(card.counts.played_at_us.load(Relaxed));
             // Ticks that were missed are made up for by what waits in the rings.
             self.hear(now);
-            self.engine.keep_playing(now, expired);
+            self.engine.keep_playing(now, expired, played_at);
         } else {
             for _ in 0..expired.min(MOST_SILENCE) {
                 self.hear(now);
@@ -388,6 +398,8 @@ impl Open {
 /// Of SCHED_FIFO: before everything that is not, behind the kernel's own.
 #[cfg(feature = "sound")]
 const PRIORITY: u8 = 20;
+/// How long after a frame our tick comes: as much as frames come late.
+const BEHIND: Now = Now::from_micros(500);
 /// How often a card that is out is tried.
 const RETRY: Now = Now::from_millis(500);
 /// A card whose callbacks do not come for so long is out.
