@@ -108,7 +108,7 @@ impl fmt::Display for Score {
             or_none(self.false_alarm_percent()),
             self.unheard(),
             self.heard.len(),
-            self.false_starts,
+            self.false_starts(),
             ranks(self.late_ms(50), self.late_ms(95)),
             ranks(rank(&self.off_ms, 50), rank(&self.off_ms, 95)),
         )
