@@ -191,8 +191,6 @@ fn a_caller_is_heard_over_the_agents_echo() {
             let caller = at_level(dbov, &person(RATE, 1500));
             let after = interrupted_after(&agent(), &caller, Some(Echo { loss_db, ms }));
             println!("{dbov} dBov over an echo {loss_db} dB down after {ms} ms: {after:?} frames");
-            // The guard opens with the first syllable that is louder than the echo, and it is the second that the detector
-            // tells from this voice's like.
             assert!(after.is_some_and(|after| after <= 20), "{dbov} dBov, {loss_db} dB, {ms} ms: {after:?}");
         }
     }
