@@ -634,19 +634,27 @@ impl Bridge {
     /// The caller began to speak, or stopped.
     fn on_talk(&mut self, now: Now, heard: Heard, pool: &mut Pool) {
         match heard {
-            Heard::Started => {
+            Heard::Started { sure } => {
                 self.downlink.note(|| Happening::SpeechStarted(Speaker::Caller));
-                let agent_speaks = self.attention.turns().is_agent_heard(now) || !self.downlink.ring.is_empty();
-                if agent_speaks && self.barge_in != BargeIn::Cloud {
-                    self.barge_in(now, pool);
+                if sure {
+                    self.on_sure(now, pool);
                 }
             }
+            Heard::Sure => self.on_sure(now, pool),
             Heard::Stopped { answered_after } => {
                 self.downlink.note(|| Happening::SpeechStopped(Speaker::Caller));
                 if let Some(delay) = answered_after {
                     self.on_answer(delay);
                 }
             }
+        }
+    }
+
+    /// It is the caller who speaks, and no echo of the agent.
+    fn on_sure(&mut self, now: Now, pool: &mut Pool) {
+        let agent_speaks = self.attention.turns().is_agent_heard(now) || !self.downlink.ring.is_empty();
+        if agent_speaks && self.barge_in != BargeIn::Cloud {
+            self.barge_in(now, pool);
         }
     }
 
@@ -820,7 +828,7 @@ impl Bridge {
             down.resampler = None;
         }
         let mut queue = Queue { ring: &mut down.ring, pool, account: &mut self.account };
-        match &mut down.resampler {
+        let heard = match &mut down.resampler {
             None => down.playout.frame(tick, &mut queue, out),
             Some(resampler) => {
                 let mut frame = [0; MAX_SAMPLES];
@@ -830,7 +838,11 @@ impl Bridge {
                 out[made..].fill(0);
                 heard
             }
+        };
+        if heard > 0 {
+            self.attention.on_played(tick.now, self.line_rate, out);
         }
+        heard
     }
 
     /// The frame of [`poll_frame`](Self::poll_frame) is on the line: marks up to it are heard.
@@ -955,7 +967,9 @@ impl Bridge {
             let mut samples = [0; MAX_CHUNK];
             self.downlink.ring.pop(pool, &mut self.account, &mut samples[..n]);
             let whole = n.next_multiple_of(line.leg.unit()).min(MAX_CHUNK);
-            answers = answers.or(self.attention.on_agent(pacer.busy_until().max(now), n, self.line_rate));
+            let heard_at = pacer.busy_until().max(now);
+            answers = answers.or(self.attention.on_agent(heard_at, n, self.line_rate));
+            self.attention.on_played(heard_at, self.line_rate, &samples[..n]);
             pacer.on_sent(now, n, whole);
             let due = pacer.busy_until();
             let reached = self.downlink.ring.popped();

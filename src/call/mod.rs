@@ -11,6 +11,7 @@ use core::fmt;
 pub mod attention;
 pub mod bridge;
 mod counting;
+mod echo_guard;
 mod ends;
 pub mod gauges;
 pub mod outcome;

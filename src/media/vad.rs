@@ -2,7 +2,8 @@
 //!
 //! Whether there is voice in 16 ms of sound is earshot's judgement, a neural network of 40 kB that runs at 16 kHz;
 //! when that makes speech is ours. It is the network that tells voice from noise and tones, so there is no level to
-//! set. Its answer comes late by half of its window, and positions are corrected for that.
+//! set; but loud noise that stays as it is it takes for voice, so speech has to rise from what was there before. Its answer
+//! comes late by half of its window, and positions are corrected for that.
 //!
 //! ```text
 //!  samples of any rate and number -> 16 kHz -> [ 256 ] -> voice? -> [ 1 0 1 1 1 1 ] -> speech begins: 4 of 6
@@ -26,6 +27,7 @@ pub struct Vad {
     held: [i16; FRAME],
     len: usize,
     tones: Tones,
+    floor: Floor,
     gate: Gate,
 }
 
@@ -50,6 +52,7 @@ impl Vad {
             held: [0; FRAME],
             len: 0,
             tones: Tones::new(),
+            floor: Floor::new(),
             gate: Gate::new(rate, FRAME_MS, hang_over),
         }
     }
@@ -69,7 +72,8 @@ impl Vad {
             }
             self.len = 0;
             let toned = self.tones.push(&self.held);
-            let voiced = self.detector.predict_i16(&self.held) >= VOICED && !toned;
+            let rises = self.floor.push(&self.held);
+            let voiced = self.detector.predict_i16(&self.held) >= VOICED && !toned && rises;
             change = self.gate.push(voiced).or(change);
         }
     }
@@ -227,6 +231,56 @@ impl Tones {
     }
 }
 
+/// Knows noise that stays as it is.
+///
+/// What is heard has to be twice as strong over 100 ms as in the quietest 100 ms of the last 2 s. Nobody speaks for that long
+/// without a gap between two words. What is under 300 Hz does not count: hum, and the rumble of which pink noise has more in
+/// one tenth of a second than in another.
+struct Floor {
+    /// What passes under 300 Hz, eight times as large.
+    low: i32,
+    /// The energies of the last frames, oldest at `next`.
+    energies: [u64; FLOOR_FRAMES],
+    next: usize,
+    /// Frames before the first 100 ms are whole.
+    missing: usize,
+    /// Their least sums, one for each [`FLOOR_BLOCK`] frames, the one that is being found first.
+    least: [u64; FLOOR_BLOCKS],
+    /// Frames that the first of them knows.
+    known: usize,
+}
+
+impl Floor {
+    const fn new() -> Self {
+        let least = [u64::MAX; FLOOR_BLOCKS];
+        Self { low: 0, energies: [0; FLOOR_FRAMES], next: 0, missing: FLOOR_FRAMES - 1, least, known: 0 }
+    }
+
+    /// Whether this frame and those before it stand out.
+    fn push(&mut self, samples: &[i16; FRAME]) -> bool {
+        let above = |&sample: &i16| {
+            let above = i32::from(sample) - (self.low >> 3);
+            self.low += above;
+            i64::from(above).pow(2) as u64
+        };
+        self.energies[self.next] = samples.iter().map(above).sum();
+        self.next = (self.next + 1) % FLOOR_FRAMES;
+        if self.missing > 0 {
+            self.missing -= 1;
+            return false;
+        }
+        let sum = self.energies.iter().sum::<u64>();
+        if self.known == FLOOR_BLOCK {
+            self.least.rotate_right(1);
+            (self.least[0], self.known) = (u64::MAX, 0);
+        }
+        self.known += 1;
+        self.least[0] = self.least[0].min(sum);
+        let least = self.least.iter().copied().fold(u64::MAX, u64::min);
+        sum >= least.saturating_mul(RISE)
+    }
+}
+
 /// The rate at which the network was trained.
 const DETECTOR: Rate = Rate::Hz16000;
 
@@ -253,6 +307,16 @@ const TONE_REST: f64 = 0.005;
 /// What [`Tones`] sums up of a tone at -40 dBov at least, and quieter tones nobody sends; the silence of A-law, which is
 /// not zero, would be one.
 const TONE_LEAST: f64 = 5e7;
+
+/// Frames of 100 ms.
+const FLOOR_FRAMES: usize = 100 / FRAME_MS;
+
+/// A quarter of a second, and how many make up [`Floor`]'s 2 s.
+const FLOOR_BLOCK: usize = 16;
+const FLOOR_BLOCKS: usize = 8;
+
+/// 3 dB: speech that is as loud as the noise around it.
+const RISE: u64 = 2;
 
 /// So much voice within [`ONSET_WINDOW_MS`] is speech; clicks and key presses are shorter.
 const ONSET_MS: usize = 60;
@@ -353,6 +417,25 @@ mod tests {
         {
             let mut vad = Vad::new(rate, HANG_OVER);
             assert_eq!(changes(&mut vad, &heard, rate.frame()), []);
+        }
+    }
+
+    #[test]
+    fn loud_noise_that_stays_as_it_is_is_no_speech_and_speech_as_loud_as_it_is() {
+        for rate in [Rate::Hz8000, Rate::Hz16000] {
+            let mut dice = 1_u32;
+            let mut noise = |loudness: i32| {
+                dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                ((dice >> 16) as i32 - 32_768) * loudness / 32_768
+            };
+            // At -20 dBov. The network alone takes it for one long vowel.
+            let loud: Vec<i16> = (0..rate.samples(10_000)).map(|_| noise(5676) as i16).collect();
+            let mut vad = Vad::new(rate, HANG_OVER);
+            assert_eq!(changes(&mut vad, &loud, rate.frame()), [], "{rate}");
+            let both: Vec<i16> =
+                voice(rate, 1500).iter().map(|&sample| (i32::from(sample) + noise(3000)) as i16).collect();
+            let heard = changes(&mut vad, &both, rate.frame());
+            assert!(matches!(heard.first(), Some((Change::Started, ..))), "{rate}: {heard:?}");
         }
     }
 

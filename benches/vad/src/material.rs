@@ -22,6 +22,11 @@ pub struct Track {
 }
 
 impl Material {
+    /// Of these utterances and voices.
+    pub fn of(utterances: &[Vec<i16>], babble: Vec<Vec<i16>>) -> Self {
+        Self { utterances: utterances.iter().map(|samples| trimmed(samples)).collect(), babble, music: Vec::new() }
+    }
+
     /// Reads the WAVs of a folder.
     pub fn read(folder: &Path) -> Result<Self, String> {
         let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -38,8 +43,7 @@ impl Material {
             })
             .collect()
         };
-        let utterances = read("speech-")?.iter().map(|samples| trimmed(samples)).collect();
-        let this = Self { utterances, babble: read("babble-")?, music: read("music-")? };
+        let this = Self { music: read("music-")?, ..Self::of(&read("speech-")?, read("babble-")?) };
         if this.utterances.is_empty() || this.babble.is_empty() || this.music.is_empty() {
             return Err(format!("{}: speech-*, babble-* or music-*.wav are missing", folder.display()));
         }
@@ -56,9 +60,13 @@ impl Material {
         let mut tracks = vec![("clean".to_owned(), speech.clone(), true)];
         let quiet = speech.iter().map(|sample| sample / 20).collect();
         tracks.push(("clean, 26 dB quieter".to_owned(), quiet, true));
-        for (name, noise) in
-            [("white", white(len)), ("pink", pink(len)), ("babble", self.babble(len)), ("music", self.music(len))]
-        {
+        for (name, noise) in [
+            ("white", white(len)),
+            ("pink", pink(len)),
+            ("hum", hum(len)),
+            ("babble", self.babble(len)),
+            ("music", self.music(len)),
+        ] {
             for snr_db in [20, 10, 5] {
                 let mixed = mix(&speech, &noise, level, snr_db);
                 tracks.push((format!("{name} noise, SNR {snr_db} dB"), mixed, true));
@@ -106,7 +114,7 @@ impl Material {
     }
 
     /// Every utterance once, 1.2 to 3 s apart.
-    fn speech(&self) -> (Vec<i16>, Vec<Range<usize>>) {
+    pub fn speech(&self) -> (Vec<i16>, Vec<Range<usize>>) {
         let mut dice = Dice(1);
         let (mut samples, mut spoken) = (vec![0; 16_000], Vec::new());
         for utterance in &self.utterances {
@@ -125,7 +133,7 @@ impl Material {
     }
 
     /// All voices at once, each in a loop and from another place.
-    fn babble(&self, len: usize) -> Vec<f64> {
+    pub fn babble(&self, len: usize) -> Vec<f64> {
         let mut noise = vec![0.0; len];
         for (n, voice) in self.babble.iter().enumerate() {
             let shifted = voice.iter().cycle().skip(n * 7919);
@@ -136,7 +144,7 @@ impl Material {
     }
 }
 
-fn at_rate(position: u64, rate: Rate) -> u64 {
+pub fn at_rate(position: u64, rate: Rate) -> u64 {
     position * u64::from(rate.hz()) / 16_000
 }
 
@@ -149,24 +157,24 @@ fn trimmed(samples: &[i16]) -> Vec<i16> {
     samples[first * 160..((last + 1) * 160).min(samples.len())].to_vec()
 }
 
-fn power<'s>(samples: impl IntoIterator<Item = &'s i16>) -> f64 {
+pub fn power<'s>(samples: impl IntoIterator<Item = &'s i16>) -> f64 {
     let (sum, count) = samples.into_iter().fold((0.0, 0.0), |(sum, n), &s| (sum + f64::from(s).powi(2), n + 1.0));
     sum / count
 }
 
-fn mix(speech: &[i16], noise: &[f64], level: f64, snr_db: i32) -> Vec<i16> {
+pub fn mix(speech: &[i16], noise: &[f64], level: f64, snr_db: i32) -> Vec<i16> {
     let noise_power = noise.iter().map(|sample| sample.powi(2)).sum::<f64>() / noise.len() as f64;
     let gain = (level / noise_power / 10_f64.powf(f64::from(snr_db) / 10.0)).sqrt();
     speech.iter().zip(noise).map(|(&sample, noise)| (f64::from(sample) + noise * gain) as i16).collect()
 }
 
-fn white(len: usize) -> Vec<f64> {
+pub fn white(len: usize) -> Vec<f64> {
     let mut dice = Dice(7);
     (0..len).map(|_| dice.uniform() - 0.5).collect()
 }
 
 /// White noise through six first-order filters; the coefficients are Paul Kellet's "refined method".
-fn pink(len: usize) -> Vec<f64> {
+pub fn pink(len: usize) -> Vec<f64> {
     const FILTERS: [(f64, f64); 6] = [
         (0.998_86, 0.055_517_9),
         (0.993_32, 0.075_075_9),
@@ -187,6 +195,12 @@ fn pink(len: usize) -> Vec<f64> {
         .collect()
 }
 
+/// What mains leaves in a bad line: 50 Hz and its first harmonics, less and less of each.
+pub fn hum(len: usize) -> Vec<f64> {
+    let part = |n: usize, k: usize| (n as f64 * 50.0 * k as f64 * TAU / 16_000.0).sin() / k as f64;
+    (0..len).map(|n| (1..=8).map(|k| part(n, k)).sum()).collect()
+}
+
 fn tone(len: usize, hz: &[f64], sounds: impl Fn(usize) -> bool) -> Vec<i16> {
     let sample = |n: usize| {
         let sum: f64 = hz.iter().map(|hz| (n as f64 * hz * TAU / 16_000.0).sin()).sum();
@@ -195,7 +209,7 @@ fn tone(len: usize, hz: &[f64], sounds: impl Fn(usize) -> bool) -> Vec<i16> {
     (0..len).map(sample).collect()
 }
 
-fn resampled(samples: &[i16], rate: Rate) -> Vec<i16> {
+pub fn resampled(samples: &[i16], rate: Rate) -> Vec<i16> {
     let mut resampler = Resampler::new(Rate::Hz16000, rate);
     let mut out = vec![0; resampler.max_output(samples.len())];
     let progress = resampler.process(samples, &mut out);

@@ -72,33 +72,55 @@ impl Score {
             None => {}
         }
     }
+
+    /// Utterances in which nothing was heard.
+    pub fn unheard(&self) -> usize {
+        self.heard.iter().filter(|&&heard| !heard).count()
+    }
+
+    /// Begins of speech where nobody spoke.
+    pub const fn false_starts(&self) -> u32 {
+        self.false_starts
+    }
+
+    /// What of the pauses was taken for speech (%).
+    pub fn false_alarm_percent(&self) -> Option<f64> {
+        percent(self.false_alarm, self.pauses)
+    }
+
+    /// What so many percent of the begins were not later than (ms).
+    pub fn late_ms(&self, percent: usize) -> Option<f64> {
+        rank(&self.late_ms, percent)
+    }
 }
 
 impl fmt::Display for Score {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let percent = |part: u64, whole: u64| match whole {
-            0 => "-".to_owned(),
-            _ => format!("{:.1}", part as f64 * 100.0 / whole as f64),
+        let or_none = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.1}"));
+        let ranks = |p50: Option<f64>, p95: Option<f64>| match (p50, p95) {
+            (Some(p50), Some(p95)) => format!("{p50:.0} / {p95:.0}"),
+            _ => "-".to_owned(),
         };
-        let ranks = |figures: &[f64]| {
-            let mut figures = figures.to_vec();
-            figures.sort_by(f64::total_cmp);
-            let at = |percent: usize| figures.get((figures.len() * percent).div_ceil(100).saturating_sub(1));
-            match (at(50), at(95)) {
-                (Some(p50), Some(p95)) => format!("{p50:.0} / {p95:.0}"),
-                _ => "-".to_owned(),
-            }
-        };
-        let unheard = self.heard.iter().filter(|&&heard| !heard).count();
         write!(
             f,
-            "{} | {} | {unheard} of {} | {} | {} | {}",
-            percent(self.missed, self.spoken_samples),
-            percent(self.false_alarm, self.pauses),
+            "{} | {} | {} of {} | {} | {} | {}",
+            or_none(percent(self.missed, self.spoken_samples)),
+            or_none(self.false_alarm_percent()),
+            self.unheard(),
             self.heard.len(),
-            self.false_starts,
-            ranks(&self.late_ms),
-            ranks(&self.off_ms),
+            self.false_starts(),
+            ranks(self.late_ms(50), self.late_ms(95)),
+            ranks(rank(&self.off_ms, 50), rank(&self.off_ms, 95)),
         )
     }
+}
+
+fn percent(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 * 100.0 / whole as f64)
+}
+
+fn rank(figures: &[f64], percent: usize) -> Option<f64> {
+    let mut figures = figures.to_vec();
+    figures.sort_by(f64::total_cmp);
+    figures.get((figures.len() * percent).div_ceil(100).saturating_sub(1)).copied()
 }
