@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 if cargo fmt --version >/dev/null 2>&1; then cargo fmt --check; else echo "not run: cargo fmt is not installed"; fi
 if cargo clippy --version >/dev/null 2>&1; then
     cargo clippy --locked --all-targets -- -D warnings
-    cargo clippy --locked --all-targets --features count-allocs -- -D warnings
+    cargo clippy --locked --all-targets --features count-allocs,aec -- -D warnings
     cargo clippy --locked --all-targets --no-default-features -- -D warnings
 else
     echo "not run: cargo clippy is not installed; warnings of the compiler are looked at instead"
@@ -16,5 +16,5 @@ for script in scripts/* .ci/run; do
     case $(head -n1 "$script") in *bash*) bash -n "$script" ;; esac
 done
 for config in configs/*.toml; do
-    cargo run --locked --quiet -- check --config "$config" >/dev/null
+    cargo run --locked --quiet --features aec -- check --config "$config" >/dev/null
 done
