@@ -43,7 +43,7 @@ use crate::{
     },
     clock,
     config::{self, Config, LineKind, PathOrDash, ProcessEnvironment},
-    control::{desk::Desk, http, messages, metrics::Metrics, socket::Socket, systemd},
+    control::{desk::Desk, http, local::Local, messages, metrics::Metrics, socket, systemd},
     daemon::calls::{Arrival, Shared},
     exit,
     leg::{
@@ -284,10 +284,10 @@ impl Daemon {
         }
         // Last: a second daemon with this config finds its ports taken before it comes here.
         if let Some(path) = &config.control.socket {
-            let socket = Socket::open(path).map_err(|error| Fault::config(error.to_string()))?;
+            let local = Local::open(path, "[control] socket").map_err(|error| Fault::config(error.to_string()))?;
             info!(socket = path.display().to_string(); "control socket listens");
             let desk: Rc<dyn Desk> = shared.clone();
-            spawn_local(socket.serve(desk));
+            spawn_local(socket::serve(local, desk));
         }
         Ok(Self { config, reports, news, asks, arrivals, shared, ended, writers: writers_to_join })
     }
