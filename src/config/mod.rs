@@ -22,6 +22,7 @@ use crate::{
 mod file;
 mod keep;
 mod openai;
+mod pipe;
 mod resolve;
 mod secret;
 mod sip;
@@ -36,6 +37,7 @@ pub(crate) use self::{
 };
 pub use self::{
     keep::{Events, Folder, Keep, Sink, SinkKind, SinkUrl, Spools},
+    pipe::{PipeEnd, PipeLine, PipeSource},
     secret::Secret,
     sip::{Audio, Dial, Dtmf, Hold, Intake, PortRange, Register, Ringing, SessionTimer, SipLine, SipUri, TlsListen},
     telnyx::Telnyx,
@@ -56,6 +58,15 @@ pub fn load(path: &Path, environment: &dyn Environment) -> Result<Config, Proble
         whole(before + 1, "not UTF-8 text".to_owned())
     })?;
     resolve::resolve(path, text, environment)
+}
+
+/// Reads the text of a config that is in no file. `name` stands for one where a problem is told; relative paths begin where
+/// the process is.
+///
+/// # Errors
+/// As [`load`].
+pub fn of_text(name: &str, text: &str, environment: &dyn Environment) -> Result<Config, Problems> {
+    resolve::resolve(Path::new(name), text, environment)
 }
 
 /// All that Trunkline was told.
@@ -256,15 +267,8 @@ pub enum LineKind {
     Websocket(Box<WebsocketLine>),
     /// A PBX that speaks SIP.
     Sip(Box<SipLine>),
-    /// One call at start, from a file or stdin to a file or stdout.
-    Pipe {
-        /// The caller's voice.
-        input: PathOrDash,
-        /// The agent's voice.
-        output: PathOrDash,
-        /// The rate of raw samples, and of the output.
-        sample_rate: Rate,
-    },
+    /// Files, FIFOs or a Unix socket of raw audio.
+    Pipe(Box<PipeLine>),
 }
 
 impl LineKind {
@@ -278,15 +282,6 @@ impl LineKind {
             Self::Pipe { .. } => "pipe",
         }
     }
-}
-
-/// A WAV file, or raw PCM16 on stdin or stdout.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PathOrDash {
-    /// `-`
-    Dash,
-    /// A `.wav` file.
-    Path(PathBuf),
 }
 
 /// `[trunk.NAME]`: where an agent is and how to talk to it; or the vendor that a `websocket` line dials.
@@ -619,7 +614,7 @@ fn highest_rate<'a>(kinds: impl Iterator<Item = &'a LineKind>) -> Rate {
     kinds
         .map(|kind| match kind {
             LineKind::Audiosocket { .. } => Rate::Hz8000,
-            LineKind::Pipe { sample_rate, .. } => *sample_rate,
+            LineKind::Pipe(line) => line.sample_rate,
             LineKind::Websocket(line) => line.rate(),
             LineKind::Sip(line) => line.rate(),
         })
