@@ -8,8 +8,11 @@ pub mod agent;
 pub mod ask;
 pub mod call;
 mod connection;
+pub mod eagi;
+mod join;
 pub mod options;
 mod panel;
+pub mod pipe;
 pub mod status;
 pub mod steer;
 mod wav;
@@ -52,6 +55,10 @@ pub enum Command {
     Hangup(steer::HangupArgs),
     /// Take no new calls, let the live ones end, and then end the daemon
     Drain(steer::DrainArgs),
+    /// Put standard input and output on a voice agent: one call, without a config file
+    Pipe(pipe::PipeArgs),
+    /// Let an agent listen to a caller of Asterisk's EAGI(), who hears nothing of it
+    Eagi(eagi::EagiArgs),
     /// Play a voice agent, to hear a line before there is a cloud
     Agent(agent::AgentArgs),
     /// Play a PBX or a telephony vendor: place one call, play a WAV file into it and record what comes back
