@@ -351,7 +351,10 @@ fn an_agent_listens_to_a_caller_of_eagi_who_is_told_that_there_is_no_way_back() 
         let (last, status, errors) = asterisk.end();
         assert_eq!(last, "SET VARIABLE TRUNKLINE_RESULT \"ok\"", "{hangup}: {errors}");
         assert!(status.success(), "{hangup}: {errors}");
-        let ended = daemon.process.line(&["call ended", &id, "end_reason=line-hung-up"]);
+        let ended = daemon.process.line(&["call ended", &id]);
+        // Who hangs up at once may be faster than a trunk that has just answered.
+        let is_abandoned = hangup != "the audio ends" && ended.contains("end_reason=abandoned");
+        assert!(is_abandoned || ended.contains("end_reason=line-hung-up"), "{hangup}: {ended}");
         assert_eq!(number(&ended, "samples_heard"), 0, "{ended}");
         if hangup == "the audio ends" {
             assert_eq!(number(&ended, "samples_up"), said.len() as u64, "{ended}");

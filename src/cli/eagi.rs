@@ -192,14 +192,17 @@ fn start_reading_answers(tell: Sender<Event>) {
     });
 }
 
-/// A hangup is told by SIGHUP, unless the channel variable AGISIGHUP says no.
+/// A hangup is told by SIGHUP, unless the channel variable AGISIGHUP says no. From the return on none is missed.
 fn watch_signals(tell: Sender<Event>) {
+    let (ready, is_ready) = mpsc::channel();
     thread::spawn(move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
         runtime.block_on(async {
             use tokio::signal::unix::{SignalKind, signal};
             let kinds = [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt()];
             let [Ok(mut hangup), Ok(mut terminate), Ok(mut interrupt)] = kinds.map(signal) else { return };
+            // Whoever waits for it is there, or the process is ending.
+            let _ = ready.send(());
             loop {
                 tokio::select! {
                     _ = hangup.recv() => {}
@@ -212,6 +215,8 @@ fn watch_signals(tell: Sender<Event>) {
             }
         });
     });
+    // Without signals the end of the audio says it.
+    let _ = is_ready.recv();
 }
 
 /// Copies the caller's voice to the daemon, and throws away what comes back.
