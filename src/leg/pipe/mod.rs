@@ -79,6 +79,16 @@ impl Ends {
     }
 }
 
+/// The two queues of a line that somebody else feeds and empties, of so many pieces and so many frames: the ends for its
+/// call, and the ends for them.
+#[must_use]
+pub fn queues(rate: Rate, pieces: usize, frames: usize) -> (Ends, mpsc::Sender<Piece>, mpsc::Receiver<Frame>) {
+    let (to_call, from_source) = mpsc::channel(pieces);
+    let (to_sink, from_call) = mpsc::channel(frames);
+    let ends = Ends { rate, direction: Direction::Both, way: Way::Queues(from_source, Some(to_sink)) };
+    (ends, to_call, from_call)
+}
+
 /// Up to 20 ms of the caller.
 pub struct Piece {
     frame: Frame,
@@ -86,6 +96,15 @@ pub struct Piece {
 }
 
 impl Piece {
+    /// These samples, at most 20 ms of them.
+    #[must_use]
+    pub fn new(samples: &[i16]) -> Self {
+        let mut frame = Frame::silence(Rate::Hz48000);
+        let len = samples.len().min(frame.len());
+        frame[..len].copy_from_slice(&samples[..len]);
+        Self { frame, len }
+    }
+
     /// Its samples.
     #[must_use]
     pub fn samples(&self) -> &[i16] {
