@@ -25,6 +25,8 @@ fn main() -> ExitCode {
         Command::Status(args) => done(status::status(&args)),
         Command::Calls(args) => done(status::calls(&args)),
         Command::Dial(args) => done(steer::dial(&args)),
+        Command::Press(args) => done(steer::press(&args)),
+        Command::Release(args) => done(steer::release(&args)),
         Command::Transfer(args) => done(steer::transfer(&args)),
         Command::Digits(args) => done(steer::digits(&args)),
         Command::Hangup(args) => done(steer::hang_up(&args)),
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
             error.exit_code()
         }),
         Command::Eagi(args) => done(eagi::run(&args)),
+        #[cfg(feature = "sound")]
+        Command::Devices(args) => done(trunkline::cli::devices::devices(&args)),
         Command::Agent(args) => done(agent::run(&args)),
         Command::Call(args) => match call::run(&args) {
             Ok(summary) => summary.exit_code(),

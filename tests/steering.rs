@@ -79,7 +79,15 @@ impl Desk for OneCall {
             max_calls: 8,
             drain_seconds: 30,
             pool_high_water_bytes: 0,
-            lines: vec![LineStatus { name, kind, listen, calls: 1, last_call_ms_ago: Some(7000), registration: None }],
+            lines: vec![LineStatus {
+                name,
+                kind,
+                listen,
+                calls: 1,
+                last_call_ms_ago: Some(7000),
+                registration: None,
+                card: None,
+            }],
             trunks: vec![TrunkStatus { name: agent, url, dialect, last_handshake: None, last_refusal: None, calls: 1 }],
             calls: if self.over.get() { Vec::new() } else { vec![call] },
             records: RecordsStatus::default(),
@@ -98,6 +106,12 @@ impl Desk for OneCall {
 
     fn hang_up(&self, call_id: &str) -> bool {
         call_id == CALL_ID && !self.over.replace(true)
+    }
+
+    fn key(self: Rc<Self>, line: &str, pressed: bool) -> Result<String, String> {
+        let way = if pressed { "press" } else { "release" };
+        self.ordered.borrow_mut().push((line.to_owned(), way.to_owned()));
+        if line == "desk" { Ok("a call begins".to_owned()) } else { Err(format!("the line {line} has no key")) }
     }
 
     fn dial(self: Rc<Self>, line: &str, target: &str) -> Result<String, String> {

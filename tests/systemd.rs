@@ -178,6 +178,65 @@ fn stopping_the_service_lets_live_calls_have_their_grace() {
     assert_eq!(reasons.iter().filter(|reason| *reason == "drained").count(), 2, "{reasons:?}");
 }
 
+/// What the service may do, tried with all that its unit allows it, a line each: open a sound card, open another device,
+/// run in real time.
+const PROBE: &str = "exec >/var/lib/trunkline/probe 2>&1
+sh -c ': <>/dev/snd/pcmC9D0p'
+sh -c ': <>/dev/dsp'
+chrt --fifo 20 echo in real time
+";
+
+#[test]
+fn with_its_drop_in_the_service_has_sound_cards_in_real_time_and_no_other_device() {
+    let Some(machine) = Machine::boot(CONFIG) else { return };
+    // A card without a driver: whoever may open it is told that it is not there. A kernel without sound has not even its
+    // number, which systemd looks up.
+    let devices =
+        "sed 's/^Character.*/&\\n116 alsa/' /proc/devices >/run/devices && mount --bind /run/devices /proc/devices";
+    machine.run(["sh", "-c", devices]);
+    machine.run(["mkdir", "/dev/snd"]);
+    machine.run(["mknod", "--mode=0660", "/dev/snd/pcmC9D0p", "c", "116", "250"]);
+    machine.run(["chgrp", "audio", "/dev/snd/pcmC9D0p"]);
+    machine.run(["mknod", "--mode=0666", "/dev/dsp", "c", "14", "3"]);
+
+    machine.write("/opt/probe", PROBE);
+    let drop_in = |name: &str, text: &str| {
+        machine.run(["mkdir", "-p", "/etc/systemd/system/trunkline.service.d"]);
+        machine.write(&format!("/etc/systemd/system/trunkline.service.d/{name}.conf"), text);
+    };
+    let tried = || {
+        machine.run(["systemctl", "daemon-reload"]);
+        machine.run(["systemctl", "restart", "trunkline.service"]);
+        machine.assert_properties(&[("ActiveState", "active"), ("NRestarts", "0")]);
+        let tried = machine.read("/var/lib/trunkline/probe");
+        let lines: Vec<_> = tried.lines().map(str::to_owned).collect();
+        <[String; 3]>::try_from(lines).unwrap()
+    };
+    // Where this machine's root has not the right to raise limits, the one booted on it has not either: then a capability
+    // stands in for LimitRTPRIO, and what else could be in the way is still tried.
+    let probe = "[Service]\nExecStartPre=-sh /opt/probe\n";
+    let capable = "PrivateUsers=no\nCapabilityBoundingSet=CAP_SYS_NICE\nAmbientCapabilities=CAP_SYS_NICE\n";
+    let raises_limits = machine.try_run(["prlimit", "--rtprio=20:20", "true"]).0.success();
+
+    drop_in("probe", &format!("{probe}{capable}"));
+    let [card, other, real_time] = tried();
+    assert!(card.contains("nonexistent") && other.contains("Read-only"), "{card}, {other}: they are hidden");
+    assert!(real_time.contains("not permitted"), "{real_time}");
+
+    drop_in("sound", &fs::read_to_string("systemd/trunkline-sound.conf").unwrap());
+    let [card, other, real_time] = tried();
+    assert!(card.contains("No such device") && other.contains("not permitted"), "{card}, {other}");
+    assert_eq!(real_time, "in real time");
+    machine.assert_properties(&[("LimitRTPRIO", "20")]);
+
+    drop_in("probe", probe);
+    let [card, other, real_time] = tried();
+    assert!(card.contains("No such device") && other.contains("not permitted"), "{card}, {other}");
+    assert!(real_time == "in real time" || !raises_limits, "{real_time}");
+    // Tenths.
+    machine.run(["systemd-analyze", "security", "--threshold=15", "trunkline.service"]);
+}
+
 #[test]
 fn a_wrong_config_is_not_tried_again() {
     let Some(machine) = Machine::boot(&CONFIG.replace("dialect", "dialekt")) else { return };

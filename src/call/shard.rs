@@ -1200,10 +1200,20 @@ impl Call {
 
     /// What the signalling of the line tells.
     fn on_line_order(&mut self, now: Now, what: LineOrder, pool: &mut Pool) {
-        if let LineOrder::Transfer(transfer) = what {
-            self.bridge.handle_transfer(now, transfer);
-            return self.flush(now, pool);
-        }
+        let what = match what {
+            LineOrder::Transfer(transfer) => {
+                self.bridge.handle_transfer(now, transfer);
+                return self.flush(now, pool);
+            }
+            LineOrder::Ended { reason, words } => {
+                if let Some(words) = words {
+                    self.words.get_or_insert(words);
+                }
+                self.bridge.handle_event(now, Event::LineEnded(reason), pool);
+                return self.flush(now, pool);
+            }
+            what => what,
+        };
         let LineIo::Rtp(io) = &mut self.line else { return };
         match what {
             LineOrder::Media { media, up } => {
@@ -1225,13 +1235,7 @@ impl Call {
                 self.bridge.ask_spoken(now);
             }
             // Told above, whatever the line is.
-            LineOrder::Transfer(_) => {}
-            LineOrder::Ended { reason, words } => {
-                if let Some(words) = words {
-                    self.words.get_or_insert(words);
-                }
-                self.bridge.handle_event(now, Event::LineEnded(reason), pool);
-            }
+            LineOrder::Transfer(_) | LineOrder::Ended { .. } => {}
         }
         self.flush(now, pool);
     }

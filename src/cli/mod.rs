@@ -8,6 +8,8 @@ pub mod agent;
 pub mod ask;
 pub mod call;
 mod connection;
+#[cfg(feature = "sound")]
+pub mod devices;
 pub mod eagi;
 mod join;
 pub mod options;
@@ -47,6 +49,10 @@ pub enum Command {
     Calls(status::CallsArgs),
     /// Call somebody through a SIP line and put them on its trunk, as far as its dial plan allows
     Dial(steer::DialArgs),
+    /// Press the key of a sound line: a call begins
+    Press(steer::KeyArgs),
+    /// Release the key of a sound line: its call ends
+    Release(steer::KeyArgs),
     /// Pass the caller of one live call on to somebody whom the dial plan allows
     Transfer(steer::TransferArgs),
     /// Press keys in one live call
@@ -59,6 +65,9 @@ pub enum Command {
     Pipe(pipe::PipeArgs),
     /// Let an agent listen to a caller of Asterisk's EAGI(), who hears nothing of it
     Eagi(eagi::EagiArgs),
+    /// Show the sound cards that this user can open, or test one of them
+    #[cfg(feature = "sound")]
+    Devices(devices::DevicesArgs),
     /// Play a voice agent, to hear a line before there is a cloud
     Agent(agent::AgentArgs),
     /// Play a PBX or a telephony vendor: place one call, play a WAV file into it and record what comes back
@@ -78,8 +87,10 @@ A daemon that runs:
   trunkline status --watch
   trunkline calls
   trunkline dial pbx 201
+  trunkline press desk
 
 Before it runs:
+  trunkline devices
   trunkline check --config /etc/trunkline/trunkline.toml
 
 Log lines: RUST_LOG=debug. Health and counters: http://127.0.0.1:9464/health and /metrics.";

@@ -124,6 +124,10 @@ impl Panel {
         });
         self.table(["LINE", "KIND", "LISTENS ON", "CALLS", "LAST CALL"], rows);
         for line in lines {
+            if let Some(card) = &line.card {
+                let paint = if card == "there" { Paint::Good } else { Paint::Bad };
+                self.put(paint, &format!("{}: sound card {}", clean(&line.name), clean(card)));
+            }
             if let Some(registration) = &line.registration {
                 let paint = if registration == "registered" { Paint::Good } else { Paint::Bad };
                 self.put(paint, &format!("{}: {}", clean(&line.name), clean(registration)));

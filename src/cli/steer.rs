@@ -1,4 +1,5 @@
-//! What changes something in a running daemon: `trunkline dial`, `transfer`, `digits`, `hangup` and `drain`.
+//! What changes something in a running daemon: `trunkline dial`, `press`, `release`, `transfer`, `digits`, `hangup` and
+//! `drain`.
 
 use std::io::{self, Write as _};
 
@@ -66,6 +67,18 @@ pub struct HangupArgs {
     pub at: At,
 }
 
+/// Presses or releases the key of a sound line.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = KEY_EXAMPLES)]
+pub struct KeyArgs {
+    /// The line, by its name in the config, as `trunkline status` shows it
+    #[arg(value_name = "LINE", value_parser = parse_line)]
+    pub line: String,
+    #[allow(missing_docs, reason = "its arguments have their own")]
+    #[command(flatten)]
+    pub at: At,
+}
+
 /// Takes no new calls, lets the live ones end, and then ends the daemon.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DrainArgs {
@@ -109,6 +122,34 @@ pub fn digits(args: &DigitsArgs) -> Result<(), AskError> {
     let DigitsArgs { call_id, digits, at } = args;
     at.wait(at.order(&format!("/calls/{call_id}/digits"), &Keys { digits }))?;
     say(&format!("keys are being pressed in call {call_id}"));
+    Ok(())
+}
+
+/// Presses the key of a sound line: a call begins.
+///
+/// # Errors
+/// The daemon says why not, or there is none.
+pub fn press(args: &KeyArgs) -> Result<(), AskError> {
+    key(args, "press")
+}
+
+/// Releases it: the call ends.
+///
+/// # Errors
+/// The daemon says why not, or there is none.
+pub fn release(args: &KeyArgs) -> Result<(), AskError> {
+    key(args, "release")
+}
+
+fn key(args: &KeyArgs, way: &str) -> Result<(), AskError> {
+    #[derive(Deserialize)]
+    struct Moved {
+        words: String,
+    }
+    let KeyArgs { line, at } = args;
+    let said = at.wait(at.ask(Method::POST, &format!("/lines/{line}/{way}")))?;
+    let Moved { words } = at.understand(&said)?;
+    say(&format!("line {line}: {words}"));
     Ok(())
 }
 
@@ -204,6 +245,15 @@ Examples:
 What the config needs first, e.g. for the line pbx:
   [line.pbx.dial]
   plan = [\"300\", \"+49*\"]";
+
+const KEY_EXAMPLES: &str = "\
+For a line of the kind `sound` with start = \"key\": press begins a call, release ends it. A button's program can run them,
+or ask the control socket itself.
+
+Examples:
+  trunkline press desk
+  trunkline release desk
+  curl -sX POST --unix-socket /run/trunkline/control.sock http://localhost/lines/desk/press";
 
 const DIGITS_EXAMPLES: &str = "\
 For a menu or a door at the far end of a call on a SIP line. They go as [line.LINE] dtmf says, in RTP or by INFO. The log

@@ -26,6 +26,7 @@ mod pipe;
 mod resolve;
 mod secret;
 mod sip;
+mod sound;
 mod telnyx;
 mod websocket;
 
@@ -40,6 +41,7 @@ pub use self::{
     pipe::{PipeEnd, PipeLine, PipeSource},
     secret::Secret,
     sip::{Audio, Dial, Dtmf, Hold, Intake, PortRange, Register, Ringing, SessionTimer, SipLine, SipUri, TlsListen},
+    sound::{Echo, SoundLine},
     telnyx::Telnyx,
     websocket::{Access, Jwt, Listen, Origin, Pair, WebsocketLine, WebsocketPath},
 };
@@ -157,10 +159,7 @@ impl Config {
     /// What a firewall has to let in for each line whose ports are not plain from its `listen`.
     #[must_use]
     pub fn ports(&self) -> Vec<String> {
-        let ports = |line: &Line| match &line.kind {
-            LineKind::Sip(sip) => Some(format!("[line.{}] needs {}", line.name, sip.ports())),
-            LineKind::Audiosocket { .. } | LineKind::Websocket(_) | LineKind::Pipe { .. } => None,
-        };
+        let ports = |line: &Line| Some(format!("[line.{}] needs {}", line.name, line.kind.sip()?.ports()));
         self.lines.iter().filter_map(ports).collect()
     }
 
@@ -267,6 +266,8 @@ pub enum LineKind {
     Websocket(Box<WebsocketLine>),
     /// A PBX that speaks SIP.
     Sip(Box<SipLine>),
+    /// A microphone and a speaker.
+    Sound(Box<SoundLine>),
     /// Files, FIFOs or a Unix socket of raw audio.
     Pipe(Box<PipeLine>),
 }
@@ -279,8 +280,27 @@ impl LineKind {
             Self::Audiosocket { .. } => "audiosocket",
             Self::Websocket(_) => "websocket",
             Self::Sip(_) => "sip",
+            Self::Sound(_) => "sound",
             Self::Pipe { .. } => "pipe",
         }
+    }
+
+    /// What it says as a line of the kind `sip`.
+    #[must_use]
+    pub const fn sip(&self) -> Option<&SipLine> {
+        if let Self::Sip(line) = self { Some(line) } else { None }
+    }
+
+    /// What it says as a line of the kind `sound`.
+    #[must_use]
+    pub const fn sound(&self) -> Option<&SoundLine> {
+        if let Self::Sound(line) = self { Some(line) } else { None }
+    }
+
+    /// What it says as a line of the kind `websocket`.
+    #[must_use]
+    pub const fn websocket(&self) -> Option<&WebsocketLine> {
+        if let Self::Websocket(line) = self { Some(line) } else { None }
     }
 }
 
@@ -617,6 +637,7 @@ fn highest_rate<'a>(kinds: impl Iterator<Item = &'a LineKind>) -> Rate {
             LineKind::Pipe(line) => line.sample_rate,
             LineKind::Websocket(line) => line.rate(),
             LineKind::Sip(line) => line.rate(),
+            LineKind::Sound(line) => line.rate,
         })
         .max()
         .unwrap_or(Rate::Hz8000)

@@ -17,7 +17,7 @@ use crate::{
         self, Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, Problems, Records, Route, Secret,
         Trunk, Url,
         file::{File, Section, Value, near_miss, no_such},
-        highest_rate, is_loopback, keep, openai, pipe, secret, sip, websocket,
+        highest_rate, is_loopback, keep, openai, pipe, secret, sip, sound, websocket,
     },
     dialect::{self, OptionError, OptionInfo, OptionValue, Options, Role},
     leg::websocket::jwt::{Algorithm, Signer},
@@ -164,7 +164,7 @@ impl Resolver<'_> {
     }
 
     fn line(&self, name: &str, section: &mut Section<'_>) -> Option<Line> {
-        let kind = section.require("kind", "wanted `audiosocket`, `websocket`, `sip` or `pipe`");
+        let kind = section.require("kind", "wanted `audiosocket`, `websocket`, `sip`, `sound` or `pipe`");
         let found = kind.as_ref().and_then(Value::as_str);
         // A misspelt kind is read as what it was meant to be, for the sake of the other keys.
         let meant = found.and_then(|kind| near_miss(kind, LINE_KINDS));
@@ -178,12 +178,14 @@ impl Resolver<'_> {
             Some("pipe") => self.pipe(section).map(|line| LineKind::Pipe(Box::new(line))),
             Some("websocket") => self.websocket(name, section).map(|line| LineKind::Websocket(Box::new(line))),
             Some("sip") => self.sip(name, section).map(|line| LineKind::Sip(Box::new(line))),
+            Some("sound") => self.sound(section).map(|line| LineKind::Sound(Box::new(line))),
             _ => {
                 // Which keys are right hangs on the kind; what is none of any kind is wrong all the same.
                 section.ignore(AUDIOSOCKET_KEYS);
                 section.ignore(pipe::KEYS);
                 section.ignore(websocket::KEYS);
                 section.ignore(sip::KEYS);
+                section.ignore(sound::KEYS);
                 section.ignore(dialect::NAMES);
                 None
             }
@@ -519,7 +521,7 @@ fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<
                     LineKind::Sip(line) => {
                         [Some(("listen", line.listen)), line.tls.as_ref().map(|tls| ("tls-listen", tls.address))]
                     }
-                    LineKind::Pipe(_) => [None, None],
+                    LineKind::Pipe(_) | LineKind::Sound(_) => [None, None],
                 };
                 // Its own two were compared when it was read.
                 let others = listening.len();
@@ -533,7 +535,7 @@ fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<
                 }
             }
             // Pipes are told apart in a place of their own.
-            Some(LineKind::Pipe(_)) | None => {}
+            Some(LineKind::Pipe(_) | LineKind::Sound(_)) | None => {}
         }
     }
     pipe::clashes(control.socket.as_ref(), sections, lines);
@@ -842,7 +844,7 @@ pub(super) fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
-const LINE_KINDS: &[&str] = &["audiosocket", "websocket", "pipe", "sip"];
+const LINE_KINDS: &[&str] = &["audiosocket", "websocket", "pipe", "sip", "sound"];
 const AUDIOSOCKET_KEYS: &[&str] = &["listen", "allow", "listen-anywhere"];
 
 /// The port of Asterisk's own AudioSocket examples.
@@ -1565,7 +1567,7 @@ http = "127.0.0.1:9092""#,
 lisen = 5
 input = 7"#,
             &[
-                r#"t.toml:4: [line.pbx] kind = "AudioSock": no such kind of line; did you mean `audiosocket`? (audiosocket, websocket, pipe, sip)"#,
+                r#"t.toml:4: [line.pbx] kind = "AudioSock": no such kind of line; did you mean `audiosocket`? (audiosocket, websocket, pipe, sip, sound)"#,
                 "t.toml:5: [line.pbx] lisen: no such key; did you mean `listen`? (kind, listen, allow, listen-anywhere)",
                 "t.toml:6: [line.pbx] input: no such key; there are: kind, listen, allow, listen-anywhere",
             ],
@@ -1573,7 +1575,7 @@ input = 7"#,
         (
             r#"kind = "audiosocket""#,
             r#"listen = "pbx.local:9092""#,
-            &["t.toml:3: [line.pbx] kind: missing; wanted `audiosocket`, `websocket`, `sip` or `pipe`"],
+            &["t.toml:3: [line.pbx] kind: missing; wanted `audiosocket`, `websocket`, `sip`, `sound` or `pipe`"],
         ),
         (
             r#"kind = "audiosocket""#,

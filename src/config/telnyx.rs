@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::{
     config::{
-        Environment, Line, LineKind, Secret, Url,
+        Environment, Line, Secret, Url, WebsocketLine,
         file::{Section, Value, no_such},
         is_loopback,
         resolve::{address, is_same_place, shown_url},
@@ -143,10 +143,7 @@ pub(super) fn read(
 
 /// Which of the line's paths takes the streams. Telnyx would be answered 404 on any other, and the caller hear nothing.
 fn path_of(named: &Value<'_>, section: &Section<'_>, line: &Line, stream_path: &str) -> Option<usize> {
-    let listen = match &line.kind {
-        LineKind::Websocket(line) => line.listen(),
-        LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Sip(_) => None,
-    };
+    let listen = line.kind.websocket().and_then(WebsocketLine::listen);
     let Some(listen) = listen else {
         named.problem("Telnyx streams over WebSockets; wanted a line of the kind \"websocket\" that listens");
         return None;

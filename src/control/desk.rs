@@ -47,6 +47,12 @@ pub trait Desk {
     /// Says in plain words why not, and what would do.
     fn send_digits(self: Rc<Self>, call_id: &str, digits: &str) -> Result<(), String>;
 
+    /// Presses or releases the key of a line of the kind `sound`; says what comes of it.
+    ///
+    /// # Errors
+    /// Says in plain words why nothing does.
+    fn key(self: Rc<Self>, line: &str, pressed: bool) -> Result<String, String>;
+
     /// Takes no new calls, lets the live ones end, and then ends the daemon. Again is as good as once.
     fn drain(&self);
 
@@ -125,7 +131,7 @@ pub enum Readiness {
 pub struct LineStatus {
     /// Its name in the config.
     pub name: String,
-    /// As the config spells it: `audiosocket`, `websocket`, `sip` or `pipe`.
+    /// As the config spells it: `audiosocket`, `websocket`, `sip`, `sound` or `pipe`.
     pub kind: String,
     /// Where it listens, if it does.
     pub listen: Option<String>,
@@ -136,6 +142,8 @@ pub struct LineStatus {
     /// How its registration with a PBX stands: `registered`, `trying`, `failing`, `refused` or `unregistered`; none: it
     /// is not one that registers.
     pub registration: Option<String>,
+    /// Whether its sound card is `there` or `out`; none: it has none.
+    pub card: Option<String>,
 }
 
 /// A trunk.
@@ -357,6 +365,14 @@ pub(crate) mod tests {
             Ok(())
         }
 
+        fn key(self: Rc<Self>, line: &str, pressed: bool) -> Result<String, String> {
+            if line != "desk" {
+                return Err(format!("the line {line} is not of the kind sound, and has no key"));
+            }
+            self.ordered.borrow_mut().push((line.to_owned(), if pressed { "press" } else { "release" }.to_owned()));
+            Ok(if pressed { "a call begins" } else { "the call ends" }.to_owned())
+        }
+
         fn drain(&self) {
             self.drained.set(true);
         }
@@ -386,6 +402,7 @@ pub(crate) mod tests {
                     calls: 2,
                     last_call_ms_ago: Some(3400),
                     registration: None,
+                    card: None,
                 },
                 LineStatus {
                     name: "tape".to_owned(),
@@ -394,6 +411,7 @@ pub(crate) mod tests {
                     calls: 0,
                     last_call_ms_ago: None,
                     registration: None,
+                    card: None,
                 },
             ],
             trunks: vec![

@@ -37,6 +37,10 @@ messages! {
     REGISTERED = "f9d942a8aae84fd38993eb07a4c195c5", "the line is registered";
     /// None does.
     NOT_REGISTERED = "393faef3352e4221af27f9c172dfd409", "the line is not registered";
+    /// A sound line can hear and be heard.
+    CARD_THERE = "7d1f3a90c5b84e2b9a6408e2f1c37b5d", "the sound card is there";
+    /// It cannot: the card is unplugged, or somebody else has it.
+    CARD_OUT = "c84be05f27d1492f8e63a9d70b15f3a2", "the sound card is out";
     /// Somebody at a `websocket` line was not let in, or did not say which call it is.
     VENDOR_REFUSED = "5d0e7c3b1f9a4e62a8b4c1d7f2e60953", "a connection did not become a call";
     /// A `websocket` line dials a vendor, and does not reach it.

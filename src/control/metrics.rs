@@ -78,10 +78,15 @@ pub enum Counter {
     SipRefusedTooFast,
     SipRefusedUnacked,
     SipRefusedRinging,
+    SoundXruns,
+    SoundStarved,
+    SoundDropped,
+    SoundJumps,
+    SoundCardLosses,
 }
 
 /// Name and meaning of each counter, in the order of [`Counter`].
-pub const TABLE: [(&str, &str); 59] = [
+pub const TABLE: [(&str, &str); 64] = [
     ("trunkline_uplink_frames_total", "Frames that lines sent"),
     ("trunkline_uplink_samples_total", "Samples that lines sent"),
     ("trunkline_uplink_sent_samples_total", "Samples handed to trunks, at the line's rate"),
@@ -144,6 +149,11 @@ pub const TABLE: [(&str, &str); 59] = [
     ("trunkline_sip_calls_too_fast_total", "SIP calls refused because of invites-per-second"),
     ("trunkline_sip_calls_unacked_total", "SIP calls refused because of max-unacked"),
     ("trunkline_sip_calls_ringing_total", "SIP calls refused because too many rang"),
+    ("trunkline_sound_xruns_total", "Times that a sound card had no room or no sound in time"),
+    ("trunkline_sound_starved_samples_total", "Samples that a speaker wanted and got silence for"),
+    ("trunkline_sound_dropped_samples_total", "Samples of a microphone that nobody took in time"),
+    ("trunkline_sound_jumps_total", "Times that a sound card stood still or ran away, beyond what its clock explains"),
+    ("trunkline_sound_card_losses_total", "Times that a sound card was out: unplugged, held by others, or silent"),
 ];
 
 /// The counters and gauges of the process.

@@ -1,4 +1,4 @@
-//! The control socket: what `trunkline status`, `calls`, `dial`, `transfer`, `digits`, `hangup` and `drain` talk to.
+//! The control socket: what `trunkline status`, `calls`, `dial`, `press`, `transfer`, `digits`, `hangup` and `drain` talk to.
 //!
 //! HTTP over a Unix socket, so that `curl --unix-socket` does as well. Who may is said by the file: its owner and the group
 //! `trunkline`.
@@ -107,16 +107,28 @@ where
             })
             .await
         }
+        (&Method::POST, ["lines", line, way @ ("press" | "release")]) => {
+            match Rc::clone(desk).key(line, *way == "press") {
+                Ok(words) => {
+                    info!(line = *line, way = *way, uid, pid; "the key of a line is moved by order");
+                    json(StatusCode::ACCEPTED, &Moved { words: &words })
+                }
+                Err(words) => refuse(StatusCode::CONFLICT, words),
+            }
+        }
         (&Method::POST, ["drain"]) => {
             info!(uid, pid; "daemon drains by order");
             desk.drain();
             json(StatusCode::ACCEPTED, &desk.status())
         }
         (_, ["status" | "calls"]) => only("GET"),
-        (_, ["calls", _, "hangup" | "transfer" | "digits"] | ["lines", _, "dial"] | ["drain"]) => only("POST"),
+        (
+            _,
+            ["calls", _, "hangup" | "transfer" | "digits"] | ["lines", _, "dial" | "press" | "release"] | ["drain"],
+        ) => only("POST"),
         _ => http::watch(&**desk, &method, &path).unwrap_or_else(|| {
-            let there = "here are /status, /calls, /health, /metrics, POST /lines/LINE/dial, POST /calls/CALL_ID/transfer, \
-                         digits or hangup, and POST /drain";
+            let there = "here are /status, /calls, /health, /metrics, POST /lines/LINE/dial, press or release, POST \
+                         /calls/CALL_ID/transfer, digits or hangup, and POST /drain";
             refuse(StatusCode::NOT_FOUND, there)
         }),
     }
@@ -176,6 +188,12 @@ impl Wish for Keys {
 #[derive(Serialize)]
 struct Taken<'a> {
     call_id: &'a str,
+}
+
+/// A key was pressed or released.
+#[derive(Serialize)]
+struct Moved<'a> {
+    words: &'a str,
 }
 
 /// Far more than any number or row of keys has.

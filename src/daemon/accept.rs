@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     call::EndReason,
-    config::{Cidr, LineKind},
+    config::LineKind,
     daemon::calls::{Arrival, Shared},
     leg::audiosocket::{
         Uuid,
@@ -26,10 +26,7 @@ use crate::{
 
 /// Takes connections of PBXs.
 pub(super) async fn accept(shared: Rc<Shared>, line: usize, listener: TcpListener) {
-    let allow: &[Cidr] = match &shared.config.lines[line].kind {
-        LineKind::Audiosocket { allow, .. } => allow,
-        LineKind::Pipe { .. } | LineKind::Websocket(_) | LineKind::Sip(_) => &[],
-    };
+    let LineKind::Audiosocket { allow, .. } = &shared.config.lines[line].kind else { return };
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,

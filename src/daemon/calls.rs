@@ -28,7 +28,7 @@ use crate::{
         websocket_line::LineSetup,
     },
     clock,
-    config::{self, Config, LineKind},
+    config::{self, Config},
     control::{
         call_info::{Announcements, CallInfo},
         desk::Desk,
@@ -39,6 +39,7 @@ use crate::{
         LAST_NOTES, LAST_RECORDS,
         accept::turn_away,
         sip::{SipArrival, SipLine},
+        sound::SoundLine,
     },
     dialect::{Direction, Facts, Text},
     leg::{
@@ -94,6 +95,8 @@ pub(super) struct Shared {
     pub(super) house: watch::Sender<House>,
     /// The SIP lines, by their places in the config.
     pub(super) sip: RefCell<BTreeMap<usize, Rc<SipLine>>>,
+    /// The sound lines, by their places in the config.
+    pub(super) sound: RefCell<BTreeMap<usize, Rc<SoundLine>>>,
     /// Where the ids of calls go that a websocket line fetches, by its place in the config.
     pub(super) fetches: RefCell<BTreeMap<usize, mpsc::Sender<Fetch>>>,
     /// Writers of pipes whose calls have ended.
@@ -170,6 +173,7 @@ pub(super) enum Arrival {
     Pipe(PipeArrival),
     Websocket(Box<door::Arrival>),
     Sip(SipArrival),
+    Sound(pipe::Ends),
 }
 
 /// A pipe that has a call.
@@ -199,7 +203,7 @@ impl Shared {
             Arrival::Audiosocket { peer, .. } => Some(*peer),
             Arrival::Websocket(arrival) => Some(arrival.peer),
             Arrival::Sip(arrival) => Some(arrival.peer),
-            Arrival::Pipe(_) => None,
+            Arrival::Pipe(_) | Arrival::Sound(_) => None,
         };
         let mut direction = Direction::Both;
         let is_telnyx = matches!(&arrival, Arrival::Websocket(arrival) if arrival.dialect.name() == "telnyx");
@@ -226,6 +230,13 @@ impl Shared {
                     "call started"
                 );
                 (NewLine::Pipe(ends), writer)
+            }
+            Arrival::Sound(ends) => {
+                info!(
+                    message_id = messages::CALL_STARTED, call_id = facts.call_id.as_str(), line = line_name;
+                    "call started"
+                );
+                (NewLine::Pipe(ends), None)
             }
             Arrival::Websocket(arrival) => {
                 direction = arrival.direction;
@@ -265,7 +276,7 @@ impl Shared {
         }
         let since = clock::now();
         let mut give_up_after = timeouts + Duration::from_secs(1);
-        if let LineKind::Sip(sip) = &self.config.lines[line_index].kind {
+        if let Some(sip) = self.config.lines[line_index].kind.sip() {
             give_up_after = give_up_after.min(sip.ringing.limit);
         }
         let told = Box::new(facts.clone());
@@ -342,10 +353,7 @@ impl Shared {
             direction = direction.as_str(), call_sid = facts.call_sid.as_str(), ucid = facts.ucid.as_str();
             "call started"
         );
-        let silent_after = match &line.kind {
-            LineKind::Websocket(websocket) => websocket.media_timeout,
-            LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Sip(_) => None,
-        };
+        let silent_after = line.kind.websocket().and_then(|websocket| websocket.media_timeout);
         let setup = LineSetup { silent_after, direction };
         NewLine::Websocket(Box::new(NewWebsocket { stream, link, dialect, side, rate, setup }))
     }
@@ -495,7 +503,7 @@ impl Shared {
     }
 
     /// A trunk answered, or did not.
-    pub(super) fn on_news(&self, news: News) {
+    pub(super) fn on_news(self: &Rc<Self>, news: News) {
         let News { seq, trunk, at_ms, result } = news;
         let last = &mut self.trunks.borrow_mut()[trunk];
         let is_unreachable = result.as_ref().is_err_and(|unanswered| unanswered.is_unreachable);
@@ -504,14 +512,31 @@ impl Shared {
             Ok(handshake) => last.handshake = Some((at_ms, *handshake)),
             Err(unanswered) => last.refusal = Some((at_ms, unanswered.words.clone())),
         }
-        if let (Ok(handshake), Some(live)) = (result, self.calls.borrow_mut().live.get_mut(&seq)) {
+        let taken = if let (Ok(handshake), Some(live)) = (result, self.calls.borrow_mut().live.get_mut(&seq)) {
             let first = live.trunk.replace((trunk, handshake)).is_none();
             live.redial.answered = Some(clock::now());
             if !first {
                 return;
             }
             self.metrics.add_setup(clock::now().saturating_sub(live.since));
+            Some(live.line)
+        } else {
+            None
+        };
+        if let Some(sound) = taken.and_then(|line| self.sound_line_of(line)) {
+            sound.on_bridged(self, seq);
         }
+    }
+
+    /// No more calls are taken.
+    pub(super) fn begin_draining(&self) {
+        self.calls.borrow_mut().draining = true;
+        self.sound.borrow().values().for_each(|line| line.drain());
+    }
+
+    /// The sound line at this place of the config, if it is one.
+    pub(super) fn sound_line_of(&self, line: usize) -> Option<Rc<SoundLine>> {
+        self.sound.borrow().get(&line).cloned()
     }
 
     /// Whether one more call may come.
@@ -591,6 +616,9 @@ impl Shared {
         let refused_by = sip.and_then(|sip| sip.on_call_over(self, outcome.seq, outcome.reason));
         self.metrics.call_ended(outcome.reason);
         self.tell_doors();
+        if let Some(sound) = self.sound_line_of(live.line) {
+            sound.on_ended(self, outcome.seq, outcome.reason);
+        }
         let taken = live.trunk.map(|(index, Handshake { cipher, stages, .. })| {
             let config::Trunk { name, dialect, .. } = &self.config.trunks[index];
             Taken { trunk: name, dialect, cipher, stages }
@@ -633,7 +661,7 @@ impl Shared {
                 "messages of the trunk were dropped: {malformed}"
             );
         }
-        if matches!(&self.config.lines[live.line].kind, LineKind::Pipe(pipe) if pipe.is_one_call()) {
+        if matches!(&self.config.lines[live.line].kind, config::LineKind::Pipe(pipe) if pipe.is_one_call()) {
             let good = matches!(
                 reason,
                 EndReason::LineHungUp | EndReason::TrunkHungUp | EndReason::HandedBack | EndReason::Drained

@@ -59,6 +59,7 @@ impl Desk for Shared {
             problems.push(format!("the thread {thread} does not answer"));
         }
         problems.extend(self.sip.borrow().values().filter_map(|line| line.problem(self)));
+        problems.extend(self.sound.borrow().values().filter_map(|line| line.problem(self)));
         if self.is_overloaded() {
             problems.push("overload: more than 1 % of the last 10 s' frames left over 20 ms late".to_owned());
         }
@@ -82,7 +83,7 @@ impl Desk for Shared {
     }
 
     fn drain(&self) {
-        self.calls.borrow_mut().draining = true;
+        self.begin_draining();
         self.drain.notify_one();
     }
 
@@ -96,6 +97,10 @@ impl Desk for Shared {
 
     fn send_digits(self: Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
         self.order_keys(call_id, digits)
+    }
+
+    fn key(self: Rc<Self>, line: &str, pressed: bool) -> Result<String, String> {
+        self.order_key(line, pressed)
     }
 
     fn tell_of_call(&self, uuid: Uuid, info: CallInfo) -> Result<(), TellError> {
@@ -113,7 +118,7 @@ fn socket_of(line: &LineKind) -> Option<String> {
             PipeSource::Socket(path) => Some(path.display().to_string()),
             PipeSource::Ends { .. } => None,
         },
-        LineKind::Audiosocket { .. } | LineKind::Websocket(_) | LineKind::Sip(_) => None,
+        LineKind::Audiosocket { .. } | LineKind::Websocket(_) | LineKind::Sip(_) | LineKind::Sound(_) => None,
     }
 }
 
@@ -129,6 +134,7 @@ impl Shared {
                 calls: calls.live.values().filter(|live| live.line == index).count(),
                 last_call_ms_ago: news.last_call.map(|at| ms(now.saturating_sub(at))),
                 registration: self.sip_line_of(index).and_then(|sip| sip.registration()).map(str::to_owned),
+                card: self.sound_line_of(index).map(|sound| sound.card().to_owned()),
             })
             .collect()
     }

@@ -8,6 +8,7 @@
 //! | control (this one) | listeners, first messages, reports, signals, the control port |
 //! | dial | requests, names, handshakes, the doors of websocket lines |
 //! | media | orders, line and trunk sockets, its ticker |
+//! | sound-LINE | its ticker, the frames of its call, ALSA |
 //! | disk | records to write, and the disk |
 //! | notes | what calls tell, and the disk |
 //! | sinks | what is meant for them, the disk, and their answers |
@@ -66,6 +67,7 @@ mod desk;
 mod outgoing;
 mod pipes;
 mod sip;
+mod sound;
 mod watch;
 
 /// Runs the daemon with this config until a signal, or until its only line, a pipe, has ended. Returns the exit code.
@@ -222,6 +224,7 @@ impl Daemon {
             silent: RefCell::default(),
             trunks: RefCell::new(config.trunks.iter().map(|_| calls::TrunkNews::default()).collect()),
             sip: RefCell::default(),
+            sound: RefCell::default(),
             fetches: RefCell::default(),
             draining: Notify::new(),
             drain: Notify::new(),
@@ -273,6 +276,7 @@ impl Daemon {
                     spawn_local(accept::accept(Rc::clone(&shared), index, listener));
                 }
                 LineKind::Sip(_) => sip::SipLine::open(&shared, index)?,
+                LineKind::Sound(_) => sound::SoundLine::open(&shared, index).await?,
                 LineKind::Pipe(pipe) => pipes::open(&shared, index, pipe)?,
             }
         }
@@ -354,7 +358,7 @@ impl Daemon {
     /// in order. A signal ends the waiting, and a second one everything. Returns whether a pipe's call had failed.
     async fn drain(mut self, signals: &mut Signals) -> bool {
         let shared = Rc::clone(&self.shared);
-        shared.calls.borrow_mut().draining = true;
+        shared.begin_draining();
         shared.draining.notify_waiters();
         shared.tell_doors();
         for line in shared.sip_lines() {
@@ -385,7 +389,7 @@ impl Daemon {
     /// call had failed.
     async fn end(mut self, signals: &mut Signals) -> bool {
         let shared = Rc::clone(&self.shared);
-        shared.calls.borrow_mut().draining = true;
+        shared.begin_draining();
         shared.tell_doors();
         let live = shared.calls.borrow().live.len();
         if live > 0 {

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use crate::{
-    config::{Line, LineKind, no_such},
+    config::{Line, no_such},
     daemon::calls::{Shared, made_up_facts},
     leg::{
         sip::dial_plan::{Refusal, Target},
@@ -55,11 +55,8 @@ impl Shared {
     /// Presses keys in a live call.
     pub(super) fn order_keys(self: &Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
         let line = &self.config.lines[self.line_of(call_id)?];
-        match line.kind {
-            LineKind::Sip(_) => {}
-            LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Websocket(_) => {
-                return Err(cannot(line));
-            }
+        if line.kind.sip().is_none() {
+            return Err(cannot(line));
         }
         self.press(call_id, &keys(digits)?)
     }
@@ -78,7 +75,7 @@ impl Shared {
     }
 }
 
-fn named(lines: &[Line], name: &str) -> Result<usize, String> {
+pub(super) fn named(lines: &[Line], name: &str) -> Result<usize, String> {
     lines.iter().position(|line| line.name == name).ok_or_else(|| {
         let names: Vec<_> = lines.iter().map(|line| line.name.as_str()).collect();
         no_such("line", name, &names)
@@ -87,10 +84,7 @@ fn named(lines: &[Line], name: &str) -> Result<usize, String> {
 
 fn allowed(line: &Line, target: &str) -> Result<Target, String> {
     let name = &line.name;
-    let sip = match &line.kind {
-        LineKind::Sip(sip) => sip,
-        LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Websocket(_) => return Err(cannot(line)),
-    };
+    let Some(sip) = line.kind.sip() else { return Err(cannot(line)) };
     let Some(dial) = &sip.dial else {
         return Err(format!(
             "the line {name} has no dial plan, so nobody may be called through it; write the numbers that may be into the \

@@ -28,7 +28,7 @@ use crate::{
         shard::{LineOrder, Order},
     },
     clock,
-    config::{self, LineKind, SipUri},
+    config::{self, SipUri},
     control::{
         messages,
         metrics::{Counter, Metrics},
@@ -101,9 +101,8 @@ pub(super) struct SipArrival {
 impl SipLine {
     /// Opens the sockets of a line and has its signalling run.
     pub(super) fn open(shared: &Rc<Shared>, index: usize) -> Result<(), Fault> {
-        let config::Line { name, kind: LineKind::Sip(config) } = &shared.config.lines[index] else {
-            return Ok(());
-        };
+        let config::Line { name, kind } = &shared.config.lines[index];
+        let Some(config) = kind.sip() else { return Ok(()) };
         let certificate = config.tls.as_ref().map(|tls| Certificate::load(name, &tls.pair).map(Rc::new)).transpose();
         let certificate = certificate.map_err(|error| Fault::config(format!("[line.{name}] {error}")))?;
         let wants_tls = config.tls.is_some() || registrars(config).any(|uri| uri.transport() == Transport::Tls);
@@ -191,12 +190,7 @@ impl SipLine {
     }
 
     fn config<'s>(&self, shared: &'s Shared) -> &'s config::SipLine {
-        match &shared.config.lines[self.index].kind {
-            LineKind::Sip(config) => config,
-            LineKind::Audiosocket { .. } | LineKind::Websocket(_) | LineKind::Pipe { .. } => {
-                unreachable!("a SIP line is made of a SIP line's config")
-            }
-        }
+        shared.config.lines[self.index].kind.sip().expect("a SIP line is made of a SIP line's config")
     }
 
     /// Sends what is to be sent, and does what is to be done about what happened.
@@ -717,11 +711,9 @@ impl Shared {
         let calls = self.calls.borrow();
         let live = calls.live.iter().find(|(_, live)| live.call_id == call_id);
         let (&seq, live) = live.ok_or_else(|| format!("there is no call {call_id}; see `trunkline status`"))?;
-        match self.config.lines[live.line].kind {
-            LineKind::Sip(_) => Ok((seq, live.line)),
-            LineKind::Audiosocket { .. } | LineKind::Websocket(_) | LineKind::Pipe { .. } => {
-                Err(format!("the line of call {call_id} is not of the kind sip, and cannot do that"))
-            }
+        match self.config.lines[live.line].kind.sip() {
+            Some(_) => Ok((seq, live.line)),
+            None => Err(format!("the line of call {call_id} is not of the kind sip, and cannot do that")),
         }
     }
 }

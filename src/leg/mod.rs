@@ -4,4 +4,5 @@ pub mod audiosocket;
 pub mod pipe;
 pub mod rtp;
 pub mod sip;
+pub mod sound;
 pub mod websocket;

@@ -6,10 +6,13 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros))]
 
+pub mod card;
 pub mod clock;
 pub mod codec;
 pub mod conceal;
 pub mod debt;
+pub mod drift;
+pub mod elastic;
 pub mod frame;
 pub mod g711;
 pub mod g722;

@@ -244,8 +244,8 @@ const fn prototype(tap: usize, len: usize) -> f64 {
     sin(PI * CUT * samples) / samples * bessel_i0_of_root(KAISER_BETA * KAISER_BETA * (1.0 - part * part))
 }
 
-/// The sine by its power series. `core` has none, and this only runs in the compiler.
-const fn sin(x: f64) -> f64 {
+/// The sine by its power series. `core` has none, and this only designs filters.
+pub(super) const fn sin(x: f64) -> f64 {
     let turns = (x / (2.0 * PI)) as i64 as f64;
     let x = x - turns * 2.0 * PI;
     let (mut term, mut sum, mut n) = (x, x, 1.0);
@@ -258,7 +258,7 @@ const fn sin(x: f64) -> f64 {
 }
 
 /// The modified Bessel function of order 0, of the square root of its argument, by its power series.
-const fn bessel_i0_of_root(x: f64) -> f64 {
+pub(super) const fn bessel_i0_of_root(x: f64) -> f64 {
     let (mut term, mut sum, mut n) = (1.0, 1.0, 1.0);
     while n < 40.0 {
         term *= x / (4.0 * n * n);

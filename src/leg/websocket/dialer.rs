@@ -19,7 +19,7 @@ use crate::{
         vitals::Vitals,
     },
     clock,
-    config::{Config, LineKind, Secret, Trunk, exotel_query},
+    config::{Config, Secret, Trunk, WebsocketLine, exotel_query},
     control::messages,
     dialect::{self, Carrier, Dialect, Facts, Role},
     leg::websocket::{
@@ -119,10 +119,7 @@ impl Roots {
     /// When a `ca-file` holds no certificate, or the platform has no roots; the message says what to do.
     pub fn load(config: &Config) -> Result<Self, tls::TlsError> {
         let mut roots = HashMap::new();
-        let vendors = config.lines.iter().filter_map(|line| match &line.kind {
-            LineKind::Websocket(line) => line.dial(),
-            LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Sip(_) => None,
-        });
+        let vendors = config.lines.iter().filter_map(|line| line.kind.websocket()?.dial());
         for trunk in config.trunks.iter().chain(vendors).filter(|trunk| trunk.url.secure || trunk.url.asks) {
             if !roots.contains_key(&trunk.ca_file) {
                 roots.insert(trunk.ca_file.clone(), tls::client_config(trunk.ca_file.as_deref())?);
@@ -159,10 +156,8 @@ fn open(roots: &Roots, opening: Opening) {
     match opening {
         Opening::Door(setup) => drop(spawn_local(door::serve(setup))),
         Opening::Outbound(setup) => {
-            let tls = match &setup.config.lines[setup.line].kind {
-                LineKind::Websocket(line) => line.dial().and_then(|trunk| roots.0.get(&trunk.ca_file).cloned()),
-                LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Sip(_) => None,
-            };
+            let dialled = setup.config.lines[setup.line].kind.websocket().and_then(WebsocketLine::dial);
+            let tls = dialled.and_then(|trunk| roots.0.get(&trunk.ca_file).cloned());
             drop(spawn_local(outbound::serve(setup, tls)));
         }
     }

@@ -38,7 +38,7 @@ use tokio::{
 
 use crate::{
     clock,
-    config::{Config, LineKind, Listen, Url, WebsocketPath},
+    config::{Config, Listen, Url, WebsocketPath},
     control::{
         messages,
         metrics::{Counter, Metrics},
@@ -454,10 +454,7 @@ impl Door {
 }
 
 fn listen(config: &Config, line: usize) -> Option<&Listen> {
-    match &config.lines.get(line)?.kind {
-        LineKind::Websocket(line) => line.listen(),
-        LineKind::Audiosocket { .. } | LineKind::Pipe { .. } | LineKind::Sip(_) => None,
-    }
+    config.lines.get(line)?.kind.websocket()?.listen()
 }
 
 /// Says it and closes. Closed with something unread, the socket would take our answer back from the client.

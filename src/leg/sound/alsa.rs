@@ -1,0 +1,414 @@
+//! ALSA's side of a sound card, by cpal: which device is meant, how it is opened, and its callbacks.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use cpal::{
+    BufferSize, Device, DeviceId, Error, ErrorKind, Host, HostId, InputCallbackInfo, OutputCallbackInfo, SampleFormat,
+    SizedSample, Stream, StreamConfig, SupportedBufferSize, SupportedStreamConfigRange,
+    traits::{DeviceTrait, HostTrait, StreamTrait},
+};
+
+use serde::Serialize;
+
+use crate::{
+    leg::sound::{
+        Way,
+        card::{Card, CardSetup, Counts, End, Fault, Format},
+        name::{Name, is_like},
+    },
+    media::card::{CardSample, from_mono, to_mono},
+};
+
+/// Opens both ways of a card and starts them.
+///
+/// # Errors
+/// [`Fault`] names the device and what to do.
+pub fn open(setup: &CardSetup) -> Result<Card, Fault> {
+    let host = host()?;
+    let counts = Arc::new(Counts::default());
+    let microphone = find(&host, &setup.input, Way::Input)?;
+    let speaker = find(&host, &setup.output, Way::Output)?;
+    let ears = Choice::of(&microphone, Way::Input, setup)?;
+    let mouth = Choice::of(&speaker, Way::Output, setup)?;
+    let (input, heard) = ears.open(|config| {
+        let (hear, heard) = rtrb::RingBuffer::new(ring(ears.hz));
+        open_input(&microphone, config, ears.sample, hear, &counts).map(|stream| (stream, heard))
+    })?;
+    let (output, to_play) = mouth.open(|config| {
+        let (to_play, play) = rtrb::RingBuffer::new(ring(mouth.hz));
+        open_output(&speaker, config, mouth.sample, play, &counts).map(|stream| (stream, to_play))
+    })?;
+    for (stream, choice) in [(&input, &ears), (&output, &mouth)] {
+        stream.play().map_err(|error| refused(choice, &error))?;
+    }
+    let (input_format, output_format) = (ears.format(&input), mouth.format(&output));
+    Ok(Card { heard, to_play, input: input_format, output: output_format, counts, streams: Box::new([input, output]) })
+}
+
+/// ALSA, as it is configured now.
+///
+/// # Errors
+/// Where there is none.
+pub fn host() -> Result<Host, Fault> {
+    cpal::host_from_id(HostId::Alsa)
+        .map_err(|error| Fault { words: format!("there is no ALSA on this machine: {error}"), is_lasting: true })
+}
+
+/// The device of this name.
+///
+/// # Errors
+/// Where there is none, or it goes the other way only.
+pub fn find(host: &Host, name: &str, way: Way) -> Result<Device, Fault> {
+    let device = if name == "default" {
+        // Always there in name; what is behind it shows when it is opened.
+        host.default_input_device()
+    } else {
+        host.device_by_id(&DeviceId::new(HostId::Alsa, name))
+    };
+    device.ok_or_else(|| missing(host, name, way))
+}
+
+fn missing(host: &Host, name: &str, way: Way) -> Fault {
+    let key = way.key();
+    let ids = host.devices().into_iter().flatten().filter_map(|device| device.id().ok());
+    let names: Vec<String> = ids.map(|id| id.id().to_owned()).collect();
+    if let Some(card) = Name::parse(name).card() {
+        let mut cards: Vec<&str> = names.iter().filter_map(|name| Name::parse(name).card()).collect();
+        cards.dedup();
+        cards.retain(|card| !card.bytes().all(|byte| byte.is_ascii_digit()));
+        cards.sort_unstable();
+        cards.dedup();
+        if cards.contains(&card) {
+            let words = format!(
+                "{key} = \"{name}\": the card {card} has no such device; `trunkline devices` shows those that it has"
+            );
+            return Fault { words, is_lasting: true };
+        }
+        let there =
+            if cards.is_empty() { "there is none".to_owned() } else { format!("there are: {}", cards.join(", ")) };
+        let words = format!("{key} = \"{name}\": no sound card is called {card} now ({there}); plug it in");
+        return Fault { words, is_lasting: false };
+    }
+    let like = names.iter().find(|known| is_like(name, known));
+    let meant = like.map(|known| format!("; did you mean \"{known}\"?")).unwrap_or_default();
+    let words = format!(
+        "{key} = \"{name}\": there is no such sound device{meant} `trunkline devices` shows what this user can open"
+    );
+    Fault { words: words.replacen("device `", "device; `", 1), is_lasting: true }
+}
+
+/// How a device is to be opened.
+struct Choice<'d> {
+    name: &'d str,
+    way: Way,
+    hz: u32,
+    channels: u16,
+    sample: SampleFormat,
+    period: u32,
+}
+
+impl<'d> Choice<'d> {
+    fn of(device: &Device, way: Way, setup: &'d CardSetup) -> Result<Self, Fault> {
+        let name = if way == Way::Input { &setup.input } else { &setup.output };
+        let ranges = ranges(device, way).map_err(|error| explain(name, way, &error))?;
+        let Some((range, hz)) = best(&ranges, setup.rate) else {
+            let words = match setup.rate {
+                Some(rate) => format!(
+                    "{} = \"{name}\": it does not run at card-rate = {rate} (it has {}); leave card-rate out",
+                    way.key(),
+                    rates(&ranges)
+                ),
+                None => format!("{} = \"{name}\": it has no rate from 8 to 96 kHz with 16 or 32 bits", way.key()),
+            };
+            return Err(Fault { words, is_lasting: true });
+        };
+        let wanted = (u64::from(hz) * setup.period.as_micros() as u64 / 1_000_000) as u32;
+        let period = match *range.buffer_size() {
+            SupportedBufferSize::Range { min, max } => wanted.clamp(min, max.max(min)),
+            SupportedBufferSize::Unknown => wanted,
+        };
+        Ok(Self { name, way, hz, channels: range.channels(), sample: range.sample_format(), period })
+    }
+
+    /// Opens it with the wanted period, or with its own where it cannot have that.
+    fn open<T>(&self, open: impl Fn(StreamConfig) -> Result<T, Error>) -> Result<T, Fault> {
+        let with = |buffer_size| open(StreamConfig { channels: self.channels, sample_rate: self.hz, buffer_size });
+        let opened = match with(BufferSize::Fixed(self.period)) {
+            Err(error) if error.kind() == ErrorKind::UnsupportedConfig => with(BufferSize::Default),
+            opened => opened,
+        };
+        opened.map_err(|error| refused(self, &error))
+    }
+
+    fn format(&self, stream: &Stream) -> Format {
+        let period = stream.buffer_size().unwrap_or(self.period);
+        let sample = match self.sample {
+            SampleFormat::I16 => "i16",
+            SampleFormat::I32 => "i32",
+            _ => "f32",
+        };
+        Format { hz: self.hz, channels: self.channels, sample, period }
+    }
+}
+
+/// A device, for whoever looks for one.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceInfo {
+    /// ALSA's name, for the config.
+    pub name: String,
+    /// What its maker calls it.
+    pub card: String,
+    /// Its microphone.
+    pub input: WayInfo,
+    /// Its speaker.
+    pub output: WayInfo,
+}
+
+/// One way of a device.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WayInfo {
+    /// It has none.
+    None,
+    /// It can be opened: rates, kinds of sample and channels in words.
+    Formats(String),
+    /// It cannot be opened now: why.
+    Refused(String),
+}
+
+impl WayInfo {
+    /// Whether it can be opened.
+    #[must_use]
+    pub const fn is_usable(&self) -> bool {
+        matches!(self, Self::Formats(_))
+    }
+}
+
+/// The devices that this user sees. Not `all` leaves out those that are other views of the same card.
+///
+/// # Errors
+/// Where there is no ALSA.
+pub fn list(all: bool) -> Result<Vec<DeviceInfo>, Fault> {
+    let host = host()?;
+    let devices =
+        host.devices().map_err(|error| Fault { words: format!("ALSA lists no devices: {error}"), is_lasting: true })?;
+    let mut infos = Vec::new();
+    for device in devices {
+        let Ok(id) = device.id() else { continue };
+        let parsed = Name::parse(id.id());
+        let is_view = parsed.card().is_some() && !id.id().starts_with("plughw:") || parsed.is_number();
+        if !all && (is_view || NOT_CARDS.contains(&id.id())) {
+            continue;
+        }
+        let card = device.description().map(|description| description.name().to_owned()).unwrap_or_default();
+        let way = |way: Way, has: bool| if has { way_info(&device, id.id(), way) } else { WayInfo::None };
+        let (input, output) = (way(Way::Input, device.supports_input()), way(Way::Output, device.supports_output()));
+        infos.push(DeviceInfo { name: id.id().to_owned(), card, input, output });
+    }
+    Ok(infos)
+}
+
+fn way_info(device: &Device, name: &str, way: Way) -> WayInfo {
+    let ranges = match ranges(device, way) {
+        Ok(ranges) => ranges,
+        Err(error) if error.kind() == ErrorKind::UnsupportedOperation => return WayInfo::None,
+        Err(error) => return WayInfo::Refused(explain(name, way, &error).words),
+    };
+    let samples = SAMPLES.iter().filter(|sample| ranges.iter().any(|range| range.sample_format() == **sample));
+    let samples: Vec<String> = samples.map(ToString::to_string).collect();
+    let channels = ranges.iter().map(SupportedStreamConfigRange::channels);
+    let (least, most) = (channels.clone().min().unwrap_or(0), channels.max().unwrap_or(0));
+    let channels = if least == most { format!("{least} channels") } else { format!("{least} to {most} channels") };
+    WayInfo::Formats(format!("{}; {}; {channels}", rates(&ranges), samples.join(", ")))
+}
+
+/// What a device can do in this direction.
+///
+/// # Errors
+/// Where it cannot be opened.
+pub fn ranges(device: &Device, way: Way) -> Result<Vec<SupportedStreamConfigRange>, Error> {
+    match way {
+        Way::Input => Ok(device.supported_input_configs()?.collect()),
+        Way::Output => Ok(device.supported_output_configs()?.collect()),
+    }
+}
+
+/// The best way to open a device: first of all a rate that loses nothing, then the least to convert.
+fn best(ranges: &[SupportedStreamConfigRange], rate: Option<u32>) -> Option<(&SupportedStreamConfigRange, u32)> {
+    let wanted: &[u32] = rate.as_slice();
+    let wanted = if wanted.is_empty() { &RATES } else { wanted };
+    let rank = |range: &SupportedStreamConfigRange| {
+        let sample = SAMPLES.iter().position(|sample| *sample == range.sample_format())?;
+        // 1, 2, and then ever more: those are for whoever has a mixing desk.
+        Some((range.channels().max(1), sample))
+    };
+    wanted.iter().find_map(|&hz| {
+        let fits = |range: &&SupportedStreamConfigRange| {
+            (range.min_sample_rate()..=range.max_sample_rate()).contains(&hz) && rank(range).is_some()
+        };
+        ranges.iter().filter(fits).min_by_key(|range| rank(range)).map(|range| (range, hz))
+    })
+}
+
+/// Its rates in words.
+#[must_use]
+pub fn rates(ranges: &[SupportedStreamConfigRange]) -> String {
+    let mut known: Vec<(u32, u32)> =
+        ranges.iter().map(|range| (range.min_sample_rate(), range.max_sample_rate())).collect();
+    known.sort_unstable();
+    known.dedup();
+    let words = known
+        .into_iter()
+        .map(|(least, most)| if least == most { format!("{least} Hz") } else { format!("{least} to {most} Hz") });
+    words.collect::<Vec<_>>().join(", ")
+}
+
+fn open_input(
+    device: &Device,
+    config: StreamConfig,
+    sample: SampleFormat,
+    ring: rtrb::Producer<i16>,
+    counts: &Arc<Counts>,
+) -> Result<Stream, Error> {
+    match sample {
+        SampleFormat::I16 => hear::<i16>(device, config, ring, counts),
+        SampleFormat::I32 => hear::<i32>(device, config, ring, counts),
+        _ => hear::<f32>(device, config, ring, counts),
+    }
+}
+
+fn open_output(
+    device: &Device,
+    config: StreamConfig,
+    sample: SampleFormat,
+    ring: rtrb::Consumer<i16>,
+    counts: &Arc<Counts>,
+) -> Result<Stream, Error> {
+    match sample {
+        SampleFormat::I16 => play::<i16>(device, config, ring, counts),
+        SampleFormat::I32 => play::<i32>(device, config, ring, counts),
+        _ => play::<f32>(device, config, ring, counts),
+    }
+}
+
+fn hear<T: SizedSample + CardSample>(
+    device: &Device,
+    config: StreamConfig,
+    mut ring: rtrb::Producer<i16>,
+    counts: &Arc<Counts>,
+) -> Result<Stream, Error> {
+    let channels = usize::from(config.channels);
+    let (counts, on_error) = (Arc::clone(counts), Arc::clone(counts));
+    let callback = move |samples: &[T], info: &InputCallbackInfo| {
+        counted(&counts, || {
+            let mono = to_mono(samples, channels);
+            let (came, room) = (mono.len(), ring.slots());
+            if let Ok(chunk) = ring.write_chunk_uninit(came.min(room)) {
+                chunk.fill_from_iter(mono);
+            }
+            counts.overrun.fetch_add(came.saturating_sub(room) as u64, Relaxed);
+            let at = info.timestamp();
+            let age = at.callback.saturating_duration_since(at.capture);
+            counts.input_us.store(age.as_micros() as u32, Relaxed);
+            counts.heard.fetch_add(1, Relaxed);
+        });
+    };
+    device.build_input_stream(config, callback, move |error| on_error_of(&on_error, &error), Some(POLL))
+}
+
+fn play<T: SizedSample + CardSample>(
+    device: &Device,
+    config: StreamConfig,
+    mut ring: rtrb::Consumer<i16>,
+    counts: &Arc<Counts>,
+) -> Result<Stream, Error> {
+    let channels = usize::from(config.channels);
+    let (counts, on_error) = (Arc::clone(counts), Arc::clone(counts));
+    let mut began = false;
+    let callback = move |samples: &mut [T], info: &OutputCallbackInfo| {
+        counted(&counts, || {
+            let wanted = samples.len() / channels;
+            let there = match ring.read_chunk(ring.slots().min(wanted)) {
+                Ok(chunk) => from_mono(chunk, channels, samples),
+                Err(_) => from_mono([], channels, samples), // never: so many were there
+            };
+            began |= there > 0;
+            if began {
+                counts.starved.fetch_add((wanted - there) as u64, Relaxed);
+            }
+            let at = info.timestamp();
+            let wait = at.playback.saturating_duration_since(at.callback);
+            counts.output_us.store(wait.as_micros() as u32, Relaxed);
+            counts.played.fetch_add(1, Relaxed);
+        });
+    };
+    device.build_output_stream(config, callback, move |error| on_error_of(&on_error, &error), Some(POLL))
+}
+
+fn on_error_of(counts: &Counts, error: &Error) {
+    match error.kind() {
+        ErrorKind::Xrun => _ = counts.xruns.fetch_add(1, Relaxed),
+        // It goes on as it was, or elsewhere.
+        ErrorKind::RealtimeDenied | ErrorKind::DeviceChanged => {}
+        ErrorKind::DeviceNotAvailable => counts.end(End::Gone),
+        _ => counts.end(End::Failed),
+    }
+}
+
+#[cfg(feature = "count-allocs")]
+fn counted(counts: &Counts, work: impl FnOnce()) {
+    let info = allocation_counter::measure(work);
+    counts.allocations.fetch_add(info.count_total, Relaxed);
+}
+
+#[cfg(not(feature = "count-allocs"))]
+fn counted(_: &Counts, work: impl FnOnce()) {
+    work();
+}
+
+fn refused(choice: &Choice<'_>, error: &Error) -> Fault {
+    explain(choice.name, choice.way, error)
+}
+
+/// Why a device could not be opened, as somebody who can do something about it wants to read it.
+#[must_use]
+pub fn explain(name: &str, way: Way, error: &Error) -> Fault {
+    let (key, noun) = (way.key(), way.noun());
+    let (words, is_lasting) = match error.kind() {
+        ErrorKind::DeviceBusy => {
+            let holder = Name::parse(name).holder(way).map(|it| format!(" ({it})")).unwrap_or_default();
+            (format!("another program{holder} holds it; end that, or share the card by a dsnoop or dmix device"), false)
+        }
+        ErrorKind::PermissionDenied => (
+            "this user may not open it; put the user into the group `audio`, and the unit's sound drop-in in its place \
+             (docs/sound.md)"
+                .to_owned(),
+            true,
+        ),
+        ErrorKind::UnsupportedOperation => {
+            (format!("it has no {noun}; `trunkline devices` shows which have one"), true)
+        }
+        ErrorKind::UnsupportedConfig | ErrorKind::InvalidInput => {
+            (format!("it cannot be opened as wanted ({error}); leave period-ms and card-rate out, or use plughw"), true)
+        }
+        ErrorKind::DeviceNotAvailable => ("it is not there now; plug it in".to_owned(), false),
+        _ => (format!("{error}; is its sound server up?"), false),
+    };
+    Fault { words: format!("{key} = \"{name}\": {words}"), is_lasting }
+}
+
+const fn ring(hz: u32) -> usize {
+    (hz / 2) as usize
+}
+
+/// Names that ALSA has on every machine, and that lead nowhere.
+const NOT_CARDS: [&str; 6] = ["null", "oss", "lavrate", "samplerate", "speexrate", "upmix"];
+/// Rates of cards, the best first: what most run at, and then what loses nothing of speech.
+pub const RATES: [u32; 10] = [48_000, 96_000, 44_100, 88_200, 32_000, 24_000, 22_050, 16_000, 11_025, 8_000];
+/// Kinds of sample, the best first.
+const SAMPLES: [SampleFormat; 3] = [SampleFormat::I16, SampleFormat::I32, SampleFormat::F32];
+/// How long a card may be silent before its thread looks whether it is still there.
+const POLL: Duration = Duration::from_millis(500);
