@@ -6,7 +6,7 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use trunkline::{
-    cli::{Cli, Command, agent, call, status, steer},
+    cli::{Cli, Command, agent, call, eagi, pipe, status, steer},
     config::{self, ProcessEnvironment},
     control::journal,
     daemon, exit,
@@ -31,6 +31,11 @@ fn main() -> ExitCode {
         Command::Digits(args) => done(steer::digits(&args)),
         Command::Hangup(args) => done(steer::hang_up(&args)),
         Command::Drain(args) => done(steer::drain(&args)),
+        Command::Pipe(args) => pipe::run(&args).unwrap_or_else(|error| {
+            failed(&error);
+            error.exit_code()
+        }),
+        Command::Eagi(args) => done(eagi::run(&args)),
         #[cfg(feature = "sound")]
         Command::Devices(args) => done(trunkline::cli::devices::devices(&args)),
         Command::Agent(args) => done(agent::run(&args)),

@@ -16,8 +16,8 @@ mod site;
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt as _,
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::{Path, PathBuf},
     process::Command,
     sync::mpsc,
@@ -706,6 +706,54 @@ fn asterisk_and_freeswitch_connect_to_a_path_of_their_own() {
         assert!(ok, "{file}: {said}");
         assert_record(&service.record(), Some(dialect), Some("vonage"), "line-hung-up");
     }
+}
+
+#[test]
+fn a_program_talks_over_a_unix_socket_and_eagis_caller_is_listened_to() {
+    let (_agent, url) = agent("binary", &[]);
+    let service = Service::start("unix-socket.toml", |_, _, dir| {
+        vec![
+            ("/run/trunkline", dir.display().to_string()),
+            (r#"url = "wss://agent.example.com/ws""#, format!("url = \"{url}/ws\"")),
+        ]
+    });
+    let said = noise(0.6, 7);
+    let line = r#"TRUNKLINE/1 {"from":"+49301234"}"#;
+    let (answer, heard) = through(&service.dir.path().join("desk.sock"), line, &said);
+    assert!(answer.contains(r#""sample_rate":16000,"direction":"both""#), "{answer}");
+    assert_eq!(site::voice(&heard), said, "the echo, sample for sample");
+    let record = service.record();
+    assert_eq!((&record["from"], &record["rate_hz"]), (&json!("***34"), &json!(16000)));
+    assert_record(&record, None, Some("binary"), "line-hung-up");
+
+    let (_agent, url) = agent("ozonetel", &[]);
+    let service = Service::start("eagi.toml", |_, _, dir| {
+        vec![
+            ("/run/trunkline", dir.display().to_string()),
+            (r#"url = "wss://agent.example.com/ws""#, format!("url = \"{url}/ws\"")),
+        ]
+    });
+    // As `trunkline eagi` does, which tests/pipe.rs drives by AGI.
+    let (answer, heard) = through(&service.dir.path().join("eagi.sock"), line, &said);
+    assert!(answer.contains(r#""sample_rate":8000,"direction":"uplink""#) && heard.is_empty(), "{answer}");
+    let record = service.record();
+    assert_eq!(record["direction"], "uplink");
+    assert_record(&record, None, Some("ozonetel"), "line-hung-up");
+}
+
+/// Says a line and speech on a Unix socket. What was answered, and heard.
+fn through(socket: &Path, line: &str, speech: &[i16]) -> (String, Vec<i16>) {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let speech: Vec<u8> = speech.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+    stream.write_all(&[format!("{line}\n").as_bytes(), &speech].concat()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut stream = BufReader::new(stream);
+    let mut answer = String::new();
+    stream.read_line(&mut answer).unwrap();
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).unwrap();
+    (answer, heard.chunks(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect())
 }
 
 #[test]

@@ -24,8 +24,9 @@ use trunkline::{
             TrunkStatus,
         },
         http,
+        local::Local,
         metrics::Metrics,
-        socket::Socket,
+        socket,
     },
     leg::audiosocket::Uuid,
     media::Now,
@@ -168,7 +169,7 @@ fn the_commands_show_and_steer_a_running_daemon() {
     let path = folder.path().join("control.sock");
     on_a_control_thread(async {
         let desk = Rc::new(OneCall::default());
-        spawn_local(Socket::open(&path).unwrap().serve(desk.clone()));
+        spawn_local(socket::serve(Local::open(&path, "[control] socket").unwrap(), desk.clone()));
 
         let shown = trunkline(&path, &["status"]).await;
         assert!(shown.status.success());
@@ -245,7 +246,7 @@ fn a_watch_in_a_pipe_goes_on_until_it_is_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
     on_a_control_thread(async {
-        spawn_local(Socket::open(&path).unwrap().serve(Rc::new(OneCall::default())));
+        spawn_local(socket::serve(Local::open(&path, "[control] socket").unwrap(), Rc::new(OneCall::default())));
         let mut command = Command::new(TRUNKLINE);
         command.args(["status", "--watch", "--socket"]).arg(&path).stdout(Stdio::piped());
         let watched = spawn_blocking(move || {

@@ -305,7 +305,7 @@ impl Bridge {
     }
 
     /// Nobody hears an agent: what one says is counted and goes nowhere.
-    const fn set_uplink_only(&mut self) {
+    pub const fn set_uplink_only(&mut self) {
         self.direction = Direction::Uplink;
         self.downlink.deaf = true;
     }

@@ -6,7 +6,7 @@ use socket2::SockRef;
 use tokio::net::{TcpStream, tcp::OwnedWriteHalf};
 
 use crate::{
-    call::rtp_io::RtpIo,
+    call::{EndReason, rtp_io::RtpIo},
     leg::{
         audiosocket::line,
         pipe,
@@ -75,7 +75,7 @@ impl LineIo {
                 }
                 Ok(Taking::of(pending.is_empty()))
             }
-            Self::Pipe(output) => Ok(Taking::of(output.is_ready())),
+            Self::Pipe(output) => output.is_ready().map(Taking::of),
             Self::Rtp(io) => Ok(if io.takes_frames() { Taking::Frame } else { Taking::Nothing }),
             // Not fed by ticks.
             Self::Websocket(_) | Self::Gone => Ok(Taking::Nothing),
@@ -97,9 +97,19 @@ impl LineIo {
                 let _ = pending.extend_from_slice(&message[n..]);
                 Ok(message.len())
             }
-            Self::Pipe(output) => output.write(frame).map(|()| size_of_val(frame)),
+            Self::Pipe(output) => output.write(frame),
             Self::Rtp(io) => Ok(io.write(now, frame)),
             Self::Websocket(_) | Self::Gone => Ok(0),
+        }
+    }
+
+    /// What it means that it does not take a frame any more.
+    pub(super) fn reason_of(&self, error: &io::Error) -> EndReason {
+        match self {
+            Self::Pipe(output) if output.is_hangup(error) => EndReason::LineHungUp,
+            Self::Pipe(_) | Self::Audiosocket { .. } | Self::Rtp(_) | Self::Websocket(_) | Self::Gone => {
+                EndReason::LineLost
+            }
         }
     }
 }

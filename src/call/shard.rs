@@ -44,7 +44,7 @@ use crate::{
     },
     clock,
     control::metrics::{Counter, Metrics},
-    dialect::{Dialect, Facts, Transfer, Wish},
+    dialect::{Dialect, Direction, Facts, Transfer, Wish},
     leg::{
         audiosocket::{
             format::Verdict,
@@ -808,7 +808,13 @@ fn open_line(line: NewLine, bridge: &mut Bridge, facts: &Facts, now: Now) -> io:
             let (input, socket) = TcpStream::from_std(stream)?.into_split();
             (LineIo::Audiosocket { socket, line, pending: Box::default() }, LineInput::Socket(input))
         }
-        NewLine::Pipe(ends) => (LineIo::Pipe(ends.output), LineInput::Pipe(ends.input)),
+        NewLine::Pipe(ends) => {
+            if ends.direction == Direction::Uplink {
+                bridge.set_uplink_only();
+            }
+            let (input, output) = ends.open()?;
+            (LineIo::Pipe(output), LineInput::Pipe(input))
+        }
         NewLine::Rtp(new) => (LineIo::Rtp(Box::new(RtpIo::open(*new)?)), LineInput::Rtp),
         NewLine::Websocket(new) => {
             let NewWebsocket { stream, link, dialect, side, rate, setup } = *new;
@@ -921,7 +927,7 @@ async fn read_line(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut socket:
 
 /// Reads and forgets until the peer closes, for a moment: a socket that is closed with bytes unread is reset, and a
 /// reset can overtake the goodbye that we wrote. The PBX would then drop the caller instead of taking it back.
-async fn leave(shard: &Rc<RefCell<Shard>>, mut socket: OwnedReadHalf) {
+async fn leave(shard: &Rc<RefCell<Shard>>, mut socket: impl AsyncRead + Unpin) {
     shard.borrow_mut().leaving += 1;
     let mut bytes = [0; 512];
     let rest = async { while matches!(socket.read(&mut bytes).await, Ok(1..)) {} };
@@ -932,31 +938,30 @@ async fn leave(shard: &Rc<RefCell<Shard>>, mut socket: OwnedReadHalf) {
     shard.wake_if_idle();
 }
 
-/// Takes what a pipe gives until it ends.
+/// Takes what a pipe gives until it ends; a socket, until its peer has closed it.
 async fn read_pipe(shard: Rc<RefCell<Shard>>, slot: usize, seq: u64, mut input: pipe::Input) {
-    loop {
-        let frame = input.recv().await;
-        let now = clock::now();
-        let mut shard = shard.borrow_mut();
-        if !shard.is_here(slot, seq) {
-            return;
-        }
-        let over = frame.is_none();
-        shard.with_slot(slot, |call, pool, _| match frame {
-            Some(frame) => {
-                call.line_tally.bytes_in += size_of_val(frame.samples()) as u64;
-                call.bridge.handle_line_audio(now, call.bridge.line_rate(), frame.samples(), pool);
-                call.flush(now, pool);
+    let over = core::future::poll_fn(|context| {
+        loop {
+            let mut shard = shard.borrow_mut();
+            if !shard.is_here(slot, seq) {
+                return Poll::Ready(false);
             }
-            None => {
-                call.bridge.handle_event(now, Event::LineDone, pool);
-                call.flush(now, pool);
+            let heard = match input.poll_heard(context) {
+                Poll::Pending => return shard.wait(slot, LINE, context),
+                Poll::Ready(heard) => heard,
+            };
+            let now = clock::now();
+            let over = !matches!(heard, Ok(pipe::Heard::Piece(_)));
+            shard.with_slot(slot, |call, pool, _| call.on_pipe(now, heard, pool));
+            shard.settle(slot, now);
+            if over {
+                return Poll::Ready(true);
             }
-        });
-        shard.settle(slot, now);
-        if over {
-            return;
         }
+    })
+    .await;
+    if !over && let Some(socket) = input.into_socket() {
+        leave(&shard, socket).await;
     }
 }
 
@@ -1137,10 +1142,7 @@ impl Call {
                 }
                 return frame.fill(0);
             }
-            Err(error) => {
-                self.explain(&error);
-                return self.bridge.handle_event(tick.now, Event::LineEnded(EndReason::LineLost), pool);
-            }
+            Err(error) => return self.on_line_refused(tick.now, &error, pool),
         }
         let heard = self.bridge.poll_frame(tick, pool, frame);
         match self.line.write(tick.now, frame) {
@@ -1148,11 +1150,17 @@ impl Call {
                 self.line_tally.bytes_out += written as u64;
                 self.bridge.handle_frame_written(tick.now, heard, pool);
             }
-            Err(error) => {
-                self.explain(&error);
-                self.bridge.handle_event(tick.now, Event::LineEnded(EndReason::LineLost), pool);
-            }
+            Err(error) => self.on_line_refused(tick.now, &error, pool),
         }
+    }
+
+    /// The line does not take a frame any more.
+    fn on_line_refused(&mut self, now: Now, error: &io::Error, pool: &mut Pool) {
+        let reason = self.line.reason_of(error);
+        if reason == EndReason::LineLost {
+            self.explain(error);
+        }
+        self.bridge.handle_event(now, Event::LineEnded(reason), pool);
     }
 
     /// The caller's 20 ms of a line that is RTP, and what is due on it beside the agent's voice.
@@ -1279,6 +1287,23 @@ impl Call {
         self.codec = line.codec().or(self.codec);
         if let Some(reason) = end {
             self.bridge.handle_event(now, Event::LineEnded(reason), pool);
+        }
+        self.flush(now, pool);
+    }
+
+    /// A pipe has given something, or is at its end.
+    fn on_pipe(&mut self, now: Now, heard: io::Result<pipe::Heard>, pool: &mut Pool) {
+        match heard {
+            Ok(pipe::Heard::Piece(piece)) => {
+                self.line_tally.bytes_in += size_of_val(piece.samples()) as u64;
+                self.bridge.handle_line_audio(now, self.bridge.line_rate(), piece.samples(), pool);
+            }
+            Ok(pipe::Heard::Done) => self.bridge.handle_event(now, Event::LineDone, pool),
+            Ok(pipe::Heard::HungUp) => self.bridge.handle_event(now, Event::LineEnded(EndReason::LineHungUp), pool),
+            Err(error) => {
+                self.explain(&error);
+                self.bridge.handle_event(now, Event::LineEnded(EndReason::LineLost), pool);
+            }
         }
         self.flush(now, pool);
     }

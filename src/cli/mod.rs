@@ -10,8 +10,11 @@ pub mod call;
 mod connection;
 #[cfg(feature = "sound")]
 pub mod devices;
+pub mod eagi;
+mod join;
 pub mod options;
 mod panel;
+pub mod pipe;
 pub mod status;
 pub mod steer;
 mod wav;
@@ -58,6 +61,10 @@ pub enum Command {
     Hangup(steer::HangupArgs),
     /// Take no new calls, let the live ones end, and then end the daemon
     Drain(steer::DrainArgs),
+    /// Put standard input and output on a voice agent: one call, without a config file
+    Pipe(pipe::PipeArgs),
+    /// Let an agent listen to a caller of Asterisk's EAGI(), who hears nothing of it
+    Eagi(eagi::EagiArgs),
     /// Show the sound cards that this user can open, or test one of them
     #[cfg(feature = "sound")]
     Devices(devices::DevicesArgs),

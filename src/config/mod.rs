@@ -22,6 +22,7 @@ use crate::{
 mod file;
 mod keep;
 mod openai;
+mod pipe;
 mod resolve;
 mod secret;
 mod sip;
@@ -37,6 +38,7 @@ pub(crate) use self::{
 };
 pub use self::{
     keep::{Events, Folder, Keep, Sink, SinkKind, SinkUrl, Spools},
+    pipe::{PipeEnd, PipeLine, PipeSource},
     secret::Secret,
     sip::{Audio, Dial, Dtmf, Hold, Intake, PortRange, Register, Ringing, SessionTimer, SipLine, SipUri, TlsListen},
     sound::{Echo, SoundLine},
@@ -58,6 +60,15 @@ pub fn load(path: &Path, environment: &dyn Environment) -> Result<Config, Proble
         whole(before + 1, "not UTF-8 text".to_owned())
     })?;
     resolve::resolve(path, text, environment)
+}
+
+/// Reads the text of a config that is in no file. `name` stands for one where a problem is told; relative paths begin where
+/// the process is.
+///
+/// # Errors
+/// As [`load`].
+pub fn of_text(name: &str, text: &str, environment: &dyn Environment) -> Result<Config, Problems> {
+    resolve::resolve(Path::new(name), text, environment)
 }
 
 /// All that Trunkline was told.
@@ -257,15 +268,8 @@ pub enum LineKind {
     Sip(Box<SipLine>),
     /// A microphone and a speaker.
     Sound(Box<SoundLine>),
-    /// One call at start, from a file or stdin to a file or stdout.
-    Pipe {
-        /// The caller's voice.
-        input: PathOrDash,
-        /// The agent's voice.
-        output: PathOrDash,
-        /// The rate of raw samples, and of the output.
-        sample_rate: Rate,
-    },
+    /// Files, FIFOs or a Unix socket of raw audio.
+    Pipe(Box<PipeLine>),
 }
 
 impl LineKind {
@@ -298,15 +302,6 @@ impl LineKind {
     pub const fn websocket(&self) -> Option<&WebsocketLine> {
         if let Self::Websocket(line) = self { Some(line) } else { None }
     }
-}
-
-/// A WAV file, or raw PCM16 on stdin or stdout.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PathOrDash {
-    /// `-`
-    Dash,
-    /// A `.wav` file.
-    Path(PathBuf),
 }
 
 /// `[trunk.NAME]`: where an agent is and how to talk to it; or the vendor that a `websocket` line dials.
@@ -639,7 +634,7 @@ fn highest_rate<'a>(kinds: impl Iterator<Item = &'a LineKind>) -> Rate {
     kinds
         .map(|kind| match kind {
             LineKind::Audiosocket { .. } => Rate::Hz8000,
-            LineKind::Pipe { sample_rate, .. } => *sample_rate,
+            LineKind::Pipe(line) => line.sample_rate,
             LineKind::Websocket(line) => line.rate(),
             LineKind::Sip(line) => line.rate(),
             LineKind::Sound(line) => line.rate,

@@ -14,10 +14,10 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use crate::{
     call::attention::BargeIn,
     config::{
-        self, Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, PathOrDash, Problems, Records,
-        Route, Secret, Trunk, Url,
+        self, Cidr, Config, Control, Environment, HeaderValue, Line, LineKind, Media, Problems, Records, Route, Secret,
+        Trunk, Url,
         file::{File, Section, Value, near_miss, no_such},
-        highest_rate, is_loopback, keep, openai, secret, sip, sound, websocket,
+        highest_rate, is_loopback, keep, openai, pipe, secret, sip, sound, websocket,
     },
     dialect::{self, OptionError, OptionInfo, OptionValue, Options, Role},
     leg::websocket::jwt::{Algorithm, Signer},
@@ -175,14 +175,14 @@ impl Resolver<'_> {
         }
         let kind = match meant {
             Some("audiosocket") => audiosocket(section),
-            Some("pipe") => self.pipe(section),
+            Some("pipe") => self.pipe(section).map(|line| LineKind::Pipe(Box::new(line))),
             Some("websocket") => self.websocket(name, section).map(|line| LineKind::Websocket(Box::new(line))),
             Some("sip") => self.sip(name, section).map(|line| LineKind::Sip(Box::new(line))),
             Some("sound") => self.sound(section).map(|line| LineKind::Sound(Box::new(line))),
             _ => {
                 // Which keys are right hangs on the kind; what is none of any kind is wrong all the same.
                 section.ignore(AUDIOSOCKET_KEYS);
-                section.ignore(PIPE_KEYS);
+                section.ignore(pipe::KEYS);
                 section.ignore(websocket::KEYS);
                 section.ignore(sip::KEYS);
                 section.ignore(sound::KEYS);
@@ -192,42 +192,6 @@ impl Resolver<'_> {
         };
         section.finish();
         Some(Line { name: name.to_owned(), kind: kind? })
-    }
-
-    fn pipe(&self, section: &mut Section<'_>) -> Option<LineKind> {
-        let input = section.get("input").map_or(Some(PathOrDash::Dash), |value| {
-            let path = self.wav(&value)?;
-            if let PathOrDash::Path(path) = &path
-                && let Err(error) = readable(path)
-            {
-                value.problem(format!("cannot be read: {error}"));
-            }
-            Some(path)
-        });
-        let output = section.get("output").map_or(Some(PathOrDash::Dash), |value| {
-            let path = self.wav(&value)?;
-            if let PathOrDash::Path(path) = &path
-                && !folder_of(path).is_dir()
-            {
-                value.problem("its folder does not exist");
-            }
-            Some(path)
-        });
-        let sample_rate = section.rate("sample-rate").unwrap_or(Rate::Hz8000);
-        Some(LineKind::Pipe { input: input?, output: output?, sample_rate })
-    }
-
-    fn wav(&self, value: &Value<'_>) -> Option<PathOrDash> {
-        let text = value.as_str().unwrap_or_default();
-        if text == "-" {
-            return Some(PathOrDash::Dash);
-        }
-        let path = self.folder.join(text);
-        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("wav")) {
-            return Some(PathOrDash::Path(path));
-        }
-        value.problem("wanted a .wav file, or `-`");
-        None
     }
 
     fn trunk(&self, name: &str, section: &mut Section<'_>) -> Option<Trunk> {
@@ -545,12 +509,9 @@ pub(super) fn address(value: &Value<'_>, default_port: u16, or: &str) -> Option<
     address
 }
 
-/// Two that listen in the same place, or share stdin or stdout, would stop each other at the start. Gives who listens
-/// where.
+/// Two that listen in the same place, or share a pipe, would stop each other at the start. Gives who listens where.
 fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<Line>]) -> Vec<(String, SocketAddr)> {
     let mut listening = Vec::from_iter(control.http.map(|http| ("[control] http".to_owned(), http)));
-    let mut pipes: Vec<(&str, &str)> = Vec::new();
-    let mut written: Vec<(PathBuf, &str)> = Vec::new();
     for ((name, section), line) in sections.iter().zip(lines) {
         match line.as_ref().map(|line| &line.kind) {
             Some(kind @ (LineKind::Audiosocket { .. } | LineKind::Websocket(_) | LineKind::Sip(_))) => {
@@ -560,7 +521,7 @@ fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<
                     LineKind::Sip(line) => {
                         [Some(("listen", line.listen)), line.tls.as_ref().map(|tls| ("tls-listen", tls.address))]
                     }
-                    LineKind::Pipe { .. } | LineKind::Sound(_) => [None, None],
+                    LineKind::Pipe(_) | LineKind::Sound(_) => [None, None],
                 };
                 // Its own two were compared when it was read.
                 let others = listening.len();
@@ -573,35 +534,16 @@ fn clashes(control: &Control, sections: &[(&str, Section<'_>)], lines: &[Option<
                     listening.push((format!("[line.{name}] {key}"), listen));
                 }
             }
-            Some(LineKind::Pipe { input, output, .. }) => {
-                if let PathOrDash::Path(output) = output {
-                    let place = place(output);
-                    if matches!(input, PathOrDash::Path(input) if self::place(input) == place) {
-                        section.problem("output", "it is the input too, and would be emptied; wanted another file");
-                    }
-                    if let Some((_, other)) = written.iter().find(|(other, _)| *other == place) {
-                        section.problem("output", format!("[line.{other}] writes it too; wanted another file"));
-                    }
-                    written.push((place, name));
-                }
-                for (key, end) in [("input", input), ("output", output)] {
-                    if *end != PathOrDash::Dash {
-                        continue;
-                    }
-                    if let Some((_, other)) = pipes.iter().find(|(other_key, _)| *other_key == key) {
-                        section.problem(key, format!("`-` is taken by [line.{other}]; wanted a .wav file"));
-                    }
-                    pipes.push((key, name));
-                }
-            }
-            Some(LineKind::Sound(_)) | None => {}
+            // Pipes are told apart in a place of their own.
+            Some(LineKind::Pipe(_) | LineKind::Sound(_)) | None => {}
         }
     }
+    pipe::clashes(control.socket.as_ref(), sections, lines);
     listening
 }
 
 /// Where a file really is, links followed; a file that is not there yet is in its folder.
-fn place(path: &Path) -> PathBuf {
+pub(super) fn place(path: &Path) -> PathBuf {
     let folder = || fs::canonicalize(folder_of(path)).map(|folder| folder.join(path.file_name().unwrap_or_default()));
     fs::canonicalize(path).or_else(|_| folder()).unwrap_or_else(|_| path.to_owned())
 }
@@ -895,7 +837,7 @@ pub(super) fn readable(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn folder_of(path: &Path) -> PathBuf {
+pub(super) fn folder_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(folder) if folder != Path::new("") => folder.to_owned(),
         _ => PathBuf::from("."),
@@ -904,7 +846,6 @@ fn folder_of(path: &Path) -> PathBuf {
 
 const LINE_KINDS: &[&str] = &["audiosocket", "websocket", "pipe", "sip", "sound"];
 const AUDIOSOCKET_KEYS: &[&str] = &["listen", "allow", "listen-anywhere"];
-const PIPE_KEYS: &[&str] = &["input", "output", "sample-rate"];
 
 /// The port of Asterisk's own AudioSocket examples.
 const AUDIOSOCKET_PORT: u16 = 9092;
@@ -1267,8 +1208,9 @@ trunks = ["agent"]
         };
         assert_eq!(config.routes, [route(1, &[0, 1]), route(0, &[1]), route(2, &[1])]);
         assert_eq!(config.line_rate(), Rate::Hz16000);
-        let LineKind::Pipe { input, output, .. } = &config.lines[0].kind else { unreachable!() };
-        assert_eq!((input, output), (&PathOrDash::Dash, &PathOrDash::Path("out.WAV".into())));
+        let LineKind::Pipe(line) = &config.lines[0].kind else { unreachable!() };
+        let output = Some(config::PipeEnd::Wav("out.WAV".into()));
+        assert_eq!(line.source, config::PipeSource::Ends { input: config::PipeEnd::Standard, output });
     }
 
     #[test]
@@ -1696,8 +1638,8 @@ sample-rate = 44100"#,
 input = "a.mp3"
 output = 3"#,
             &[
-                r#"t.toml:5: [line.pbx] input = "a.mp3": wanted a .wav file, or `-`"#,
-                "t.toml:6: [line.pbx] output = 3: wanted a .wav file, or `-`",
+                r#"t.toml:5: [line.pbx] input = "a.mp3": not there; make it by `mkfifo a.mp3`, or name a .wav file, or `-`"#,
+                "t.toml:6: [line.pbx] output = 3: wanted a FIFO (`mkfifo PATH`), a .wav file, or `-`",
             ],
         ),
         (

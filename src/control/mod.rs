@@ -11,6 +11,7 @@ pub mod desk;
 mod entry;
 pub mod http;
 pub mod journal;
+pub mod local;
 pub mod messages;
 pub mod metrics;
 pub(crate) mod server;

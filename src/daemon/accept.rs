@@ -157,9 +157,9 @@ async fn first_rate(stream: &mut TcpStream, reader: &mut Reader) -> Rate {
 }
 
 /// A PBX that has connected has so long to name the call.
-const FIRST_MESSAGE: Duration = Duration::from_secs(2);
+pub(super) const FIRST_MESSAGE: Duration = Duration::from_secs(2);
 /// Connections that were turned away and may stay open for a moment.
-const MOST_LEAVING: usize = 64;
+pub(super) const MOST_LEAVING: usize = 64;
 /// About 400 ms of frames, as the kernel counts them: what hides there a clear cannot reach.
 const LINE_SEND_BUFFER: usize = 16 * 1024;
 /// A PBX that acknowledges nothing for so long is gone.

@@ -170,10 +170,19 @@ pub(super) struct TrunkNews {
 /// A line that has come up.
 pub(super) enum Arrival {
     Audiosocket { stream: std::net::TcpStream, line: Box<Line>, uuid: Uuid, peer: SocketAddr },
-    Pipe(pipe::Ends, thread::JoinHandle<()>),
+    Pipe(PipeArrival),
     Websocket(Box<door::Arrival>),
     Sip(SipArrival),
     Sound(pipe::Ends),
+}
+
+/// A pipe that has a call.
+pub(super) struct PipeArrival {
+    pub(super) ends: pipe::Ends,
+    /// What was told of it; `None`: nothing.
+    pub(super) facts: Option<Box<Facts>>,
+    /// The thread that writes its output, where nobody else waits for that.
+    pub(super) writer: Option<thread::JoinHandle<()>>,
 }
 
 impl Shared {
@@ -194,7 +203,7 @@ impl Shared {
             Arrival::Audiosocket { peer, .. } => Some(*peer),
             Arrival::Websocket(arrival) => Some(arrival.peer),
             Arrival::Sip(arrival) => Some(arrival.peer),
-            Arrival::Pipe(..) | Arrival::Sound(_) => None,
+            Arrival::Pipe(_) | Arrival::Sound(_) => None,
         };
         let mut direction = Direction::Both;
         let is_telnyx = matches!(&arrival, Arrival::Websocket(arrival) if arrival.dialect.name() == "telnyx");
@@ -212,12 +221,15 @@ impl Shared {
                 );
                 (NewLine::Audiosocket { stream, line }, None)
             }
-            Arrival::Pipe(ends, writer) => {
+            Arrival::Pipe(PipeArrival { ends, facts: told, writer }) => {
+                facts = told.map_or(facts, |told| *told);
+                direction = ends.direction;
                 info!(
-                    message_id = messages::CALL_STARTED, call_id = facts.call_id.as_str(), line = line_name;
+                    message_id = messages::CALL_STARTED, call_id = facts.call_id.as_str(), line = line_name,
+                    direction = direction.as_str();
                     "call started"
                 );
-                (NewLine::Pipe(ends), Some(writer))
+                (NewLine::Pipe(ends), writer)
             }
             Arrival::Sound(ends) => {
                 info!(
@@ -649,12 +661,14 @@ impl Shared {
                 "messages of the trunk were dropped: {malformed}"
             );
         }
-        if let Some(writer) = live.writer {
+        if matches!(&self.config.lines[live.line].kind, config::LineKind::Pipe(pipe) if pipe.is_one_call()) {
             let good = matches!(
                 reason,
                 EndReason::LineHungUp | EndReason::TrunkHungUp | EndReason::HandedBack | EndReason::Drained
             );
             self.calls.borrow_mut().pipe_failed |= !good;
+        }
+        if let Some(writer) = live.writer {
             // It writes what it has and ends with the call, and is joined when the daemon ends.
             let _ = self.writers.send(writer);
         }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use crate::{
     call::gauges::{Reading, RtpReading},
     clock,
+    config::{LineKind, PipeSource},
     control::{
         call_info::CallInfo,
         desk::{
@@ -110,6 +111,17 @@ impl Desk for Shared {
     }
 }
 
+/// Where a line listens that does so at no address.
+fn socket_of(line: &LineKind) -> Option<String> {
+    match line {
+        LineKind::Pipe(pipe) => match &pipe.source {
+            PipeSource::Socket(path) => Some(path.display().to_string()),
+            PipeSource::Ends { .. } => None,
+        },
+        LineKind::Audiosocket { .. } | LineKind::Websocket(_) | LineKind::Sip(_) | LineKind::Sound(_) => None,
+    }
+}
+
 impl Shared {
     fn lines_status(&self) -> Vec<LineStatus> {
         let (calls, news, now) = (self.calls.borrow(), self.lines.borrow(), clock::now());
@@ -118,7 +130,7 @@ impl Shared {
             .map(|(index, (line, news))| LineStatus {
                 name: line.name.clone(),
                 kind: line.kind.name().to_owned(),
-                listen: news.listens_on.map(|address| address.to_string()),
+                listen: news.listens_on.map(|address| address.to_string()).or_else(|| socket_of(&line.kind)),
                 calls: calls.live.values().filter(|live| live.line == index).count(),
                 last_call_ms_ago: news.last_call.map(|at| ms(now.saturating_sub(at))),
                 registration: self.sip_line_of(index).and_then(|sip| sip.registration()).map(str::to_owned),

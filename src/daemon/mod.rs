@@ -43,18 +43,15 @@ use crate::{
         vitals::Vitals,
     },
     clock,
-    config::{self, Config, LineKind, PathOrDash, ProcessEnvironment},
-    control::{desk::Desk, http, messages, metrics::Metrics, socket::Socket, systemd},
-    daemon::calls::{Arrival, Shared},
+    config::{self, Config, LineKind, ProcessEnvironment},
+    control::{desk::Desk, http, local::Local, messages, metrics::Metrics, socket, systemd},
+    daemon::calls::Shared,
     exit,
-    leg::{
-        pipe,
-        websocket::{
-            dialer::{self, DialSetup, News, Opening},
-            door::{self, DoorSetup, House},
-            outbound::OutboundSetup,
-            tls,
-        },
+    leg::websocket::{
+        dialer::{self, DialSetup, News, Opening},
+        door::{self, DoorSetup, House},
+        outbound::OutboundSetup,
+        tls,
     },
     media::{Now, pool::BLOCK},
     notes::Notes,
@@ -68,6 +65,7 @@ mod arrivals;
 mod calls;
 mod desk;
 mod outgoing;
+mod pipes;
 mod sip;
 mod sound;
 mod watch;
@@ -77,7 +75,7 @@ mod watch;
 pub fn run(path: &Path) -> u8 {
     let _ = clock::now();
     let config = match config::load(path, &ProcessEnvironment) {
-        Ok(config) => Arc::new(config),
+        Ok(config) => config,
         Err(problems) => {
             error!(
                 message_id = messages::CONFIG_WRONG;
@@ -90,6 +88,12 @@ pub fn run(path: &Path) -> u8 {
         message_id = messages::STARTED, config = path.display().to_string(), version = env!("CARGO_PKG_VERSION");
         "trunkline starts"
     );
+    run_with(config)
+}
+
+/// Runs it with a config that was read already.
+#[must_use]
+pub fn run_with(config: Config) -> u8 {
     for warning in config.warnings() {
         warn!("{warning}");
     }
@@ -101,7 +105,7 @@ pub fn run(path: &Path) -> u8 {
         }
     };
     let code = LocalSet::new().block_on(&runtime, async {
-        match Daemon::start(config).await {
+        match Daemon::start(Arc::new(config)).await {
             Ok(daemon) => daemon.run().await,
             Err(fault) => {
                 error!(message_id = messages::CANNOT_START; "the daemon cannot start: {}", fault.words);
@@ -273,11 +277,7 @@ impl Daemon {
                 }
                 LineKind::Sip(_) => sip::SipLine::open(&shared, index)?,
                 LineKind::Sound(_) => sound::SoundLine::open(&shared, index).await?,
-                LineKind::Pipe { input, output, sample_rate } => {
-                    let (ends, writer) = pipe::open(path_of(input), path_of(output), *sample_rate)
-                        .map_err(|error| Fault::config(format!("[line.{}] {error}", line.name)))?;
-                    shared.begin(index, Arrival::Pipe(ends, writer), *sample_rate);
-                }
+                LineKind::Pipe(pipe) => pipes::open(&shared, index, pipe)?,
             }
         }
         // After the lines: whoever is answered has somewhere to be streamed to.
@@ -288,10 +288,10 @@ impl Daemon {
         }
         // Last: a second daemon with this config finds its ports taken before it comes here.
         if let Some(path) = &config.control.socket {
-            let socket = Socket::open(path).map_err(|error| Fault::config(error.to_string()))?;
+            let local = Local::open(path, "[control] socket").map_err(|error| Fault::config(error.to_string()))?;
             info!(socket = path.display().to_string(); "control socket listens");
             let desk: Rc<dyn Desk> = shared.clone();
-            spawn_local(socket.serve(desk));
+            spawn_local(socket::serve(local, desk));
         }
         Ok(Self { config, reports, news, asks, arrivals, shared, ended, writers: writers_to_join })
     }
@@ -303,7 +303,8 @@ impl Daemon {
         };
         info!(message_id = messages::READY, max_calls = self.config.media.max_calls; "ready for calls");
         spawn_local(watch::watch(Rc::clone(&self.shared)));
-        let only_pipes = self.config.lines.iter().all(|line| matches!(line.kind, LineKind::Pipe { .. }));
+        let is_one_call = |line: &config::Line| matches!(&line.kind, LineKind::Pipe(pipe) if pipe.is_one_call());
+        let only_pipes = self.config.lines.iter().all(is_one_call);
         loop {
             tokio::select! {
                 Some(news) = self.news.recv() => self.shared.on_news(news),
@@ -592,13 +593,6 @@ fn limits(config: &Config) -> Limits {
         downlink_seconds: config.media.downlink_seconds as usize,
         uplink_max_ms: config.media.uplink_max_ms as usize,
         cushion: Now::from_millis(config.media.cushion_ms.into()),
-    }
-}
-
-fn path_of(path: &PathOrDash) -> Option<&Path> {
-    match path {
-        PathOrDash::Dash => None,
-        PathOrDash::Path(path) => Some(path),
     }
 }
 

@@ -1,126 +1,68 @@
-//! A line that is a pipe or a file: one call, from the start of the daemon to the end of its input.
-//!
-//! Reading and writing may block, so each has a thread of its own; between them and the media thread are bounded queues
-//! of frames. The reader keeps to the clock: a file, or a pipe that is fed faster than speech, is read at 50 frames a
-//! second, with [`AHEAD`] of tolerance for a source whose clock is not ours.
+//! Files, standard input and standard output, and what moves their audio: one thread that reads, one that writes.
 
 use std::{
     fs::File,
     io::{self, BufReader, BufWriter, Read, Seek, Write},
     path::Path,
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use hound::{SampleFormat, WavReader, WavSpec, WavWriter};
 use tokio::sync::mpsc;
 
-use crate::media::{
-    Rate,
-    clock::PTIME,
-    frame::{Frame, MAX_SAMPLES},
-    resample::Resampler,
+use crate::{
+    config::PipeEnd,
+    dialect::Direction,
+    leg::pipe::{AHEAD, Ends, Piece, QUEUE, Way, fifo::FifoSink, pack, shorten, unpack},
+    media::{
+        Rate,
+        clock::PTIME,
+        frame::{Frame, MAX_SAMPLES},
+        resample::Resampler,
+    },
 };
 
-/// Both ends of a pipe line, as a media thread wants them.
-pub struct Ends {
-    /// The rate of its frames.
-    pub rate: Rate,
-    /// What the caller says.
-    pub input: Input,
-    /// What the caller hears.
-    pub output: Output,
-}
-
-/// Up to 20 ms of the caller.
-pub struct Piece {
-    frame: Frame,
-    len: usize,
-}
-
-impl Piece {
-    /// These samples, at most 20 ms of them.
-    #[must_use]
-    pub fn new(samples: &[i16]) -> Self {
-        let mut frame = Frame::silence(Rate::Hz48000);
-        let len = samples.len().min(frame.len());
-        frame[..len].copy_from_slice(&samples[..len]);
-        Self { frame, len }
-    }
-
-    /// Its samples.
-    #[must_use]
-    pub fn samples(&self) -> &[i16] {
-        &self.frame[..self.len]
-    }
-}
-
-/// The caller's end.
-pub struct Input(mpsc::Receiver<Piece>);
-
-impl Input {
-    /// The next piece; `None` at the end.
-    pub async fn recv(&mut self) -> Option<Piece> {
-        self.0.recv().await
-    }
-}
-
-/// The listener's end.
-pub struct Output(mpsc::Sender<Frame>);
-
-impl Output {
-    /// Whether the next frame has room: a pipe that nobody reads blocks its writer, never the media thread.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.0.capacity() > 0 || self.0.is_closed()
-    }
-
-    /// Hands one frame to the writer.
-    ///
-    /// # Errors
-    /// When the writer has given up.
-    pub fn write(&self, samples: &[i16]) -> io::Result<()> {
-        let mut frame = Frame::silence(rate_of(samples.len()));
-        frame.copy_from_slice(samples);
-        match self.0.try_send(frame) {
-            Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => Ok(()),
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                Err(io::Error::new(io::ErrorKind::BrokenPipe, "nobody reads the output any more"))
-            }
-        }
-    }
-}
-
-/// The two queues of a line that somebody else feeds and empties, of so many pieces and so many frames: the ends for its
-/// call, and the ends for them.
-#[must_use]
-pub fn queues(rate: Rate, pieces: usize, frames: usize) -> (Ends, mpsc::Sender<Piece>, mpsc::Receiver<Frame>) {
-    let (to_call, from_source) = mpsc::channel(pieces);
-    let (to_sink, from_call) = mpsc::channel(frames);
-    (Ends { rate, input: Input(from_source), output: Output(to_sink) }, to_call, from_call)
-}
-
-/// Opens a pipe line: `None` is standard input or output, as raw PCM16 LE; a path is a WAV file.
+/// Opens the one call of a line whose input is a file or standard input. Gives what writes its output, where there is one,
+/// to be joined when the call is over.
 ///
 /// # Errors
 /// When a file cannot be opened or read as what it should be; the message names it.
-pub fn open(input: Option<&Path>, output: Option<&Path>, rate: Rate) -> io::Result<(Ends, thread::JoinHandle<()>)> {
-    let source = Source::open(input, rate)?;
-    let sink = Sink::open(output, rate)?;
-    let (ends, to_call, from_call) = queues(rate, QUEUE, QUEUE);
-    thread::Builder::new().name("pipe-in".to_owned()).spawn(move || read(source, rate, &to_call))?;
-    let writer = thread::Builder::new().name("pipe-out".to_owned()).spawn(move || write(sink, from_call))?;
-    Ok((ends, writer))
+pub fn open(
+    input: &PipeEnd,
+    output: Option<&PipeEnd>,
+    rate: Rate,
+    direction: Direction,
+) -> io::Result<(Ends, Option<thread::JoinHandle<()>>)> {
+    let mut source = Source::open(input, rate)?;
+    let (to_call, from_source) = mpsc::channel(QUEUE);
+    let (to_sink, writer) = output.map(|end| start_writer(end, rate)).transpose()?.unzip();
+    let work = move || feed(&mut source, None, rate, &to_call);
+    thread::Builder::new().name("pipe-in".to_owned()).spawn(work)?;
+    Ok((Ends { rate, direction, way: Way::Queues(from_source, to_sink) }, writer))
 }
 
-enum Source {
+/// Starts the thread that writes the output of one call.
+pub(super) fn start_writer(end: &PipeEnd, rate: Rate) -> io::Result<(mpsc::Sender<Frame>, thread::JoinHandle<()>)> {
+    let sink = Sink::open(end, rate)?;
+    let (to_sink, from_call) = mpsc::channel(QUEUE);
+    let writer = thread::Builder::new().name("pipe-out".to_owned()).spawn(move || write(sink, from_call))?;
+    Ok((to_sink, writer))
+}
+
+/// What the caller's voice is read from.
+pub(super) enum Source {
     Raw(Box<dyn Read + Send>),
     Wav(Box<(WavReader<BufReader<File>>, Resampler)>),
 }
 
 impl Source {
-    fn open(path: Option<&Path>, rate: Rate) -> io::Result<Self> {
-        let Some(path) = path else { return Ok(Self::Raw(Box::new(io::stdin()))) };
+    fn open(end: &PipeEnd, rate: Rate) -> io::Result<Self> {
+        let path = match end {
+            PipeEnd::Standard => return Ok(Self::Raw(Box::new(io::stdin()))),
+            PipeEnd::Fifo(path) => return Ok(Self::Raw(Box::new(File::open(path)?))),
+            PipeEnd::Wav(path) => path,
+        };
         let reader = WavReader::open(path).map_err(|error| about(path, &error))?;
         let WavSpec { channels, sample_rate, bits_per_sample, sample_format } = reader.spec();
         let Some(from) = Rate::from_hz(sample_rate)
@@ -132,7 +74,7 @@ impl Source {
     }
 
     /// Fills `out` as far as the source goes; 0 at its end.
-    fn read(&mut self, out: &mut [i16]) -> io::Result<usize> {
+    pub(super) fn read(&mut self, out: &mut [i16]) -> io::Result<usize> {
         match self {
             Self::Raw(source) => {
                 let mut bytes = [0; 2 * MAX_SAMPLES];
@@ -146,9 +88,7 @@ impl Source {
                         Err(error) => return Err(error),
                     }
                 }
-                for (sample, pair) in out.iter_mut().zip(bytes[..n].chunks_exact(2)) {
-                    *sample = i16::from_le_bytes([pair[0], pair[1]]);
-                }
+                unpack(&bytes[..n], out);
                 Ok(n / 2)
             }
             Self::Wav(wav) => {
@@ -174,43 +114,62 @@ impl Source {
     }
 }
 
-fn read(mut source: Source, rate: Rate, call: &mpsc::Sender<Piece>) {
+/// Feeds one call from a source, at the pace of speech, until the source is at its end, which is `true`, or the call is
+/// over. `first`: what was read of it already.
+pub(super) fn feed(source: &mut Source, mut first: Option<Piece>, rate: Rate, call: &mpsc::Sender<Piece>) -> bool {
     let started = Instant::now();
     for number in 0_u32.. {
-        let mut frame = Frame::silence(rate);
-        // A source that fails is at its end: the call ends in order, and the samples so far were heard.
-        let Ok(len @ 1..) = source.read(&mut frame) else { return };
+        let piece = match first.take() {
+            Some(piece) => piece,
+            None => {
+                let mut frame = Frame::silence(rate);
+                // A source that fails is at its end: the call ends in order, and the samples so far were heard.
+                let Ok(len @ 1..) = source.read(&mut frame) else { break };
+                Piece { frame, len }
+            }
+        };
         let due = PTIME * number;
         if let Some(early) = due.checked_sub(started.elapsed() + AHEAD) {
             thread::sleep(early);
         }
-        if call.blocking_send(Piece { frame, len }).is_err() {
-            return;
+        if call.blocking_send(piece).is_err() {
+            return false;
         }
     }
+    true
 }
 
 enum Sink {
-    Raw(BufWriter<Box<dyn Write + Send>>),
+    Standard(io::Stdout),
     Wav(Box<WavWriter<BufWriter<File>>>),
+    Fifo(FifoSink),
 }
 
 impl Sink {
-    fn open(path: Option<&Path>, rate: Rate) -> io::Result<Self> {
-        let Some(path) = path else { return Ok(Self::Raw(BufWriter::new(Box::new(io::stdout())))) };
+    fn open(end: &PipeEnd, rate: Rate) -> io::Result<Self> {
+        let path = match end {
+            PipeEnd::Standard => {
+                let stdout = io::stdout();
+                shorten(&stdout);
+                return Ok(Self::Standard(stdout));
+            }
+            PipeEnd::Fifo(path) => return Ok(Self::Fifo(FifoSink::new(path))),
+            PipeEnd::Wav(path) => path,
+        };
         let spec =
             WavSpec { channels: 1, sample_rate: rate.hz(), bits_per_sample: 16, sample_format: SampleFormat::Int };
         Ok(Self::Wav(Box::new(WavWriter::create(path, spec).map_err(|error| about(path, &error))?)))
     }
 
-    fn write(&mut self, samples: &[i16]) -> io::Result<()> {
+    /// `call` says whether the call is over, for a sink that would wait for ever.
+    fn write(&mut self, samples: &[i16], call: &mpsc::Receiver<Frame>) -> io::Result<()> {
+        let mut space = [0; 2 * MAX_SAMPLES];
         match self {
-            Self::Raw(sink) => {
-                for sample in samples {
-                    sink.write_all(&sample.to_le_bytes())?;
-                }
-                sink.flush()
+            Self::Standard(stdout) => {
+                stdout.write_all(pack(samples, &mut space))?;
+                stdout.flush()
             }
+            Self::Fifo(fifo) => fifo.write(pack(samples, &mut space), || call.is_closed()),
             Self::Wav(writer) => write_wav(writer, samples),
         }
     }
@@ -222,7 +181,7 @@ fn write_wav<W: Write + Seek>(writer: &mut WavWriter<W>, samples: &[i16]) -> io:
 
 fn write(mut sink: Sink, mut call: mpsc::Receiver<Frame>) {
     while let Some(frame) = call.blocking_recv() {
-        if sink.write(&frame).is_err() {
+        if sink.write(&frame, &call).is_err() {
             // The queue closes, and the call hears of it with its next frame.
             return;
         }
@@ -237,15 +196,6 @@ fn about(path: &Path, error: &dyn core::fmt::Display) -> io::Error {
     io::Error::other(format!("{}: {error}", path.display()))
 }
 
-fn rate_of(frame: usize) -> Rate {
-    Rate::ALL.into_iter().find(|rate| rate.frame() == frame).unwrap_or(Rate::Hz48000)
-}
-
-/// Frames between a pipe and its call: 160 ms.
-const QUEUE: usize = 8;
-/// How far a source may run ahead of our clock.
-const AHEAD: Duration = Duration::from_millis(100);
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -258,26 +208,31 @@ mod tests {
         writer.finalize().unwrap();
     }
 
+    type Opened = (mpsc::Receiver<Piece>, mpsc::Sender<Frame>, thread::JoinHandle<()>);
+
+    fn open_wav(input: &Path, output: &Path, rate: Rate) -> Opened {
+        let [input, output] = [input, output].map(|path| PipeEnd::Wav(path.to_owned()));
+        let (ends, writer) = open(&input, Some(&output), rate, Direction::Both).unwrap();
+        let Way::Queues(caller, Some(ear)) = ends.way else { unreachable!() };
+        (caller, ear, writer.unwrap())
+    }
+
     #[test]
     fn a_wav_file_comes_through_whole_and_its_end_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let (input, output) = (folder.path().join("in.wav"), folder.path().join("out.wav"));
         let speech: Vec<i16> = (0..1000).collect();
         wav(&input, 8000, &speech);
-        let (mut ends, writer) = open(Some(&input), Some(&output), Rate::Hz8000).unwrap();
+        let (mut caller, ear, writer) = open_wav(&input, &output, Rate::Hz8000);
         let mut heard = vec![];
-        while let Some(piece) = ends.input.0.blocking_recv() {
+        while let Some(piece) = caller.blocking_recv() {
             heard.extend_from_slice(piece.samples());
-            ends.output
-                .write(&{
-                    let mut frame = [0; 160];
-                    frame[..piece.samples().len()].copy_from_slice(piece.samples());
-                    frame
-                })
-                .unwrap();
+            let mut frame = Frame::silence(Rate::Hz8000);
+            frame[..piece.samples().len()].copy_from_slice(piece.samples());
+            ear.blocking_send(frame).unwrap();
         }
         assert_eq!(heard, speech);
-        drop(ends);
+        drop(ear);
         writer.join().unwrap();
         let written: Vec<i16> = WavReader::open(&output).unwrap().samples().map(Result::unwrap).collect();
         assert_eq!(written[..1000], speech);
@@ -289,9 +244,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (input, output) = (folder.path().join("in.wav"), folder.path().join("out.wav"));
         wav(&input, 48_000, &[1000; 9600]);
-        let (mut ends, _) = open(Some(&input), Some(&output), Rate::Hz16000).unwrap();
+        let (mut caller, _ear, _) = open_wav(&input, &output, Rate::Hz16000);
         let mut samples = 0;
-        while let Some(piece) = ends.input.0.blocking_recv() {
+        while let Some(piece) = caller.blocking_recv() {
             samples += piece.samples().len();
         }
         assert_eq!(samples, 3200);
@@ -302,9 +257,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("music.wav");
         wav(&path, 44_100, &[0; 10]);
-        let error = open(Some(&path), None, Rate::Hz8000).err().unwrap().to_string();
+        let said = |path: &Path| Source::open(&PipeEnd::Wav(path.to_owned()), Rate::Hz8000).err().unwrap().to_string();
+        let error = said(&path);
         assert!(error.contains("music.wav: it must be 16-bit PCM, mono"), "{error}");
-        let error = open(Some(Path::new("/nowhere/in.wav")), None, Rate::Hz8000).err().unwrap().to_string();
+        let error = said(Path::new("/nowhere/in.wav"));
         assert!(error.starts_with("/nowhere/in.wav: "), "{error}");
     }
 }
