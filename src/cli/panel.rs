@@ -125,7 +125,7 @@ impl Panel {
         self.table(["LINE", "KIND", "LISTENS ON", "CALLS", "LAST CALL"], rows);
         for line in lines {
             if let Some(card) = &line.card {
-                let paint = if card == "there" { Paint::Good } else { Paint::Bad };
+                let paint = if card.starts_with("there") { Paint::Good } else { Paint::Bad };
                 self.put(paint, &format!("{}: sound card {}", clean(&line.name), clean(card)));
             }
             if let Some(registration) = &line.registration {

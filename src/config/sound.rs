@@ -170,3 +170,80 @@ pub(super) const KEYS: &[&str] = &[
 const DEFAULT: &str = "default";
 const PERIOD_MS: u32 = 20;
 const SILENCE_SECONDS: u32 = 15;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Problems, ProcessEnvironment, load};
+
+    /// The line of a file with these keys, or what is wrong with it.
+    fn read(keys: &str) -> Result<SoundLine, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.toml");
+        let text = format!(
+            "[line.desk]\nkind = \"sound\"\n{keys}\n[trunk.a]\nurl = \"wss://a.example/\"\ndialect = \"binary\"\n\
+             [[route]]\nline = \"desk\"\ntrunks = [\"a\"]\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let shown = |problems: Problems| problems.to_string().replace(&path.display().to_string(), "t.toml");
+        let config = load(Path::new(&path), &ProcessEnvironment).map_err(shown)?;
+        Ok(config.lines[0].kind.sound().unwrap().clone())
+    }
+
+    #[test]
+    fn nothing_said_is_the_default_card_at_16_khz_and_a_call_whenever_it_is_there() {
+        let line = read("").unwrap();
+        assert_eq!((line.input.as_str(), line.output.as_str(), line.rate), ("default", "default", Rate::Hz16000));
+        assert_eq!((line.start, line.echo, line.card_rate), (Mode::Always, Echo::Nothing, None));
+        assert_eq!(line.period, Duration::from_millis(20));
+        assert_eq!(line.tones, [Source::BuiltIn, Source::BuiltIn, Source::BuiltIn, Source::BuiltIn]);
+    }
+
+    #[test]
+    fn the_speaker_is_the_microphones_card_unless_another_is_named() {
+        let line = read("input = \"plughw:CARD=Headset,DEV=0\"").unwrap();
+        assert_eq!(line.output, "plughw:CARD=Headset,DEV=0");
+        let line =
+            read("input = \"hw:CARD=Mic\"\noutput = \"hw:CARD=Box\"\nstart = \"vad\"\nsilence-seconds = 5").unwrap();
+        assert_eq!((line.input.as_str(), line.output.as_str()), ("hw:CARD=Mic", "hw:CARD=Box"));
+        assert_eq!(line.start, Mode::Vad { silence: Duration::from_secs(5) });
+    }
+
+    #[test]
+    fn what_cannot_be_is_told_with_what_would_do() {
+        for (keys, words) in [
+            ("input = \"hw:1,0\"", "cards get their numbers as they come"),
+            ("output = \"plughw:CARD=0\"", "wanted the card's name"),
+            ("start = \"voice\"", "no such way to start a call"),
+            ("silence-seconds = 5", "it is for start = \"vad\""),
+            ("card-rate = 7000", "8000 to 96000"),
+            ("period-ms = 2", "5 to 100"),
+            ("tones.lost = \"lost.mp3\"", "wanted a .wav file, or \"\" for none"),
+            ("tones.lost = \"nowhere.wav\"", "cannot be read"),
+            ("tones.ring = \"\"", "no such key"),
+            ("half-duplex = true\necho-cancel = true", "wanted one of them"),
+            ("listen = \"127.0.0.1:1\"", "no such key"),
+        ] {
+            let problems = read(keys).expect_err(keys);
+            assert!(problems.contains(words), "{keys}: {problems}");
+        }
+    }
+
+    #[test]
+    #[cfg(not(feature = "aec"))]
+    fn a_build_without_the_canceller_says_so_and_what_is_there_instead() {
+        assert!(read("echo-cancel = true").unwrap_err().contains("half-duplex = true, or another build"));
+    }
+
+    #[test]
+    fn a_tone_may_be_a_file_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let wav = folder.path().join("ready.wav");
+        std::fs::write(&wav, "").unwrap();
+        let line = read(&format!("tones = {{ connected = {wav:?}, busy = \"\" }}")).unwrap();
+        assert_eq!(line.tones, [Source::BuiltIn, Source::File(wav), Source::BuiltIn, Source::None]);
+    }
+}

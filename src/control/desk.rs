@@ -142,7 +142,7 @@ pub struct LineStatus {
     /// How its registration with a PBX stands: `registered`, `trying`, `failing`, `refused` or `unregistered`; none: it
     /// is not one that registers.
     pub registration: Option<String>,
-    /// Whether its sound card is `there` or `out`; none: it has none.
+    /// How its sound card is: `out`, `begins`, or `there` with what it adds; none: it has none.
     pub card: Option<String>,
 }
 

@@ -134,7 +134,7 @@ impl Shared {
                 calls: calls.live.values().filter(|live| live.line == index).count(),
                 last_call_ms_ago: news.last_call.map(|at| ms(now.saturating_sub(at))),
                 registration: self.sip_line_of(index).and_then(|sip| sip.registration()).map(str::to_owned),
-                card: self.sound_line_of(index).map(|sound| sound.card().to_owned()),
+                card: self.sound_line_of(index).map(|sound| sound.card()),
             })
             .collect()
     }

@@ -10,8 +10,7 @@ use tokio::{sync::mpsc, sync::oneshot, task::spawn_local, time};
 
 use crate::{
     call::{EndReason, shard::LineOrder},
-    clock,
-    config::{self, Echo, SoundLine as LineConfig},
+    clock, config,
     control::messages,
     daemon::{
         Fault,
@@ -21,8 +20,7 @@ use crate::{
         pipe,
         sound::{
             card::{self, CardSetup},
-            duplex::HalfDuplex,
-            engine::{EchoPath, EngineSetup},
+            engine::EngineSetup,
             start::{Action, Answer, Mode, Start},
             station::{self, Command, News, Running, StationSetup},
             tones::Tones,
@@ -38,6 +36,8 @@ pub(super) struct SoundLine {
     station: mpsc::UnboundedSender<Command>,
     /// Its live call.
     seq: Cell<Option<u64>>,
+    /// How the card runs, since it last came.
+    running: Cell<Option<Running>>,
     /// Why the card is out, and since when.
     out: RefCell<Option<(Now, String)>>,
 }
@@ -63,7 +63,7 @@ impl SoundLine {
             },
             engine: EngineSetup {
                 rate: config.rate,
-                echo: echo_path(config),
+                echo: config.echo,
                 tones,
                 wants_speech: matches!(config.start, Mode::Vad { .. }),
             },
@@ -82,6 +82,7 @@ impl SoundLine {
             start: RefCell::new(Start::new(config.start)),
             station: commands,
             seq: Cell::new(None),
+            running: Cell::new(None),
             out: RefCell::default(),
         });
         shared.sound.borrow_mut().insert(index, Rc::clone(&this));
@@ -122,6 +123,7 @@ impl SoundLine {
                     input:%, output:%, input_delay_ms = ms(input_delay), output_delay_ms = ms(output_delay), realtime;
                     "the sound card is there"
                 );
+                self.running.set(Some(running));
                 start.handle_card_there(now);
             }
             News::Out(fault) => {
@@ -213,8 +215,13 @@ impl SoundLine {
     }
 
     /// How its card is, for `trunkline status`.
-    pub(super) fn card(&self) -> &'static str {
-        if self.out.borrow().is_some() { "out" } else { "there" }
+    pub(super) fn card(&self) -> String {
+        if self.out.borrow().is_some() {
+            return "out".to_owned();
+        }
+        let Some(Running { input_delay, output_delay, .. }) = self.running.get() else { return "begins".to_owned() };
+        let (input_ms, output_ms) = (input_delay.as_millis(), output_delay.as_millis());
+        format!("there, by its own account {input_ms} ms in and {output_ms} ms out")
     }
 }
 
@@ -246,17 +253,6 @@ async fn opened(first: oneshot::Receiver<Result<(), card::Fault>>) -> Result<Res
         Ok(Err(_)) => Err(Fault { code: crate::exit::FAILED, words: "the thread of a sound card ended".to_owned() }),
         // A sound server that hangs may come round; the others' calls do not wait for it.
         Err(_) => Ok(Ok(())),
-    }
-}
-
-fn echo_path(config: &LineConfig) -> EchoPath {
-    match config.echo {
-        Echo::HalfDuplex => EchoPath::HalfDuplex(HalfDuplex::new(config.rate)),
-        #[cfg(feature = "aec")]
-        Echo::Cancel => EchoPath::Cancelled(Box::new(crate::leg::sound::echo::Canceller::new(config.rate))),
-        #[cfg(not(feature = "aec"))]
-        Echo::Cancel => EchoPath::Open, // never: the config refuses it
-        Echo::Nothing => EchoPath::Open,
     }
 }
 

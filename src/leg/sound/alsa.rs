@@ -28,6 +28,7 @@ use crate::{
 /// # Errors
 /// [`Fault`] names the device and what to do.
 pub fn open(setup: &CardSetup) -> Result<Card, Fault> {
+    hush();
     let host = host()?;
     let counts = Arc::new(Counts::default());
     let microphone = find(&host, &setup.input, Way::Input)?;
@@ -47,6 +48,13 @@ pub fn open(setup: &CardSetup) -> Result<Card, Fault> {
     }
     let (input_format, output_format) = (ears.format(&input), mouth.format(&output));
     Ok(Card { heard, to_play, input: input_format, output: output_format, counts, streams: Box::new([input, output]) })
+}
+
+/// Has ALSA's library keep to itself what it says on this thread from now on: it would say it on stderr, each time that a
+/// card which is out is tried, and in words of its own innards. What counts is in its errors.
+fn hush() {
+    // A new place for it, which is freed with the next one; where there is none it goes on speaking.
+    let _ = ::alsa::Output::local_error_handler();
 }
 
 /// ALSA, as it is configured now.
@@ -193,6 +201,7 @@ impl WayInfo {
 /// # Errors
 /// Where there is no ALSA.
 pub fn list(all: bool) -> Result<Vec<DeviceInfo>, Fault> {
+    hush();
     let host = host()?;
     let devices =
         host.devices().map_err(|error| Fault { words: format!("ALSA lists no devices: {error}"), is_lasting: true })?;
@@ -207,6 +216,11 @@ pub fn list(all: bool) -> Result<Vec<DeviceInfo>, Fault> {
         let card = device.description().map(|description| description.name().to_owned()).unwrap_or_default();
         let way = |way: Way, has: bool| if has { way_info(&device, id.id(), way) } else { WayInfo::None };
         let (input, output) = (way(Way::Input, device.supports_input()), way(Way::Output, device.supports_output()));
+        // A plugin for something that is not here (JACK, OSS) is nobody's card.
+        let is_refused = |info: &WayInfo| matches!(info, WayInfo::Refused(_) | WayInfo::None);
+        if !all && parsed.card().is_none() && is_refused(&input) && is_refused(&output) {
+            continue;
+        }
         infos.push(DeviceInfo { name: id.id().to_owned(), card, input, output });
     }
     Ok(infos)
@@ -407,7 +421,7 @@ const fn ring(hz: u32) -> usize {
 }
 
 /// Names that ALSA has on every machine, and that lead nowhere.
-const NOT_CARDS: [&str; 6] = ["null", "oss", "lavrate", "samplerate", "speexrate", "upmix"];
+const NOT_CARDS: [&str; 3] = ["null", "lavrate", "samplerate"];
 /// Rates of cards, the best first: what most run at, and then what loses nothing of speech.
 pub const RATES: [u32; 10] = [48_000, 96_000, 44_100, 88_200, 32_000, 24_000, 22_050, 16_000, 11_025, 8_000];
 /// Kinds of sample, the best first.

@@ -11,6 +11,7 @@
 //! sample since the last callback, and that is kept at a margin for callbacks that come early and ticks that come late.
 
 use crate::{
+    config::Echo,
     leg::sound::{
         duplex::HalfDuplex,
         tones::{Player, Tone, Tones},
@@ -30,22 +31,32 @@ pub struct EngineSetup {
     /// The rate of the line.
     pub rate: Rate,
     /// What is done about the speaker beside the microphone.
-    pub echo: EchoPath,
+    pub echo: Echo,
     /// What the person in the room hears beside the agent.
     pub tones: Tones,
     /// Somebody wants to know when speech begins.
     pub wants_speech: bool,
 }
 
-/// What is done about the speaker beside the microphone.
-pub enum EchoPath {
-    /// Nothing.
+/// What is done about the speaker beside the microphone, at work.
+enum EchoPath {
     Open,
-    /// While the agent speaks the microphone is silent.
     HalfDuplex(HalfDuplex),
-    /// The agent is taken out of what the microphone hears.
     #[cfg(feature = "aec")]
     Cancelled(Box<crate::leg::sound::echo::Canceller>),
+}
+
+impl EchoPath {
+    fn new(echo: Echo, rate: Rate) -> Self {
+        match echo {
+            Echo::HalfDuplex => Self::HalfDuplex(HalfDuplex::new(rate)),
+            #[cfg(feature = "aec")]
+            Echo::Cancel => Self::Cancelled(Box::new(crate::leg::sound::echo::Canceller::new(rate))),
+            #[cfg(not(feature = "aec"))]
+            Echo::Cancel => Self::Open, // never: the config refuses it
+            Echo::Nothing => Self::Open,
+        }
+    }
 }
 
 /// The sound of one line.
@@ -124,7 +135,7 @@ struct Mouth {
 }
 
 impl Engine {
-    /// An engine without a card.
+    /// An engine without a card. It stays on the thread that made it.
     #[must_use]
     pub fn new(setup: EngineSetup) -> Self {
         let EngineSetup { rate, echo, tones, wants_speech } = setup;
@@ -132,7 +143,7 @@ impl Engine {
             rate,
             ear: None,
             mouth: None,
-            echo,
+            echo: EchoPath::new(echo, rate),
             player: Player::new(tones),
             detector: wants_speech.then(|| Box::new(Vad::new(rate, HANG_OVER))),
             pending: Pending::new(),
@@ -518,7 +529,7 @@ mod tests {
         }
     }
 
-    fn engine(rate: Rate, echo: EchoPath) -> Engine {
+    fn engine(rate: Rate, echo: Echo) -> Engine {
         let tones = Tones::open(&Default::default(), rate).unwrap();
         Engine::new(EngineSetup { rate, echo, tones, wants_speech: false })
     }
@@ -529,12 +540,12 @@ mod tests {
 
     /// A call that echoes: what is heard is said again in frames of 20 ms, on every second tick.
     #[derive(Default)]
-    struct Echo {
+    struct Mirror {
         heard: Vec<i16>,
         said: usize,
     }
 
-    impl Echo {
+    impl Mirror {
         fn tick(&mut self, engine: &mut Engine, now: Now, number: u64, played_at: Now) {
             engine.hear(now, |samples| self.heard.extend_from_slice(samples));
             let frame = engine.rate.frame();
@@ -548,32 +559,32 @@ mod tests {
     }
 
     /// Runs for so many seconds; gives the card and the call.
-    fn run(engine: &mut Engine, card: &mut Card, seconds: u64, microphone: impl Fn(u64) -> i16) -> Echo {
-        let mut echo = Echo::default();
+    fn run(engine: &mut Engine, card: &mut Card, seconds: u64, microphone: impl Fn(u64) -> i16) -> Mirror {
+        let mut mirror = Mirror::default();
         for number in 1..=seconds * 100 {
             let now = Now::from_millis(number * 10);
             card.run(now, &microphone);
-            echo.tick(engine, now, number, card.played_at);
+            mirror.tick(engine, now, number, card.played_at);
         }
-        echo
+        mirror
     }
 
     #[test]
     fn whatever_a_card_is_like_its_call_gets_what_our_clock_wants_and_its_speaker_never_runs_dry() {
         for (hz, period) in [(48_000, 960), (44_100, 441), (8_000, 107), (96_000, 2048), (16_000, 213)] {
             for ppm in [-300.0, 0.0, 300.0] {
-                let mut engine = engine(Rate::Hz16000, EchoPath::Open);
+                let mut engine = engine(Rate::Hz16000, Echo::Nothing);
                 let mut card = Card::plug(&mut engine, hz, ppm, period);
                 let early = run(&mut engine, &mut card, 10, |_| 0).heard.len();
                 card.starved = 0;
                 let heard = 60 * 16_000;
-                let mut echo = Echo::default();
+                let mut mirror = Mirror::default();
                 for number in 1001..=7000 {
                     let now = Now::from_millis(number * 10);
                     card.run(now, |n| tone(n, hz));
-                    echo.tick(&mut engine, now, number, card.played_at);
+                    mirror.tick(&mut engine, now, number, card.played_at);
                 }
-                let off = echo.heard.len().abs_diff(heard);
+                let off = mirror.heard.len().abs_diff(heard);
                 // A clock that is off by 300 ppm would be 288 samples off by then; a period more or less is the card's.
                 assert!(off <= 16_000 * period / hz as usize + 170, "{off} of {heard} at {hz} {ppm} ({early})");
                 assert_eq!(card.starved, 0, "at {hz} {ppm}");
@@ -586,7 +597,7 @@ mod tests {
 
     #[test]
     fn a_tone_goes_in_and_comes_out_without_a_step() {
-        let mut engine = engine(Rate::Hz16000, EchoPath::Open);
+        let mut engine = engine(Rate::Hz16000, Echo::Nothing);
         let mut card = Card::plug(&mut engine, 48_000, 200.0, 960);
         run(&mut engine, &mut card, 20, |n| tone(n, 48_000));
         let out = &card.played[10 * 48_000..];
@@ -598,7 +609,7 @@ mod tests {
 
     #[test]
     fn a_card_that_stands_still_leaves_the_agents_speech_in_the_call_and_loses_none() {
-        let mut engine = engine(Rate::Hz16000, EchoPath::Open);
+        let mut engine = engine(Rate::Hz16000, Echo::Nothing);
         let mut card = Card::plug(&mut engine, 48_000, 0.0, 960);
         run(&mut engine, &mut card, 5, |_| 0);
         let mut taken = 0;
@@ -615,7 +626,7 @@ mod tests {
 
     #[test]
     fn without_a_card_the_call_hears_silence() {
-        let mut engine = engine(Rate::Hz8000, EchoPath::Open);
+        let mut engine = engine(Rate::Hz8000, Echo::Nothing);
         let mut heard = Vec::new();
         for number in 1..=10 {
             engine.hear(Now::from_millis(number * 10), |samples| heard.extend_from_slice(samples));
@@ -626,7 +637,7 @@ mod tests {
 
     #[test]
     fn a_tone_is_played_in_place_of_the_agent_and_the_microphone_does_not_hear_it() {
-        let mut engine = engine(Rate::Hz16000, EchoPath::Open);
+        let mut engine = engine(Rate::Hz16000, Echo::Nothing);
         let mut card = Card::plug(&mut engine, 16_000, 0.0, 320);
         run(&mut engine, &mut card, 3, |n| tone(n, 16_000));
         engine.play(Tone::Lost);
@@ -645,7 +656,7 @@ mod tests {
     #[test]
     fn half_duplex_shuts_the_microphone_while_the_agent_is_heard() {
         let rate = Rate::Hz16000;
-        let mut engine = engine(rate, EchoPath::HalfDuplex(HalfDuplex::new(rate)));
+        let mut engine = engine(rate, Echo::HalfDuplex);
         let mut card = Card::plug(&mut engine, 16_000, 0.0, 320);
         let mut levels = Vec::new();
         for number in 1..400 {
