@@ -32,6 +32,11 @@ use trunkline::{
 
 #[path = "no_alloc/sip.rs"]
 mod sip;
+#[cfg(feature = "sound")]
+mod site;
+#[cfg(feature = "sound")]
+#[path = "no_alloc/sound.rs"]
+mod sound;
 
 /// Those in which a trunk's agent is heard from the first message on.
 const DIALECTS: [&str; 9] =

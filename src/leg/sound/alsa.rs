@@ -2,6 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
+    thread,
     time::Duration,
 };
 
@@ -370,7 +371,12 @@ fn on_error_of(counts: &Counts, error: &Error) {
         // It goes on as it was, or elsewhere.
         ErrorKind::RealtimeDenied | ErrorKind::DeviceChanged => {}
         ErrorKind::DeviceNotAvailable => counts.end(End::Gone),
-        _ => counts.end(End::Failed),
+        _ => {
+            counts.end(End::Failed);
+            // cpal tries again at once, and a sound server that is gone fails at once: a thread that comes before others
+            // would take a whole core until its stream is dropped.
+            thread::sleep(BREATH);
+        }
     }
 }
 
@@ -426,5 +432,58 @@ const NOT_CARDS: [&str; 3] = ["null", "lavrate", "samplerate"];
 pub const RATES: [u32; 10] = [48_000, 96_000, 44_100, 88_200, 32_000, 24_000, 22_050, 16_000, 11_025, 8_000];
 /// Kinds of sample, the best first.
 const SAMPLES: [SampleFormat; 3] = [SampleFormat::I16, SampleFormat::I32, SampleFormat::F32];
+/// How long a stream that failed waits between two attempts.
+const BREATH: Duration = Duration::from_millis(10);
 /// How long a card may be silent before its thread looks whether it is still there.
 const POLL: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_card_does_not_open_is_a_sentence_with_its_name_and_what_to_do() {
+        let name = "plughw:CARD=Headset,DEV=0";
+        for (kind, words, is_lasting) in [
+            (
+                ErrorKind::DeviceBusy,
+                "another program holds it; end that, or share the card by a dsnoop or dmix device",
+                false,
+            ),
+            (
+                ErrorKind::PermissionDenied,
+                "this user may not open it; put the user into the group `audio`, and the",
+                true,
+            ),
+            (ErrorKind::UnsupportedOperation, "it has no microphone; `trunkline devices` shows which have one", true),
+            (ErrorKind::UnsupportedConfig, "it cannot be opened as wanted (", true),
+            (ErrorKind::DeviceNotAvailable, "it is not there now; plug it in", false),
+            (ErrorKind::BackendError, "; is its sound server up?", false),
+        ] {
+            let fault = explain(name, Way::Input, &Error::new(kind));
+            assert!(fault.words.starts_with("input = \"plughw:CARD=Headset,DEV=0\": "), "{fault}");
+            assert!(fault.words.contains(words) && !fault.words.ends_with('.'), "{fault}");
+            assert_eq!(fault.is_lasting, is_lasting, "{fault}");
+        }
+        let fault = explain("hw:Door", Way::Output, &Error::new(ErrorKind::UnsupportedOperation));
+        assert_eq!(fault.words, "output = \"hw:Door\": it has no speaker; `trunkline devices` shows which have one");
+    }
+
+    #[test]
+    fn a_rate_that_is_wanted_is_had_or_refused_and_else_the_best_is_taken() {
+        let size = SupportedBufferSize::Unknown;
+        let range =
+            |channels, least, most, sample| SupportedStreamConfigRange::new(channels, least, most, size, sample);
+        let ranges = [
+            range(2, 44_100, 48_000, SampleFormat::I16),
+            range(1, 44_100, 44_100, SampleFormat::I32),
+            range(1, 44_100, 44_100, SampleFormat::U8),
+        ];
+        let had = |rate| best(&ranges, rate).map(|(range, hz)| (hz, range.channels(), range.sample_format()));
+        assert_eq!(had(None), Some((48_000, 2, SampleFormat::I16)));
+        assert_eq!(had(Some(44_100)), Some((44_100, 1, SampleFormat::I32)));
+        assert_eq!(had(Some(12_345)), None);
+        assert_eq!(rates(&ranges), "44100 Hz, 44100 to 48000 Hz");
+    }
+}

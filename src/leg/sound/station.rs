@@ -104,8 +104,7 @@ pub fn start(setup: StationSetup) -> io::Result<Handle> {
     let (tell_first, first) = oneshot::channel();
     let builder = thread::Builder::new().name(format!("sound-{}", setup.name));
     builder.spawn(move || {
-        // ALSA's threads are made by this one, and have the same rights.
-        let realtime = take_precedence();
+        let realtime = take_precedence(PRIORITY);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
         let ended = runtime.and_then(|runtime| runtime.block_on(run(setup, orders, tell_first, realtime)));
         if let Err(error) = ended {
@@ -117,19 +116,19 @@ pub fn start(setup: StationSetup) -> io::Result<Handle> {
 
 /// Gives this thread, and those that it will make, the right to run before others. `false`: it may not.
 #[cfg(feature = "sound")]
-fn take_precedence() -> bool {
+fn take_precedence(priority: u8) -> bool {
     use thread_priority::{
         RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy,
         thread_native_id,
     };
-    let Ok(priority) = PRIORITY.try_into() else { return false };
+    let Ok(priority) = priority.try_into() else { return false };
     let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
     set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(priority), policy).is_ok()
 }
 
 /// There is no card that would need it.
 #[cfg(not(feature = "sound"))]
-const fn take_precedence() -> bool {
+const fn take_precedence(_: u8) -> bool {
     false
 }
 
@@ -250,7 +249,13 @@ impl Station {
 
     fn open(&mut self, now: Now) -> Result<(), Fault> {
         self.open_at = now + RETRY;
-        let Card { heard, to_play, input, output, counts, streams } = match card::open(&self.setup) {
+        // ALSA's threads are made by this one, and have the same rights. They come after it: one that spins, because its
+        // sound server is gone, would keep it from ever dropping that stream.
+        let precedence = |priority| self.realtime && take_precedence(priority);
+        precedence(CARD_PRIORITY);
+        let opened = card::open(&self.setup);
+        precedence(PRIORITY);
+        let Card { heard, to_play, input, output, counts, streams } = match opened {
             Ok(card) => card,
             Err(fault) => {
                 self.tell_out(fault.clone());
@@ -284,7 +289,8 @@ impl Station {
             self.count();
             self.card = None;
             self.engine.drop_card();
-            self.open_at = now + RETRY;
+            // At once: ALSA's PulseAudio plugin says EIO after an xrun, and opened anew it is there again.
+            self.open_at = now;
             self.tell_out(fault);
         }
         if self.card.is_none() && now >= self.open_at {
@@ -396,8 +402,9 @@ impl Open {
 }
 
 /// Of SCHED_FIFO: before everything that is not, behind the kernel's own.
-#[cfg(feature = "sound")]
 const PRIORITY: u8 = 20;
+/// And of the card's threads.
+const CARD_PRIORITY: u8 = 19;
 /// How long after a frame our tick comes: as much as frames come late.
 const BEHIND: Now = Now::from_micros(500);
 /// How often a card that is out is tried.
