@@ -36,6 +36,8 @@ pub(super) struct EchoGuard {
     loss: i32,
     /// Which of the last frames were over the bound, the newest in the lowest bit.
     over: u32,
+    /// The agent is heard, or was so lately that its echo may be.
+    agent_heard: bool,
 }
 
 impl EchoGuard {
@@ -51,6 +53,7 @@ impl EchoGuard {
             next: 0,
             loss: FIRST_LOSS,
             over: 0,
+            agent_heard: false,
         }
     }
 
@@ -103,6 +106,11 @@ impl EchoGuard {
         self.learn(slot);
         let held = self.played.loudest(slot.saturating_sub(LATEST as u64 - 1), slot);
         let bound = i32::from(held) * 100 - self.loss + MARGIN;
+        if held >= LOUD_DBOV && !self.agent_heard {
+            // Silence before the agent spoke was over no bound: its first words may come back at once.
+            self.over = 0;
+        }
+        self.agent_heard = held >= LOUD_DBOV;
         let is_over = held < LOUD_DBOV || i32::from(level) * 100 > bound;
         self.over = (self.over << 1 | u32::from(is_over)) & ((1 << OVER_WINDOW) - 1);
     }
@@ -257,6 +265,19 @@ mod tests {
             guard.on_caller(at(frame + 1), &sound(-13));
         }
         assert!(guard.is_caller());
+    }
+
+    #[test]
+    fn an_agents_first_words_that_come_back_at_once_are_no_caller() {
+        let mut guard = EchoGuard::new(Rate::Hz8000);
+        for frame in 0..50 {
+            guard.on_caller(at(frame + 1), &sound(-70));
+        }
+        for frame in 50..60 {
+            guard.on_agent(at(frame), -15);
+            guard.on_caller(at(frame + 1), &sound(-21));
+            assert!(!guard.is_caller(), "{frame}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use core::fmt;
 use std::{
     f64::consts::TAU,
     io::{self, IsTerminal as _, Write},
+    sync::atomic::Ordering::Relaxed,
     thread,
     time::{Duration, Instant},
 };
@@ -119,6 +120,8 @@ struct Heard {
     peak: u16,
     /// Times that the card had no room or no sound in time.
     xruns: u64,
+    /// Callbacks of the microphone, and of the speaker.
+    callbacks: [u64; 2],
 }
 
 fn test(args: &DevicesArgs, name: &str) -> Result<(), DevicesError> {
@@ -152,8 +155,14 @@ fn measure(card: &mut Card, tone: Duration, told: bool) -> Result<Heard, Devices
     let began = Instant::now();
     let (mut played, mut heard) = (0_u64, Vec::new());
     let mut before = Vec::new();
-    let mut figures =
-        Heard { room_dbov: SILENCE_DBOV, loudest_dbov: SILENCE_DBOV, tone_dbov: SILENCE_DBOV, peak: 0, xruns: 0 };
+    let mut figures = Heard {
+        room_dbov: SILENCE_DBOV,
+        loudest_dbov: SILENCE_DBOV,
+        tone_dbov: SILENCE_DBOV,
+        peak: 0,
+        xruns: 0,
+        callbacks: [0; 2],
+    };
     let mut meter = Meter::new(told);
     while began.elapsed() < ROOM + tone {
         let wanted = (began.elapsed() + AHEAD).as_micros() as u64 * u64::from(output_hz) / 1_000_000;
@@ -180,12 +189,22 @@ fn measure(card: &mut Card, tone: Duration, told: bool) -> Result<Heard, Devices
     meter.end();
     figures.room_dbov = level_dbov(&before);
     figures.tone_dbov = tone_level(&heard, input_hz);
-    figures.xruns = card.counts.xruns.load(std::sync::atomic::Ordering::Relaxed);
+    let counts = &card.counts;
+    figures.xruns = counts.xruns.load(Relaxed);
+    figures.callbacks = [counts.heard.load(Relaxed), counts.played.load(Relaxed)];
     Ok(figures)
 }
 
 /// What the figures say: what is good, or what to change.
 const fn advice(heard: &Heard) -> Result<&'static str, &'static str> {
+    if heard.callbacks[0] == 0 {
+        return Err(
+            "the card gave no sound at all, not even silence: take another DEV= of it, or unplug it and plug it in again",
+        );
+    }
+    if heard.callbacks[1] == 0 {
+        return Err("the card took no sound to play: take another DEV= of it, or unplug it and plug it in again");
+    }
     if heard.loudest_dbov == SILENCE_DBOV {
         return Err(
             "the microphone gives digital silence: it is muted, or another input is chosen; run `alsamixer`, choose \
@@ -286,8 +305,8 @@ fn say(words: &str) {
 }
 
 const EXAMPLES: &str = "\
-The service may see less than you do. To see what it can open:
-  sudo -u trunkline trunkline devices
+The service may see less than you do. To see what it can open with its sound drop-in (docs/sound.md):
+  sudo setpriv --reuid=trunkline --regid=trunkline --groups=audio trunkline devices
 
 Is anything heard?
   trunkline devices --test plughw:CARD=Headset,DEV=0
@@ -332,10 +351,13 @@ mod tests {
 
     #[test]
     fn each_state_of_a_microphone_has_its_advice() {
-        let heard = Heard { room_dbov: -55, loudest_dbov: -30, tone_dbov: -70, peak: 2_000, xruns: 0 };
+        let heard =
+            Heard { room_dbov: -55, loudest_dbov: -30, tone_dbov: -70, peak: 2_000, xruns: 0, callbacks: [50; 2] };
         let says = |heard: Heard| match advice(&heard) {
             Ok(words) | Err(words) => words,
         };
+        assert!(says(Heard { callbacks: [0, 9], ..heard }).contains("gave no sound"));
+        assert!(says(Heard { callbacks: [9, 0], ..heard }).contains("took no sound"));
         assert!(says(Heard { loudest_dbov: SILENCE_DBOV, ..heard }).contains("digital silence"));
         assert!(says(Heard { loudest_dbov: -75, ..heard }).contains("nearly silent"));
         assert!(says(Heard { peak: 32_767, ..heard }).contains("clips"));

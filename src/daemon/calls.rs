@@ -505,12 +505,14 @@ impl Shared {
     /// A trunk answered, or did not.
     pub(super) fn on_news(self: &Rc<Self>, news: News) {
         let News { seq, trunk, at_ms, result } = news;
-        let last = &mut self.trunks.borrow_mut()[trunk];
-        let is_unreachable = result.as_ref().is_err_and(|unanswered| unanswered.is_unreachable);
-        last.unreachable_until = is_unreachable.then(|| clock::now() + UNREACHABLE);
-        match &result {
-            Ok(handshake) => last.handshake = Some((at_ms, *handshake)),
-            Err(unanswered) => last.refusal = Some((at_ms, unanswered.words.clone())),
+        {
+            let last = &mut self.trunks.borrow_mut()[trunk];
+            let is_unreachable = result.as_ref().is_err_and(|unanswered| unanswered.is_unreachable);
+            last.unreachable_until = is_unreachable.then(|| clock::now() + UNREACHABLE);
+            match &result {
+                Ok(handshake) => last.handshake = Some((at_ms, *handshake)),
+                Err(unanswered) => last.refusal = Some((at_ms, unanswered.words.clone())),
+            }
         }
         let taken = if let (Ok(handshake), Some(live)) = (result, self.calls.borrow_mut().live.get_mut(&seq)) {
             let first = live.trunk.replace((trunk, handshake)).is_none();
@@ -601,7 +603,17 @@ impl Shared {
         }
     }
 
-    pub(super) fn on_ended(self: &Rc<Self>, mut outcome: Outcome) {
+    pub(super) fn on_ended(self: &Rc<Self>, outcome: Outcome) {
+        let (seq, reason) = (outcome.seq, outcome.reason);
+        let sound = self.calls.borrow().live.get(&seq).and_then(|live| self.sound_line_of(live.line));
+        self.put_on_record(outcome);
+        // Its next call may begin at once.
+        if let Some(sound) = sound {
+            sound.on_ended(self, seq, reason);
+        }
+    }
+
+    fn put_on_record(self: &Rc<Self>, mut outcome: Outcome) {
         let Some(live) = self.calls.borrow_mut().live.remove(&outcome.seq) else { return };
         if let (Some(telnyx), Some(id)) = (&self.telnyx, &live.telnyx_call)
             && !matches!(outcome.reason, EndReason::LineHungUp | EndReason::Abandoned)
@@ -616,9 +628,6 @@ impl Shared {
         let refused_by = sip.and_then(|sip| sip.on_call_over(self, outcome.seq, outcome.reason));
         self.metrics.call_ended(outcome.reason);
         self.tell_doors();
-        if let Some(sound) = self.sound_line_of(live.line) {
-            sound.on_ended(self, outcome.seq, outcome.reason);
-        }
         let taken = live.trunk.map(|(index, Handshake { cipher, stages, .. })| {
             let config::Trunk { name, dialect, .. } = &self.config.trunks[index];
             Taken { trunk: name, dialect, cipher, stages }

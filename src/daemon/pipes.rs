@@ -116,6 +116,8 @@ async fn arrive(shared: Rc<Shared>, line: usize, mut stream: UnixStream, has_sea
         Ok(true) => {}
     }
     let (told, used) = match Opening::of(&bytes) {
+        // Half a line is no audio, and has no business with the agent.
+        Opening::Unknown if !bytes.is_empty() => (Some(Err("its first line does not end".to_owned())), 0),
         // Who says nothing for so long wants to listen.
         Opening::Audio | Opening::Unknown => (None, 0),
         Opening::Said(json, used) => (Some(CallInfo::parse(json).map_err(|error| error.to_string())), used),

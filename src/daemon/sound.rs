@@ -6,7 +6,7 @@ use std::{
 };
 
 use log::{info, warn};
-use tokio::{sync::mpsc, sync::oneshot, task::spawn_local, time};
+use tokio::{sync::mpsc, task::spawn_local, time};
 
 use crate::{
     call::{EndReason, shard::LineOrder},
@@ -16,6 +16,7 @@ use crate::{
         Fault,
         calls::{Arrival, Shared},
     },
+    exit,
     leg::{
         pipe,
         sound::{
@@ -33,11 +34,13 @@ use crate::{
 pub(super) struct SoundLine {
     index: usize,
     start: RefCell<Start>,
-    station: mpsc::UnboundedSender<Command>,
+    station: RefCell<mpsc::UnboundedSender<Command>>,
     /// Its live call.
     seq: Cell<Option<u64>>,
     /// How the card runs, since it last came.
     running: Cell<Option<Running>>,
+    /// Whoever reads the log knows that the card's threads have no realtime rights.
+    told_rights: Cell<bool>,
     /// Why the card is out, and since when.
     out: RefCell<Option<(Now, String)>>,
 }
@@ -50,40 +53,29 @@ impl SoundLine {
     pub(super) async fn open(shared: &Rc<Shared>, index: usize) -> Result<(), Fault> {
         let config::Line { name, kind } = &shared.config.lines[index];
         let Some(config) = kind.sound() else { return Ok(()) };
-        let tones = Tones::open(&config.tones, config.rate)
-            .map_err(|refused| Fault::config(format!("[line.{name}.tones] {}", refused)))?;
-        let (tell, news) = mpsc::unbounded_channel();
-        let setup = StationSetup {
-            name: name.clone(),
-            card: CardSetup {
-                input: config.input.clone(),
-                output: config.output.clone(),
-                rate: config.card_rate,
-                period: config.period,
-            },
-            engine: EngineSetup {
-                rate: config.rate,
-                echo: config.echo,
-                tones,
-                wants_speech: matches!(config.start, Mode::Vad { .. }),
-            },
-            news: tell,
-            metrics: shared.metrics.clone(),
+        let (station::Handle { commands, first }, news) = start_station(shared, name, config)?;
+        let hangs = match time::timeout(PATIENCE, first).await {
+            Ok(Ok(Ok(()))) => None,
+            Ok(Ok(Err(fault))) if fault.is_lasting => return Err(Fault::config(format!("[line.{name}] {fault}"))),
+            // It tells of it itself.
+            Ok(Ok(Err(_))) => None,
+            Ok(Err(_)) => {
+                return Err(Fault { code: exit::FAILED, words: format!("[line.{name}] its thread ended") });
+            }
+            // A sound server that hangs may come round; the others' calls do not wait for it.
+            Err(_) => Some("it does not open; is its sound server up?".to_owned()),
         };
-        let station::Handle { commands, first } =
-            station::start(setup).map_err(|error| Fault::system("a thread could not be started", &error))?;
-        if let Err(fault) = opened(first).await?
-            && fault.is_lasting
-        {
-            return Err(Fault::config(format!("[line.{name}] {fault}")));
+        if let Some(words) = &hangs {
+            warn!(message_id = messages::CARD_OUT, line = name; "the sound card is out: {words}");
         }
         let this = Rc::new(Self {
             index,
             start: RefCell::new(Start::new(config.start)),
-            station: commands,
+            station: RefCell::new(commands),
             seq: Cell::new(None),
             running: Cell::new(None),
-            out: RefCell::default(),
+            out: RefCell::new(hangs.map(|words| (clock::now(), words))),
+            told_rights: Cell::new(false),
         });
         shared.sound.borrow_mut().insert(index, Rc::clone(&this));
         spawn_local(this.run(Rc::clone(shared), news));
@@ -97,13 +89,27 @@ impl SoundLine {
             tokio::select! {
                 told = news.recv() => match told {
                     Some(told) => self.on_news(&shared, told),
-                    // Its thread is gone, and said why.
-                    None => return self.on_news(&shared, News::Out(card::Fault {
-                        words: "the thread of the sound card ended".to_owned(),
-                        is_lasting: true,
-                    })),
+                    None => news = self.begin_anew(&shared).await,
                 },
                 () = time::sleep(wait.unwrap_or(FOREVER)), if wait.is_some() => {}
+            }
+        }
+    }
+
+    /// The card's thread ended, which is a fault of ours, and the log has it: another takes its place.
+    async fn begin_anew(&self, shared: &Shared) -> mpsc::UnboundedReceiver<News> {
+        let words = "its thread ended, and is started again".to_owned();
+        self.on_news(shared, News::Out(card::Fault { words, is_lasting: false }));
+        let config::Line { name, kind } = &shared.config.lines[self.index];
+        loop {
+            time::sleep(ANEW).await;
+            match kind.sound().map(|config| start_station(shared, name, config)) {
+                Some(Ok((handle, news))) => {
+                    *self.station.borrow_mut() = handle.commands;
+                    return news;
+                }
+                Some(Err(fault)) => warn!(line = name; "the sound card's thread is not started: {}", fault.words),
+                None => core::future::pending().await,
             }
         }
     }
@@ -124,11 +130,19 @@ impl SoundLine {
                     "the sound card is there"
                 );
                 self.running.set(Some(running));
+                if !realtime && !self.told_rights.replace(true) {
+                    warn!(
+                        line;
+                        "the sound card's threads may not run before others, and a busy machine will be heard as clicks; \
+                         the unit's sound drop-in lets them (docs/sound.md)"
+                    );
+                }
                 start.handle_card_there(now);
             }
             News::Out(fault) => {
                 warn!(message_id = messages::CARD_OUT, line; "the sound card is out: {fault}");
-                *self.out.borrow_mut() = Some((now, fault.words));
+                let since = self.out.borrow().as_ref().map_or(now, |(since, _)| *since);
+                *self.out.borrow_mut() = Some((since, fault.words));
                 start.handle_card_out(now);
             }
             News::SpeechBegan => start.handle_speech_began(now),
@@ -156,8 +170,8 @@ impl SoundLine {
                     }
                 }
                 // A station whose thread is gone has said so.
-                Some(Action::Play(tone)) => drop(self.station.send(Command::Play(tone))),
-                Some(Action::Hush) => drop(self.station.send(Command::Hush)),
+                Some(Action::Play(tone)) => drop(self.station.borrow().send(Command::Play(tone))),
+                Some(Action::Hush) => drop(self.station.borrow().send(Command::Hush)),
             }
         }
     }
@@ -169,7 +183,7 @@ impl SoundLine {
         let Some(config) = shared.config.lines[self.index].kind.sound() else { return };
         let (ends, heard, to_play) = pipe::queues(config.rate, PIECES, FRAMES);
         // A station whose thread is gone drops its ends, and the call is over.
-        let _ = self.station.send(Command::Call { heard, to_play });
+        let _ = self.station.borrow().send(Command::Call { heard, to_play });
         // Before: a call that is over at once is told of by the same way.
         self.start.borrow_mut().handle_begun(clock::now());
         let seq = shared.begin(self.index, Arrival::Sound(ends), config.rate);
@@ -239,29 +253,58 @@ impl Shared {
         };
         sound.drive(self);
         match answer {
+            Answer::Begins if !sound.start.borrow().is_on() => {
+                Err(format!("line {line}: no call begins: {}", self.why_full().unwrap_or("it was over at once")))
+            }
             Answer::Begins | Answer::Ends => Ok(answer.to_string()),
-            Answer::AlreadyOn | Answer::NotOn | Answer::NotByKey | Answer::NoCard | Answer::Draining => {
+            Answer::NoCard => Err(sound
+                .problem(self)
+                .unwrap_or_else(|| format!("line {line}: its sound card only begins; try again in a moment"))),
+            Answer::AlreadyOn | Answer::NotOn | Answer::NotByKey | Answer::Draining => {
                 Err(format!("line {line}: {answer}"))
             }
         }
     }
 }
 
-async fn opened(first: oneshot::Receiver<Result<(), card::Fault>>) -> Result<Result<(), card::Fault>, Fault> {
-    match time::timeout(PATIENCE, first).await {
-        Ok(Ok(first)) => Ok(first),
-        Ok(Err(_)) => Err(Fault { code: crate::exit::FAILED, words: "the thread of a sound card ended".to_owned() }),
-        // A sound server that hangs may come round; the others' calls do not wait for it.
-        Err(_) => Ok(Ok(())),
-    }
+/// Starts the thread of a line's card. Gives where it is told things, and what it tells.
+fn start_station(
+    shared: &Shared,
+    name: &str,
+    config: &config::SoundLine,
+) -> Result<(station::Handle, mpsc::UnboundedReceiver<News>), Fault> {
+    let tones = Tones::open(&config.tones, config.rate)
+        .map_err(|refused| Fault::config(format!("[line.{name}.tones] {refused}")))?;
+    let (tell, news) = mpsc::unbounded_channel();
+    let setup = StationSetup {
+        name: name.to_owned(),
+        card: CardSetup {
+            input: config.input.clone(),
+            output: config.output.clone(),
+            rate: config.card_rate,
+            period: config.period,
+        },
+        engine: EngineSetup {
+            rate: config.rate,
+            echo: config.echo,
+            tones,
+            wants_speech: matches!(config.start, Mode::Vad { .. }),
+        },
+        news: tell,
+        metrics: shared.metrics.clone(),
+    };
+    let handle = station::start(setup).map_err(|error| Fault::system("a thread could not be started", &error))?;
+    Ok((handle, news))
 }
 
-/// Pieces between a station and its call: 160 ms of the caller.
-const PIECES: usize = 16;
+/// Pieces between a station and its call: more than a card's ring holds, which may come at once.
+const PIECES: usize = 64;
 /// And frames: 80 ms of the agent.
 const FRAMES: usize = 4;
 /// Signs of life that are older are not news.
 const FRESH: Now = Now::from_secs(1);
 /// How long the start waits for a card that does not open.
 const PATIENCE: Now = Now::from_secs(3);
+/// How long after a thread that ended another takes its place.
+const ANEW: Now = Now::from_secs(1);
 const FOREVER: Now = Now::from_secs(3600);

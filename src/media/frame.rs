@@ -65,7 +65,9 @@ impl Rate {
     /// How long this many samples last.
     #[must_use]
     pub const fn duration(self, samples: usize) -> core::time::Duration {
-        core::time::Duration::from_nanos(samples as u64 * 1_000_000_000 / self.hz() as u64)
+        let (samples, hz) = (samples as u64, self.hz() as u64);
+        // Apart, or days of samples would be more nanoseconds than fit.
+        core::time::Duration::new(samples / hz, (samples % hz * 1_000_000_000 / hz) as u32)
     }
 }
 

@@ -117,8 +117,8 @@ impl Source {
 /// Feeds one call from a source, at the pace of speech, until the source is at its end, which is `true`, or the call is
 /// over. `first`: what was read of it already.
 pub(super) fn feed(source: &mut Source, mut first: Option<Piece>, rate: Rate, call: &mpsc::Sender<Piece>) -> bool {
-    let started = Instant::now();
-    for number in 0_u32.. {
+    let (mut started, mut number) = (Instant::now(), 0_u32);
+    loop {
         let piece = match first.take() {
             Some(piece) => piece,
             None => {
@@ -128,10 +128,14 @@ pub(super) fn feed(source: &mut Source, mut first: Option<Piece>, rate: Rate, ca
                 Piece { frame, len }
             }
         };
-        let due = PTIME * number;
-        if let Some(early) = due.checked_sub(started.elapsed() + AHEAD) {
+        let (due, now) = (PTIME * number, started.elapsed());
+        if let Some(early) = due.checked_sub(now + AHEAD) {
             thread::sleep(early);
+        } else if now > due + AHEAD {
+            // It paused: what it says next is not owed, and would be too much at once.
+            (started, number) = (Instant::now(), 0);
         }
+        number += 1;
         if call.blocking_send(piece).is_err() {
             return false;
         }

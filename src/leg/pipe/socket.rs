@@ -115,10 +115,15 @@ impl Reader {
         self.filled -= 2 * len;
         let started = *self.started.get_or_insert_with(Instant::now);
         self.samples += len as u64;
-        let due = started + Duration::from_nanos(self.samples * 1_000_000_000 / u64::from(self.rate.hz()));
-        let early = due.checked_sub(AHEAD).unwrap_or(started);
-        if early > Instant::now() {
+        let hz = u64::from(self.rate.hz());
+        let rest = Duration::from_nanos(self.samples % hz * 1_000_000_000 / hz);
+        let due = started + Duration::from_secs(self.samples / hz) + rest;
+        let (early, now) = (due.checked_sub(AHEAD).unwrap_or(started), Instant::now());
+        if early > now {
             self.pause.as_mut().reset(early);
+        } else if now > due + AHEAD {
+            // It paused: what it says next is not owed, and would be too much at once.
+            (self.started, self.samples) = (Some(now), 0);
         }
         Piece { frame, len }
     }

@@ -48,6 +48,18 @@ pub fn open(setup: &CardSetup) -> Result<Card, Fault> {
         stream.play().map_err(|error| refused(choice, &error))?;
     }
     let (input_format, output_format) = (ears.format(&input), mouth.format(&output));
+    for (choice, format) in [(&ears, &input_format), (&mouth, &output_format)] {
+        if format.period as usize > ring(format.hz) / 3 {
+            let words = format!(
+                "{} = \"{}\": it gives and takes sound {} ms at a time, which is no conversation; wanted another \
+                 period-ms, or a plughw: device",
+                choice.way.key(),
+                choice.name,
+                u64::from(format.period) * 1000 / u64::from(format.hz)
+            );
+            return Err(Fault { words, is_lasting: true });
+        }
+    }
     Ok(Card { heard, to_play, input: input_format, output: output_format, counts, streams: Box::new([input, output]) })
 }
 
@@ -76,7 +88,10 @@ pub fn find(host: &Host, name: &str, way: Way) -> Result<Device, Fault> {
         // Always there in name; what is behind it shows when it is opened.
         host.default_input_device()
     } else {
-        host.device_by_id(&DeviceId::new(HostId::Alsa, name))
+        // As it is written, and then as cpal would write it.
+        let id = DeviceId::new(HostId::Alsa, name);
+        let listed = || host.devices().ok()?.find(|device| device.id().ok().as_ref() == Some(&id));
+        listed().or_else(|| host.device_by_id(&id))
     };
     device.ok_or_else(|| missing(host, name, way))
 }
@@ -87,7 +102,6 @@ fn missing(host: &Host, name: &str, way: Way) -> Fault {
     let names: Vec<String> = ids.map(|id| id.id().to_owned()).collect();
     if let Some(card) = Name::parse(name).card() {
         let mut cards: Vec<&str> = names.iter().filter_map(|name| Name::parse(name).card()).collect();
-        cards.dedup();
         cards.retain(|card| !card.bytes().all(|byte| byte.is_ascii_digit()));
         cards.sort_unstable();
         cards.dedup();
@@ -97,17 +111,23 @@ fn missing(host: &Host, name: &str, way: Way) -> Fault {
             );
             return Fault { words, is_lasting: true };
         }
-        let there =
-            if cards.is_empty() { "there is none".to_owned() } else { format!("there are: {}", cards.join(", ")) };
-        let words = format!("{key} = \"{name}\": no sound card is called {card} now ({there}); plug it in");
+        let words = if cards.is_empty() {
+            format!(
+                "{key} = \"{name}\": this user sees no sound card at all; plug {card} in, or, where `aplay -l` shows it to \
+                 root, give the service the unit's sound drop-in (docs/sound.md)"
+            )
+        } else {
+            let there = cards.join(", ");
+            format!("{key} = \"{name}\": no sound card is called {card} now (there are: {there}); plug it in")
+        };
         return Fault { words, is_lasting: false };
     }
     let like = names.iter().find(|known| is_like(name, known));
-    let meant = like.map(|known| format!("; did you mean \"{known}\"?")).unwrap_or_default();
+    let meant = like.map(|known| format!("did you mean \"{known}\"? ")).unwrap_or_default();
     let words = format!(
-        "{key} = \"{name}\": there is no such sound device{meant} `trunkline devices` shows what this user can open"
+        "{key} = \"{name}\": there is no such sound device; {meant}`trunkline devices` shows what this user can open"
     );
-    Fault { words: words.replacen("device `", "device; `", 1), is_lasting: true }
+    Fault { words, is_lasting: true }
 }
 
 /// How a device is to be opened.
@@ -401,8 +421,11 @@ pub fn explain(name: &str, way: Way, error: &Error) -> Fault {
     let (key, noun) = (way.key(), way.noun());
     let (words, is_lasting) = match error.kind() {
         ErrorKind::DeviceBusy => {
-            let holder = Name::parse(name).holder(way).map(|it| format!(" ({it})")).unwrap_or_default();
-            (format!("another program{holder} holds it; end that, or share the card by a dsnoop or dmix device"), false)
+            let holder = Name::parse(name).holder(way);
+            let who = holder.as_ref().map(|it| format!(" ({it})")).unwrap_or_default();
+            // In the service's sandbox others' processes are not seen.
+            let find = if holder.is_none() { " (`fuser -v /dev/snd/*` names it)" } else { "" };
+            (format!("another program{who} holds it{find}; end that, or share the card by a dsnoop or dmix device"), false)
         }
         ErrorKind::PermissionDenied => (
             "this user may not open it; put the user into the group `audio`, and the unit's sound drop-in in its place \

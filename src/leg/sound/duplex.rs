@@ -17,6 +17,8 @@ use crate::media::{
 pub struct HalfDuplex {
     /// Samples of a fade.
     fade: usize,
+    /// Pieces that it stays shut after the last that was heard.
+    hang_over: u32,
     /// So many more pieces the microphone stays shut.
     left: u32,
     /// Whether it was shut in the piece before.
@@ -27,13 +29,18 @@ impl HalfDuplex {
     /// An open microphone of this rate.
     #[must_use]
     pub const fn new(rate: Rate) -> Self {
-        Self { fade: rate.samples(FADE_MS), left: 0, was_shut: false }
+        Self { fade: rate.samples(FADE_MS), hang_over: HANG_OVER_MS / 10, left: 0, was_shut: false }
+    }
+
+    /// So long (ms) what goes to the loudspeaker is under way until the room is quiet again.
+    pub const fn set_hang_over(&mut self, ms: u32) {
+        self.hang_over = ms.div_ceil(10);
     }
 
     /// Takes what goes to the loudspeaker, 10 ms of it. Where nothing goes there this need not be called.
     pub fn played(&mut self, samples: &[i16]) {
         if level_dbov(samples) > FLOOR_DBOV {
-            self.left = 1 + HANG_OVER_PIECES;
+            self.left = 1 + self.hang_over;
         }
     }
 
@@ -64,9 +71,9 @@ impl HalfDuplex {
 /// What is louder counts as heard (dBov). Noise of a line and what silence is encoded as lie below, speech above.
 const FLOOR_DBOV: i8 = -50;
 
-/// How long the microphone stays shut after the last that was heard: what is still under way to the loudspeaker, and
-/// the room's tail (pieces of 10 ms).
-const HANG_OVER_PIECES: u32 = 20;
+/// How long the microphone stays shut after the last that was heard, unless told otherwise: what is still under way to the
+/// loudspeaker, and the room's tail (ms).
+const HANG_OVER_MS: u32 = 200;
 
 /// A microphone that is cut off on the sample clicks.
 const FADE_MS: usize = 5;

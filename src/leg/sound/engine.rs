@@ -71,6 +71,8 @@ pub struct Engine {
     pending: Pending,
     /// When the speaker was last fed by the call.
     fed_at: Now,
+    /// How long what it gets is under way to the microphone.
+    tail: Now,
     /// When a tone was last heard from it.
     toned_at: Option<Now>,
     /// When the caller was last heard to speak, and the agent.
@@ -148,6 +150,7 @@ impl Engine {
             detector: wants_speech.then(|| Box::new(Vad::new(rate, HANG_OVER))),
             pending: Pending::new(),
             fed_at: Now::ZERO,
+            tail: TAIL,
             toned_at: None,
             spoke: Lives::default(),
         }
@@ -155,6 +158,12 @@ impl Engine {
 
     /// A card is there: its rings, the rates of its two sides, and how much sound a callback of the speaker takes.
     pub fn set_card(&mut self, input: (rtrb::Consumer<i16>, u32), output: (rtrb::Producer<i16>, u32), period: usize) {
+        // Its ring, its own two periods, and the microphone's.
+        let period_ms = period as u32 * 1000 / output.1.max(1);
+        self.tail = TAIL + Now::from_millis(u64::from(4 * period_ms));
+        if let EchoPath::HalfDuplex(gate) = &mut self.echo {
+            gate.set_hang_over(self.tail.as_millis() as u32);
+        }
         self.ear = Some(Ear::new(input.0, input.1, self.rate));
         self.mouth = Some(Mouth::new(output.0, output.1, self.rate, period));
     }
@@ -195,7 +204,7 @@ impl Engine {
     pub fn hear(&mut self, now: Now, mut give: impl FnMut(&[i16])) -> bool {
         let mut began = false;
         let piece = self.rate.samples(PIECE_MS);
-        let muted = self.toned_at.is_some_and(|at| now.saturating_sub(at) < TAIL);
+        let muted = self.toned_at.is_some_and(|at| now.saturating_sub(at) < self.tail);
         let Some(ear) = &mut self.ear else {
             give(&[0; MAX_PIECE][..piece]);
             return false;
@@ -459,7 +468,7 @@ const BEYOND_MS: usize = 6;
 const MOST_TICKS: u64 = 5;
 /// No frame of a call for so long: there is none, or nothing to be played.
 const UNFED: Now = Now::from_millis(30);
-/// How long a tone is still on its way to the microphone, by the card and the room.
+/// How long the room echoes what it hears.
 const TAIL: Now = Now::from_millis(200);
 /// From here on a frame is audible.
 const AUDIBLE_DBOV: i8 = -50;

@@ -162,8 +162,8 @@ impl Start {
     pub fn handle_card_out(&mut self, now: Now) {
         if self.card == Card::There {
             self.card = Card::Out { since: now };
-            // Nobody hears them, and afterwards they would tell of what is over.
-            (self.tone, self.connecting) = (None, false);
+            // Nobody hears them, and afterwards they would tell of what is over: whoever plays them is to forget them.
+            (self.tone, self.connecting) = (Some(Action::Hush), false);
             if let State::Asked { polled: false, .. } = self.state {
                 self.state = State::Idle { not_before: now, wants: Wants::Speech };
             }
@@ -842,7 +842,20 @@ mod tests {
         start.handle_card_out(at(100));
         start.handle_bridged(at(400));
         start.handle_card_there(at(5000));
-        assert_eq!(done(&mut start, 5000), []);
+        assert_eq!(done(&mut start, 5000), [Action::Hush]);
+    }
+
+    #[test]
+    fn pips_that_a_card_took_with_it_are_not_heard_in_the_call_when_it_is_back() {
+        let mut start = line(Mode::Always);
+        done(&mut start, 0);
+        start.handle_begun(at(0));
+        assert_eq!(passes(&mut start, 500), [(300, Action::Play(Tone::Connecting))]);
+        start.handle_card_out(at(600));
+        assert_eq!(done(&mut start, 600), [Action::Hush]);
+        start.handle_bridged(at(900));
+        start.handle_card_there(at(2000));
+        assert_eq!(done(&mut start, 2000), []);
     }
 
     #[test]
@@ -852,6 +865,7 @@ mod tests {
         start.handle_begun(at(0));
         assert_eq!(passes(&mut start, 500), [(300, Action::Play(Tone::Connecting))]);
         start.handle_card_out(at(600));
+        assert_eq!(done(&mut start, 600), [Action::Hush]);
         start.handle_card_there(at(2000));
         assert_eq!(done(&mut start, 2000), [Action::Play(Tone::Connecting)]);
     }

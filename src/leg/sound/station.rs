@@ -149,11 +149,11 @@ async fn run(
         realtime,
         card: None,
         open_at: Now::ZERO,
-        told_out: false,
+        told_out: None,
         heard: None,
         lives: Lives::default(),
     };
-    let first = station.open(clock::now());
+    let first = station.open();
     // The daemon is there, or the process is ending anyway.
     let _ = tell_first.send(first);
     ticker.get_ref().arm(clock::now());
@@ -212,8 +212,8 @@ struct Station {
     card: Option<Open>,
     /// When the card is tried again.
     open_at: Now,
-    /// Whoever listens knows that the card is out.
-    told_out: bool,
+    /// Why the card is out, as far as whoever listens knows.
+    told_out: Option<String>,
     heard: Option<mpsc::Sender<Piece>>,
     lives: Lives,
 }
@@ -221,7 +221,7 @@ struct Station {
 /// A card that was opened.
 struct Open {
     // Its rings are the engine's.
-    _streams: Box<dyn Any + Send>,
+    streams: Box<dyn Any + Send>,
     counts: Arc<Counts>,
     formats: [Format; 2],
     /// Whoever listens knows that it is there.
@@ -247,14 +247,15 @@ impl Station {
         self.card.is_some() && self.engine.has_room()
     }
 
-    fn open(&mut self, now: Now) -> Result<(), Fault> {
-        self.open_at = now + RETRY;
+    fn open(&mut self) -> Result<(), Fault> {
         // ALSA's threads are made by this one, and have the same rights. They come after it: one that spins, because its
         // sound server is gone, would keep it from ever dropping that stream.
         let precedence = |priority| self.realtime && take_precedence(priority);
         precedence(CARD_PRIORITY);
         let opened = card::open(&self.setup);
         precedence(PRIORITY);
+        // It may have taken long, and the next attempt may, too.
+        self.open_at = clock::now() + RETRY;
         let Card { heard, to_play, input, output, counts, streams } = match opened {
             Ok(card) => card,
             Err(fault) => {
@@ -265,7 +266,7 @@ impl Station {
         self.engine.set_card((heard, input.hz), (to_play, output.hz), output.period as usize);
         let now = clock::now();
         self.card = Some(Open {
-            _streams: streams,
+            streams,
             counts,
             formats: [input, output],
             told: false,
@@ -276,8 +277,10 @@ impl Station {
     }
 
     fn tell_out(&mut self, fault: Fault) {
-        if !core::mem::replace(&mut self.told_out, true) {
-            self.metrics.add(Counter::SoundCardLosses, 1);
+        if self.told_out.as_ref() != Some(&fault.words) {
+            // Another reason than before is news, and no other loss.
+            self.metrics.add(Counter::SoundCardLosses, u64::from(self.told_out.is_none()));
+            self.told_out = Some(fault.words.clone());
             // The daemon is there, or the process is ending anyway.
             let _ = self.news.send(News::Out(fault));
         }
@@ -285,17 +288,21 @@ impl Station {
 
     fn tick(&mut self, now: Now, expired: u64) {
         if let Some(fault) = self.card.as_mut().and_then(|card| card.look(now, &self.setup)) {
-            // Dropped first: its threads are waited for, and what they counted is final.
+            // Its threads are waited for, and what they counted is final.
+            let has_run = self.card.as_mut().is_some_and(|card| {
+                card.streams = Box::new(());
+                card.told
+            });
             self.count();
             self.card = None;
             self.engine.drop_card();
-            // At once: ALSA's PulseAudio plugin says EIO after an xrun, and opened anew it is there again.
-            self.open_at = now;
+            // At once where it had run: ALSA's PulseAudio plugin says EIO after an xrun, and opened anew it is there again.
+            self.open_at = if has_run { now } else { now + RETRY };
             self.tell_out(fault);
         }
         if self.card.is_none() && now >= self.open_at {
-            // Why not was told when it went out; another reason will be told when it is asked for.
-            let _ = self.open(now);
+            // Why not is told, if it is another reason than before.
+            let _ = self.open();
         }
         if let Some(card) = &self.card {
             let played_at = Now::from_micros(card.counts.played_at_us.load(Relaxed));
@@ -342,7 +349,7 @@ impl Station {
         let Some(card) = &mut self.card else { return };
         if !card.told && card.seen.iter().all(|(callbacks, _)| *callbacks >= SETTLED) {
             card.told = true;
-            self.told_out = false;
+            self.told_out = None;
             let delay = |us: u32| Now::from_micros(us.into());
             let running = Running {
                 input: card.formats[0],
