@@ -58,6 +58,8 @@ pub(crate) struct Likeness {
     pub(crate) correlation: f64,
     /// The window with the least, of those that are not quiet, and where it is (s).
     pub(crate) worst: (f64, f64),
+    /// How many such windows are hardly alike: something was left out, or put in.
+    pub(crate) seams: usize,
     /// How much later the end was heard than the beginning, beyond as much as it was said later (samples).
     pub(crate) drift: f64,
     /// The least and the most of the same on the way (samples).
@@ -73,7 +75,7 @@ pub(crate) fn likeness(said: &[i16], heard: &[i16]) -> Result<Likeness, String> 
     let loud = energy(said) / said.len() as f64 * WINDOW as f64;
     let (mut product, mut energies) = (0.0, [0.0; 2]);
     let (mut worst, mut lags) = ((1.0, 0.0), Vec::new());
-    let mut reach = FIRST_REACH;
+    let (mut reach, mut seams) = (FIRST_REACH, 0);
     for (n, window) in said.chunks_exact(WINDOW).enumerate() {
         let own = energy(window);
         if own < loud / 100.0 {
@@ -97,11 +99,14 @@ pub(crate) fn likeness(said: &[i16], heard: &[i16]) -> Result<Likeness, String> 
                 worst = (alike, (n * WINDOW) as f64 / HZ as f64);
             }
             let exact = lag as f64 - reach as f64 + at;
-            // What is hardly alike does not tell where it is.
+            // What is hardly alike does not tell where it is: there is a seam in it, and the next is looked for further away.
             if alike > 0.9 {
                 lags.push(exact);
                 lag = exact.round() as i64;
                 reach = REACH;
+            } else {
+                seams += 1;
+                reach = FIRST_REACH;
             }
         }
     }
@@ -109,7 +114,7 @@ pub(crate) fn likeness(said: &[i16], heard: &[i16]) -> Result<Likeness, String> 
     let least = lags.iter().copied().fold(start, f64::min);
     let most = lags.iter().copied().fold(start, f64::max);
     let correlation = product / (energies[0] * energies[1]).sqrt();
-    Ok(Likeness { correlation, worst, drift: end - start, range: (least - start, most - start) })
+    Ok(Likeness { correlation, worst, seams, drift: end - start, range: (least - start, most - start) })
 }
 
 /// Where in `near` the window fits best, in parts of a sample, and its product with what is there.
