@@ -65,7 +65,7 @@ fn a_minute_of_speech(room: &Room, said: &[i16]) -> Result<(), String> {
     let began = Instant::now();
     let (status, words) = room.play("mic", &room.path("said.wav")).wait(SOON + Duration::from_secs(55));
     assert!(status.success(), "{words}");
-    recorder.until("the last of it", SOON, |heard| (heard.samples.len() > from + said.len() + HZ).then_some(()));
+    recorder.until("the last of it", SOON, |heard| (heard.samples.len() > from + said.len() + 2 * HZ).then_some(()));
     let seconds = began.elapsed().as_secs_f64();
     let after = ails(&desk);
     // A second before it, too, where whatever is looked for at its very beginning ends.
