@@ -65,7 +65,7 @@ fn a_minute_of_speech(room: &Room, said: &[i16]) -> Result<(), String> {
     let began = Instant::now();
     let (status, words) = room.play("mic", &room.path("said.wav")).wait(SOON + Duration::from_secs(55));
     assert!(status.success(), "{words}");
-    recorder.until("the last of it", SOON, |heard| (heard.samples.len() > from + said.len() + HZ).then_some(()));
+    recorder.until("the last of it", SOON, |heard| (heard.samples.len() > from + said.len() + 2 * HZ).then_some(()));
     let seconds = began.elapsed().as_secs_f64();
     let after = ails(&desk);
     // A second before it, too, where whatever is looked for at its very beginning ends.
@@ -80,7 +80,8 @@ fn a_minute_of_speech(room: &Room, said: &[i16]) -> Result<(), String> {
     }
     let likeness = likeness.unwrap();
     assert!(likeness.correlation >= 0.99, "{what}");
-    assert!(likeness.worst.0 >= 0.9, "{what}");
+    // Delay that is given back is a seam in a fifth of a second; more than a few of them are none.
+    assert!(likeness.seams <= 4, "{what}");
     // 0.2 % of real time.
     assert!(likeness.drift.abs() <= 0.002 * said.len() as f64, "{what}");
     // And what was heard came as fast as it was said: the recorder has no more and no less than the clock.
@@ -354,6 +355,10 @@ fn run(room: &Room, args: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn devices_shows_what_to_paste_and_tells_what_is_wrong_with_a_microphone() {
+    once_more(devices);
+}
+
+fn devices() {
     let Some(room) = Room::open() else { return };
     let (code, said) = run(&room, &["devices"]);
     assert_eq!(code, Some(0), "{said}");

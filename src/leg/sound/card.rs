@@ -18,6 +18,8 @@ use std::{
     time::Duration,
 };
 
+use crate::leg::sound::name::Name;
+
 /// Which card is wanted, and how.
 #[derive(Clone, Debug)]
 pub struct CardSetup {
@@ -29,6 +31,14 @@ pub struct CardSetup {
     pub rate: Option<u32>,
     /// How much sound a callback is to bring or take.
     pub period: Duration,
+}
+
+impl CardSetup {
+    /// Whether both ways lead to a card itself; else there may be a sound server in between.
+    #[must_use]
+    pub fn is_hardware(&self) -> bool {
+        [&self.input, &self.output].iter().all(|name| Name::parse(name).card().is_some())
+    }
 }
 
 /// A card whose streams run. Dropped, they stop.

@@ -104,7 +104,7 @@ pub fn start(setup: StationSetup) -> io::Result<Handle> {
     let (tell_first, first) = oneshot::channel();
     let builder = thread::Builder::new().name(format!("sound-{}", setup.name));
     builder.spawn(move || {
-        let realtime = take_precedence(PRIORITY);
+        let realtime = set_precedence(Precedence::Station);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
         let ended = runtime.and_then(|runtime| runtime.block_on(run(setup, orders, tell_first, realtime)));
         if let Err(error) = ended {
@@ -114,21 +114,38 @@ pub fn start(setup: StationSetup) -> io::Result<Handle> {
     Ok(Handle { commands, first })
 }
 
-/// Gives this thread, and those that it will make, the right to run before others. `false`: it may not.
+/// Whom a thread runs before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Precedence {
+    /// Everybody but the kernel's own: SCHED_FIFO.
+    Station,
+    /// The same, behind the station: one that spins must not keep it from dropping that stream.
+    Card,
+    /// Nobody. cpal asks a sound server's plugin again and again while it has less than a period, and takes the lock each
+    /// time that the plugin's own thread needs to bring more: with precedence that thread never gets it.
+    None,
+}
+
+/// Gives this thread, and those that it will make, this right. `false`: it may not.
 #[cfg(feature = "sound")]
-fn take_precedence(priority: u8) -> bool {
+fn set_precedence(precedence: Precedence) -> bool {
     use thread_priority::{
-        RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy,
-        thread_native_id,
+        NormalThreadSchedulePolicy, RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+        set_thread_priority_and_policy, thread_native_id,
+    };
+    let fifo = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
+    let (priority, policy) = match precedence {
+        Precedence::Station => (PRIORITY, fifo),
+        Precedence::Card => (CARD_PRIORITY, fifo),
+        Precedence::None => (NICE_0, ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other)),
     };
     let Ok(priority) = priority.try_into() else { return false };
-    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
     set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(priority), policy).is_ok()
 }
 
 /// There is no card that would need it.
 #[cfg(not(feature = "sound"))]
-const fn take_precedence(_: u8) -> bool {
+const fn set_precedence(_: Precedence) -> bool {
     false
 }
 
@@ -248,12 +265,11 @@ impl Station {
     }
 
     fn open(&mut self) -> Result<(), Fault> {
-        // ALSA's threads are made by this one, and have the same rights. They come after it: one that spins, because its
-        // sound server is gone, would keep it from ever dropping that stream.
-        let precedence = |priority| self.realtime && take_precedence(priority);
-        precedence(CARD_PRIORITY);
+        // ALSA's threads are made by this one, and have the same rights.
+        let set = |precedence| self.realtime && set_precedence(precedence);
+        set(if self.setup.is_hardware() { Precedence::Card } else { Precedence::None });
         let opened = card::open(&self.setup);
-        precedence(PRIORITY);
+        set(Precedence::Station);
         // It may have taken long, and the next attempt may, too.
         self.open_at = clock::now() + RETRY;
         let Card { heard, to_play, input, output, counts, streams } = match opened {
@@ -409,9 +425,14 @@ impl Open {
 }
 
 /// Of SCHED_FIFO: before everything that is not, behind the kernel's own.
+#[cfg(feature = "sound")]
 const PRIORITY: u8 = 20;
 /// And of the card's threads.
+#[cfg(feature = "sound")]
 const CARD_PRIORITY: u8 = 19;
+/// What the crate makes nice 0 of: 0 to 99 are nice 19 to -20.
+#[cfg(feature = "sound")]
+const NICE_0: u8 = 47;
 /// How long after a frame our tick comes: as much as frames come late.
 const BEHIND: Now = Now::from_micros(500);
 /// How often a card that is out is tried.
