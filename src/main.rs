@@ -6,7 +6,7 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use trunkline::{
-    cli::{Cli, Command, agent, call, status, steer},
+    cli::{Cli, Command, agent, call, explain, status, steer},
     config::{self, ProcessEnvironment},
     control::journal,
     daemon, exit,
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Check { config } => check(&config),
         Command::Status(args) => done(status::status(&args)),
         Command::Calls(args) => done(status::calls(&args)),
+        Command::Explain(args) => done(explain::explain(&args)),
         Command::Dial(args) => done(steer::dial(&args)),
         Command::Press(args) => done(steer::press(&args)),
         Command::Release(args) => done(steer::release(&args)),

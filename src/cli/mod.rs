@@ -10,6 +10,7 @@ pub mod call;
 mod connection;
 #[cfg(feature = "sound")]
 pub mod devices;
+pub mod explain;
 pub mod options;
 mod panel;
 pub mod status;
@@ -44,6 +45,8 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Show the live calls of a running daemon
     Calls(status::CallsArgs),
+    /// Tell what became of one call: its story, the leg at fault and the likely cause, from its record and the journal
+    Explain(explain::ExplainArgs),
     /// Call somebody through a SIP line and put them on its trunk, as far as its dial plan allows
     Dial(steer::DialArgs),
     /// Press the key of a sound line: a call begins
@@ -79,6 +82,7 @@ A vendor's call straight to an agent, or to a daemon's websocket line:
 A daemon that runs:
   trunkline status --watch
   trunkline calls
+  trunkline explain k3vqd2mxa7re
   trunkline dial pbx 201
   trunkline press desk
 

@@ -22,6 +22,7 @@ use crate::{
 mod file;
 mod keep;
 mod openai;
+mod places;
 mod resolve;
 mod secret;
 mod sip;
@@ -37,6 +38,7 @@ pub(crate) use self::{
 };
 pub use self::{
     keep::{Events, Folder, Keep, Sink, SinkKind, SinkUrl, Spools},
+    places::Places,
     secret::Secret,
     sip::{Audio, Dial, Dtmf, Hold, Intake, PortRange, Register, Ringing, SessionTimer, SipLine, SipUri, TlsListen},
     sound::{Echo, SoundLine},
