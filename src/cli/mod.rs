@@ -36,7 +36,28 @@ pub enum Command {
         config: PathBuf,
     },
     /// Read a config file, say all that is wrong with it, what a firewall has to let in, and what it takes in memory
+    #[command(after_help = CHECK_EXAMPLES)]
     Check {
+        /// The config file
+        #[arg(long, value_name = "FILE", default_value = "/etc/trunkline/trunkline.toml")]
+        config: PathBuf,
+        /// Show every value and where it came from: a line of the file, the environment, a credential, or the default.
+        /// Secrets are shown as ***
+        #[arg(long)]
+        effective: bool,
+    },
+    /// Say which trunk would take a call on a line, in which order they are tried, and why
+    #[command(after_help = ROUTE_TEST_EXAMPLES)]
+    RouteTest {
+        /// The line, by its name in the config
+        #[arg(value_name = "LINE")]
+        line: String,
+        /// The caller's number
+        #[arg(long, value_name = "NUMBER")]
+        from: Option<String>,
+        /// The number called
+        #[arg(long, value_name = "NUMBER")]
+        to: Option<String>,
         /// The config file
         #[arg(long, value_name = "FILE", default_value = "/etc/trunkline/trunkline.toml")]
         config: PathBuf,
@@ -70,6 +91,20 @@ pub enum Command {
     Call(call::CallArgs),
 }
 
+const CHECK_EXAMPLES: &str = "\
+  trunkline check
+  trunkline check --config my.toml
+  trunkline check --config my.toml --effective
+
+It leaves with 0 when the file is good, and with 78 when the daemon would not start on it. As the service sees it, with its
+own credentials and folders: docs/operations.md.";
+
+const ROUTE_TEST_EXAMPLES: &str = "\
+  trunkline route-test pbx
+  trunkline route-test pbx --from 201 --to 700 --config my.toml
+
+Nothing is dialled: it goes by the config alone. `trunkline status` has how each trunk answered last.";
+
 const EXAMPLES: &str = "\
 A whole call on this machine, in three terminals:
   trunkline agent --listen 127.0.0.1:8765 --dialect auto --behave echo --plain
@@ -87,6 +122,7 @@ A daemon that runs:
   trunkline press desk
 
 Before it runs:
+  trunkline route-test pbx
   trunkline devices
   trunkline check --config /etc/trunkline/trunkline.toml
 

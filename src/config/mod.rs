@@ -19,31 +19,35 @@ use crate::{
     media::{Rate, pool::BLOCK},
 };
 
+mod effective;
 mod file;
 mod keep;
 mod openai;
 mod places;
 mod resolve;
+mod route_test;
 mod secret;
 mod sip;
 mod sound;
 mod telnyx;
 mod websocket;
 
-pub(crate) use self::{
-    file::no_such,
-    resolve::{decoded, exotel_query, is_secret, refused_header, shown_url},
-    telnyx::percent_encoded,
-    websocket::{ENDPOINT_PATH, ID},
-};
 pub use self::{
+    effective::{Provenance, Setting, effective},
     keep::{Events, Folder, Keep, Sink, SinkKind, SinkUrl, Spools},
     places::Places,
+    route_test::RouteTest,
     secret::Secret,
     sip::{Audio, Dial, Dtmf, Hold, Intake, PortRange, Register, Ringing, SessionTimer, SipLine, SipUri, TlsListen},
     sound::{Echo, SoundLine},
     telnyx::Telnyx,
     websocket::{Access, Jwt, Listen, Origin, Pair, WebsocketLine, WebsocketPath},
+};
+pub(crate) use self::{
+    file::no_such,
+    resolve::{decoded, exotel_query, is_secret, refused_header, shown_url},
+    telnyx::percent_encoded,
+    websocket::{ENDPOINT_PATH, ID},
 };
 
 /// Reads a config file.
@@ -59,6 +63,14 @@ pub fn load(path: &Path, environment: &dyn Environment) -> Result<Config, Proble
         let before = bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n').count();
         whole(before + 1, "not UTF-8 text".to_owned())
     })?;
+    resolve::resolve(path, text, environment)
+}
+
+/// Reads the text of a config file that is or will be at this path.
+///
+/// # Errors
+/// [`Problems`] names everything that is wrong with it.
+pub fn parse(path: &Path, text: &str, environment: &dyn Environment) -> Result<Config, Problems> {
     resolve::resolve(path, text, environment)
 }
 
