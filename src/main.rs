@@ -6,7 +6,7 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use trunkline::{
-    cli::{Cli, Command, agent, call, explain, status, steer},
+    cli::{Cli, Command, agent, call, dialplan, explain, init, status, steer},
     config::{self, ProcessEnvironment},
     control::journal,
     daemon, exit,
@@ -23,6 +23,15 @@ fn main() -> ExitCode {
         Command::Run { config } => daemon::run(&config),
         Command::Check { config, effective } => check(&config, effective),
         Command::RouteTest { line, from, to, config } => route_test(&config, &line, from.as_deref(), to.as_deref()),
+        Command::Dialplan(args) => match dialplan::dialplan(&args) {
+            Ok(()) => exit::OK,
+            Err(dialplan::DialplanError::Config(problems)) => {
+                eprintln!("{problems}");
+                exit::CONFIG
+            }
+            Err(error) => failed(&error),
+        },
+        Command::Config(init::ConfigCommand::Init(args)) => done(init::init(&args)),
         Command::Status(args) => done(status::status(&args)),
         Command::Calls(args) => done(status::calls(&args)),
         Command::Explain(args) => done(explain::explain(&args)),

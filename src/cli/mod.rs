@@ -10,7 +10,9 @@ pub mod call;
 mod connection;
 #[cfg(feature = "sound")]
 pub mod devices;
+pub mod dialplan;
 pub mod explain;
+pub mod init;
 pub mod options;
 mod panel;
 pub mod status;
@@ -62,6 +64,11 @@ pub enum Command {
         #[arg(long, value_name = "FILE", default_value = "/etc/trunkline/trunkline.toml")]
         config: PathBuf,
     },
+    /// Print what the PBX needs for the config in use: Asterisk's dialplan and endpoints, FreeSWITCH's gateway
+    Dialplan(dialplan::DialplanArgs),
+    /// Write a config file
+    #[command(subcommand)]
+    Config(init::ConfigCommand),
     /// Show a running daemon: its lines, trunks and live calls
     Status(status::StatusArgs),
     /// Show the live calls of a running daemon
@@ -122,6 +129,8 @@ A daemon that runs:
   trunkline press desk
 
 Before it runs:
+  trunkline config init
+  trunkline dialplan
   trunkline route-test pbx
   trunkline devices
   trunkline check --config /etc/trunkline/trunkline.toml
