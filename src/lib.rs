@@ -26,6 +26,7 @@
 //! - [`records`]: what is kept of calls, on a thread of its own, because a disk may hang.
 //! - [`notes`]: what live calls tell of themselves: the event log, files of calls, recordings. On a thread of its own too.
 //! - [`sinks`]: who is told of calls: webhooks and Redis, with a spool on disk in front of each.
+//! - [`explain`]: what became of one call, from what was kept of it: a story, the leg at fault, the likely cause. Pure.
 //! - [`daemon`]: the control thread. [`cli`]: the commands, with the stand-ins `agent` and `call`.
 
 #![forbid(unsafe_code)]
@@ -38,6 +39,7 @@ pub mod control;
 pub mod daemon;
 pub mod dialect;
 pub mod exit;
+pub mod explain;
 pub mod leg;
 pub mod media;
 pub mod notes;

@@ -6,7 +6,7 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use trunkline::{
-    cli::{Cli, Command, agent, call, eagi, pipe, status, steer},
+    cli::{Cli, Command, agent, call, dialplan, eagi, explain, init, pipe, status, steer},
     config::{self, ProcessEnvironment},
     control::journal,
     daemon, exit,
@@ -21,9 +21,20 @@ fn main() -> ExitCode {
     };
     let code = match cli.command {
         Command::Run { config } => daemon::run(&config),
-        Command::Check { config } => check(&config),
+        Command::Check { config, effective } => check(&config, effective),
+        Command::RouteTest { line, from, to, config } => route_test(&config, &line, from.as_deref(), to.as_deref()),
+        Command::Dialplan(args) => match dialplan::dialplan(&args) {
+            Ok(()) => exit::OK,
+            Err(dialplan::DialplanError::Config(problems)) => {
+                eprintln!("{problems}");
+                exit::CONFIG
+            }
+            Err(error) => failed(&error),
+        },
+        Command::Config(init::ConfigCommand::Init(args)) => done(init::init(&args)),
         Command::Status(args) => done(status::status(&args)),
         Command::Calls(args) => done(status::calls(&args)),
+        Command::Explain(args) => done(explain::explain(&args)),
         Command::Dial(args) => done(steer::dial(&args)),
         Command::Press(args) => done(steer::press(&args)),
         Command::Release(args) => done(steer::release(&args)),
@@ -47,10 +58,13 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-fn check(path: &std::path::Path) -> u8 {
+fn check(path: &std::path::Path, effective: bool) -> u8 {
     match config::load(path, &ProcessEnvironment) {
         Ok(config) => {
             let mut out = std::io::stdout().lock();
+            if effective {
+                let _ = write!(out, "{}", every_value(path));
+            }
             // A closed pipe is the reader's choice.
             for warning in config.warnings() {
                 let _ = writeln!(out, "warning: {warning}");
@@ -61,6 +75,42 @@ fn check(path: &std::path::Path) -> u8 {
             let _ = writeln!(out, "{}\n{} is good", config.arithmetic(), path.display());
             exit::OK
         }
+        Err(problems) => {
+            eprintln!("{problems}");
+            exit::CONFIG
+        }
+    }
+}
+
+/// A table and its values, each with where it came from.
+fn every_value(path: &std::path::Path) -> String {
+    // It was read a moment ago; where it is gone now there is nothing to show.
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let settings = config::effective(path, &text, &ProcessEnvironment);
+    let said = |setting: &config::Setting| format!("{} = {}", setting.key, setting.value);
+    let wide =
+        settings.iter().map(|setting| said(setting).chars().count()).filter(|&wide| wide <= 60).max().unwrap_or(0);
+    let (mut shown, mut table) = (String::new(), "");
+    for setting in &settings {
+        if setting.table != table {
+            table = &setting.table;
+            shown += &format!("{table}\n");
+        }
+        shown += &format!("  {:wide$}  {}\n", said(setting), setting.origin.of(path));
+    }
+    shown + "\n"
+}
+
+fn route_test(path: &std::path::Path, line: &str, from: Option<&str>, to: Option<&str>) -> u8 {
+    match config::load(path, &ProcessEnvironment) {
+        Ok(config) => match config.route_test(line, from, to) {
+            Ok(told) => {
+                // A closed pipe is the reader's choice.
+                let _ = write!(std::io::stdout().lock(), "{told}");
+                exit::OK
+            }
+            Err(words) => failed(&words),
+        },
         Err(problems) => {
             eprintln!("{problems}");
             exit::CONFIG

@@ -8,7 +8,9 @@ use std::{
     process::Command,
 };
 
+use clap::{CommandFactory, Parser, error::ErrorKind};
 use trunkline::{
+    cli::Cli,
     config::{self, ProcessEnvironment},
     control::{journal, messages},
 };
@@ -45,6 +47,74 @@ fn every_file_that_the_readme_links_to_is_there() {
     for target in readme.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
         assert!(root.join(target).exists(), "{target}");
     }
+}
+
+/// The words of a command as a shell has them; what follows a ` #` or a redirection is not its own.
+fn words(command: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote, mut begun) = (Vec::new(), String::new(), None, false);
+    for character in command.chars() {
+        match (quote, character) {
+            (Some(open), _) if open == character => quote = None,
+            (None, '\'' | '"') => (quote, begun) = (Some(character), true),
+            (None, ' ') if begun => {
+                words.push(std::mem::take(&mut word));
+                begun = false;
+            }
+            (None, ' ') => {}
+            (None, '#' | '>' | '|' | '&' | ';') if !begun => break,
+            _ => {
+                word.push(character);
+                begun = true;
+            }
+        }
+    }
+    words.extend(begun.then_some(word));
+    words
+}
+
+#[track_caller]
+fn assert_understood(command: &str, place: &str) {
+    // An id has a shape, which its placeholder has not.
+    let filled = command.replace("CALL_ID", "k3vqd2mxa7re").replace("DIGITS", "12");
+    if let Err(error) = Cli::try_parse_from(words(&filled)) {
+        let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+        assert!(is_help, "{place}: {command}\n{error}");
+    }
+}
+
+/// Commands of ours among these lines; one that ends in a backslash goes on in the next.
+fn commands(text: &str) -> Vec<String> {
+    let text = text.replace("\\\n", " ");
+    let lines = text.lines().map(|line| line.trim().trim_start_matches("sudo ").trim_start_matches("-u trunkline "));
+    lines.filter(|line| line.starts_with("trunkline ")).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_command_in_the_readme_and_the_docs_is_one_that_the_binary_takes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = vec![root.join("README.md")];
+    pages.extend(fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    let mut checked = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for command in blocks(&text, "sh").into_iter().flat_map(commands) {
+            assert_understood(&command, &page.display().to_string());
+            checked += 1;
+        }
+    }
+    assert!(checked > 10, "{checked}");
+}
+
+#[test]
+fn every_example_in_the_help_is_one_that_the_binary_takes() {
+    fn check(command: &clap::Command) -> usize {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let own: Vec<_> = commands(&help);
+        own.iter().for_each(|example| assert_understood(example, command.get_name()));
+        own.len() + command.get_subcommands().map(check).sum::<usize>()
+    }
+    let checked = check(&Cli::command());
+    assert!(checked > 10, "{checked}");
 }
 
 /// The rows of the table under this heading, without its head.

@@ -373,6 +373,17 @@ impl Record {
 }
 
 impl EndedBy {
+    /// As it is spelled everywhere.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Line => "line",
+            Self::Trunk => "trunk",
+            Self::Operator => "operator",
+            Self::Daemon => "daemon",
+        }
+    }
+
     /// Who ends a call for this reason.
     #[must_use]
     pub const fn of(reason: EndReason, trunk_violated: bool) -> Self {

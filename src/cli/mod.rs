@@ -10,7 +10,10 @@ pub mod call;
 mod connection;
 #[cfg(feature = "sound")]
 pub mod devices;
+pub mod dialplan;
 pub mod eagi;
+pub mod explain;
+pub mod init;
 mod join;
 pub mod options;
 mod panel;
@@ -38,15 +41,43 @@ pub enum Command {
         config: PathBuf,
     },
     /// Read a config file, say all that is wrong with it, what a firewall has to let in, and what it takes in memory
+    #[command(after_help = CHECK_EXAMPLES)]
     Check {
         /// The config file
         #[arg(long, value_name = "FILE", default_value = "/etc/trunkline/trunkline.toml")]
         config: PathBuf,
+        /// Show every value and where it came from: a line of the file, the environment, a credential, or the default.
+        /// Secrets are shown as ***
+        #[arg(long)]
+        effective: bool,
     },
+    /// Say which trunk would take a call on a line, in which order they are tried, and why
+    #[command(after_help = ROUTE_TEST_EXAMPLES)]
+    RouteTest {
+        /// The line, by its name in the config
+        #[arg(value_name = "LINE")]
+        line: String,
+        /// The caller's number
+        #[arg(long, value_name = "NUMBER")]
+        from: Option<String>,
+        /// The number called
+        #[arg(long, value_name = "NUMBER")]
+        to: Option<String>,
+        /// The config file
+        #[arg(long, value_name = "FILE", default_value = "/etc/trunkline/trunkline.toml")]
+        config: PathBuf,
+    },
+    /// Print what the PBX needs for the config in use: Asterisk's dialplan and endpoints, FreeSWITCH's gateway
+    Dialplan(dialplan::DialplanArgs),
+    /// Write a config file
+    #[command(subcommand)]
+    Config(init::ConfigCommand),
     /// Show a running daemon: its lines, trunks and live calls
     Status(status::StatusArgs),
     /// Show the live calls of a running daemon
     Calls(status::CallsArgs),
+    /// Tell what became of one call: its story, the leg at fault and the likely cause, from its record and the journal
+    Explain(explain::ExplainArgs),
     /// Call somebody through a SIP line and put them on its trunk, as far as its dial plan allows
     Dial(steer::DialArgs),
     /// Press the key of a sound line: a call begins
@@ -74,6 +105,20 @@ pub enum Command {
     Call(call::CallArgs),
 }
 
+const CHECK_EXAMPLES: &str = "\
+  trunkline check
+  trunkline check --config my.toml
+  trunkline check --config my.toml --effective
+
+It leaves with 0 when the file is good, and with 78 when the daemon would not start on it. As the service sees it, with its
+own credentials and folders: docs/operations.md.";
+
+const ROUTE_TEST_EXAMPLES: &str = "\
+  trunkline route-test pbx
+  trunkline route-test pbx --from 201 --to 700 --config my.toml
+
+Nothing is dialled: it goes by the config alone. `trunkline status` has how each trunk answered last.";
+
 const EXAMPLES: &str = "\
 A whole call on this machine, in three terminals:
   trunkline agent --listen 127.0.0.1:8765 --dialect auto --behave echo --plain
@@ -86,10 +131,14 @@ A vendor's call straight to an agent, or to a daemon's websocket line:
 A daemon that runs:
   trunkline status --watch
   trunkline calls
+  trunkline explain k3vqd2mxa7re
   trunkline dial pbx 201
   trunkline press desk
 
 Before it runs:
+  trunkline config init
+  trunkline dialplan
+  trunkline route-test pbx
   trunkline devices
   trunkline check --config /etc/trunkline/trunkline.toml
 

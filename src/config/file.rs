@@ -261,6 +261,16 @@ impl<'f> Value<'f> {
         self.value.as_bool()
     }
 
+    /// The line of its key, from 1; of an element its own.
+    pub(super) fn line(&self) -> usize {
+        self.file.line(self.offset)
+    }
+
+    /// As a message shows it.
+    pub(super) fn shown(&self) -> String {
+        show(self.value)
+    }
+
     pub(super) fn integer(&self) -> Option<i64> {
         self.value.as_integer().and_then(|integer| i64::from_str_radix(integer.as_str(), integer.radix()).ok())
     }

@@ -19,31 +19,37 @@ use crate::{
     media::{Rate, pool::BLOCK},
 };
 
+mod effective;
 mod file;
 mod keep;
 mod openai;
 mod pipe;
+mod places;
 mod resolve;
+mod route_test;
 mod secret;
 mod sip;
 mod sound;
 mod telnyx;
 mod websocket;
 
-pub(crate) use self::{
-    file::no_such,
-    resolve::{decoded, exotel_query, is_secret, refused_header, shown_url},
-    telnyx::percent_encoded,
-    websocket::{ENDPOINT_PATH, ID},
-};
 pub use self::{
+    effective::{Provenance, Setting, effective},
     keep::{Events, Folder, Keep, Sink, SinkKind, SinkUrl, Spools},
     pipe::{PipeEnd, PipeLine, PipeSource},
+    places::Places,
+    route_test::RouteTest,
     secret::Secret,
     sip::{Audio, Dial, Dtmf, Hold, Intake, PortRange, Register, Ringing, SessionTimer, SipLine, SipUri, TlsListen},
     sound::{Echo, SoundLine},
     telnyx::Telnyx,
     websocket::{Access, Jwt, Listen, Origin, Pair, WebsocketLine, WebsocketPath},
+};
+pub(crate) use self::{
+    file::no_such,
+    resolve::{decoded, exotel_query, is_secret, refused_header, shown_url},
+    telnyx::percent_encoded,
+    websocket::{ENDPOINT_PATH, ID},
 };
 
 /// Reads a config file.
@@ -62,13 +68,12 @@ pub fn load(path: &Path, environment: &dyn Environment) -> Result<Config, Proble
     resolve::resolve(path, text, environment)
 }
 
-/// Reads the text of a config that is in no file. `name` stands for one where a problem is told; relative paths begin where
-/// the process is.
+/// Reads the text of a config file that is or will be at this path.
 ///
 /// # Errors
-/// As [`load`].
-pub fn of_text(name: &str, text: &str, environment: &dyn Environment) -> Result<Config, Problems> {
-    resolve::resolve(Path::new(name), text, environment)
+/// [`Problems`] names everything that is wrong with it.
+pub fn parse(path: &Path, text: &str, environment: &dyn Environment) -> Result<Config, Problems> {
+    resolve::resolve(path, text, environment)
 }
 
 /// All that Trunkline was told.

@@ -21,7 +21,7 @@ use crate::{
     call::{
         EndReason, Outcome,
         gauges::Gauges,
-        record::{Ending, Record, Started, Taken},
+        record::{EndedBy, Ending, Record, Started, Taken},
         redact::Numbers,
         shard::{Ask, Listen, NewCall, NewLine, NewWebsocket, Order},
         vitals::Vitals,
@@ -216,7 +216,7 @@ impl Shared {
                 }
                 info!(
                     message_id = messages::CALL_STARTED,
-                    call_id = facts.call_id.as_str(), line = line_name, uuid:%, peer:%;
+                    call_id = facts.call_id.as_str(), line = line_name, uuid:%, peer:%, ucid = facts.ucid.as_str();
                     "call started"
                 );
                 (NewLine::Audiosocket { stream, line }, None)
@@ -246,7 +246,7 @@ impl Shared {
                 facts = *told;
                 info!(
                     message_id = messages::CALL_STARTED, call_id = facts.call_id.as_str(), line = line_name,
-                    peer:%, codec = rtp.codec.name(), call_sid = facts.call_sid.as_str();
+                    peer:%, codec = rtp.codec.name(), call_sid = facts.call_sid.as_str(), ucid = facts.ucid.as_str();
                     "call started"
                 );
                 (NewLine::Rtp(rtp), None)
@@ -350,7 +350,8 @@ impl Shared {
         info!(
             message_id = messages::CALL_STARTED, call_id = facts.call_id.as_str(), line = line.name,
             dialect = dialect.name(), peer:%, cipher = cipher.unwrap_or("none"), rate = rate.hz(),
-            direction = direction.as_str(), call_sid = facts.call_sid.as_str(), ucid = facts.ucid.as_str();
+            direction = direction.as_str(), call_sid = facts.call_sid.as_str(), ucid = facts.ucid.as_str(),
+            stream_sid = facts.stream_sid.as_str();
             "call started"
         );
         let silent_after = line.kind.websocket().and_then(|websocket| websocket.media_timeout);
@@ -640,7 +641,7 @@ impl Shared {
             records.iter().for_each(|records| records.ended(&record));
             notes.iter().for_each(|notes| notes.ended(outcome.seq, &record));
         }
-        let Outcome { reason, figures, words, .. } = outcome;
+        let Outcome { reason, figures, ref words, .. } = outcome;
         let (trunk, dialect) = taken.map_or(("none", "none"), |taken| (taken.trunk, taken.dialect));
         let line = self.config.lines[live.line].name.as_str();
         let (up, down, heard) = (figures.uplink, figures.downlink, figures.trunk);
@@ -652,7 +653,9 @@ impl Shared {
         let rtp_count = |of: fn(&session::Tally) -> u64| rtp.as_ref().map_or(-1, |rtp| of(rtp).cast_signed());
         let rtp_ms = |at: Option<Now>| at.map_or(-1.0, |at| (at.as_micros() as f64 / 100.0).round() / 10.0);
         info!(
-            message_id = messages::CALL_ENDED, call_id = live.call_id, line, trunk, dialect, end_reason:% = reason, words = words.as_deref().unwrap_or(""),
+            message_id = messages::CALL_ENDED, call_id = live.call_id, line, trunk, dialect, end_reason:% = reason,
+            ended_by = EndedBy::of(reason, outcome.trunk_violated).as_str(), direction = outcome.direction.as_str(),
+            codec = outcome.codec.unwrap_or("none"), rate = outcome.rate.hz(),
             seconds, bridged_ms = ms(times.bridged), first_heard_ms = ms(times.first_heard),
             frames_up = up.frames, frames_down = down.frames, samples_up = up.samples, samples_heard = down.heard,
             dropped = up.dropped, underruns = down.underruns, late = down.late, missed = down.missed,
@@ -661,7 +664,15 @@ impl Shared {
             unknown = heard.unknown, skipped = heard.skipped, contradicted = heard.contradicted,
             clamped = heard.clamped,
             lost = rtp_count(|rtp| rtp.lost), concealed = rtp_count(|rtp| rtp.concealed),
-            jitter_ms = rtp_ms(rtp.map(|rtp| rtp.jitter)), round_trip_ms = rtp_ms(rtp.and_then(|rtp| rtp.round_trip));
+            jitter_ms = rtp_ms(rtp.map(|rtp| rtp.jitter)), round_trip_ms = rtp_ms(rtp.and_then(|rtp| rtp.round_trip)),
+            packets = rtp_count(|rtp| rtp.packets), late_packets = rtp_count(|rtp| rtp.late),
+            foreign = rtp_count(|rtp| rtp.foreign), bad_packets = rtp_count(|rtp| rtp.bad),
+            remote_loss_percent = rtp_count(|rtp| u64::from(rtp.remote_worst_fraction) * 100 / 256),
+            samples_in = heard.samples_in, held_ms = figures.wishes.held.as_millis() as u64,
+            caller_ms = outcome.turns.map_or(-1, |turns| turns.caller_spoke.as_millis() as i64),
+            turns = outcome.turns.map_or(-1, |turns| i64::from(turns.count)),
+            // Last: a peer's own words may look like fields, where there are none but in this text.
+            words = words.as_deref().unwrap_or("");
             "call ended"
         );
         if let Some(malformed) = heard.first_malformed {
