@@ -97,7 +97,8 @@ impl PipeArgs {
     /// What was said, as a config with one line and one trunk.
     fn config(&self, environment: &dyn Environment) -> Result<Config, PipeError> {
         let text = self.text()?;
-        config::parse(Path::new("the command line"), &text, environment).map_err(|problems| PipeError::Wrong(problems.0))
+        config::parse(Path::new("the command line"), &text, environment)
+            .map_err(|problems| PipeError::Wrong(problems.0))
     }
 
     fn text(&self) -> Result<String, PipeError> {

@@ -471,7 +471,7 @@ mod tests {
         for (kind, words, is_lasting) in [
             (
                 ErrorKind::DeviceBusy,
-                "another program holds it; end that, or share the card by a dsnoop or dmix device",
+                "another program holds it (`fuser -v /dev/snd/*` names it); end that, or share the card by a dsnoop or dmix device",
                 false,
             ),
             (

@@ -808,6 +808,7 @@ mod tests {
         for mode in [Mode::Always, VAD, Mode::Key] {
             let mut start = bridged(mode, 1000);
             start.handle_card_out(at(10_000));
+            assert_eq!(done(&mut start, 10_000), [Action::Hush]);
             start.handle_card_out(at(25_000));
             assert_eq!(done(&mut start, 39_999), [], "it has been out since it was first");
             start.handle_card_there(at(39_999));
@@ -821,6 +822,7 @@ mod tests {
         for mode in [Mode::Always, VAD, Mode::Key] {
             let mut start = bridged(mode, 1000);
             start.handle_card_out(at(10_000));
+            assert_eq!(done(&mut start, 10_000), [Action::Hush]);
             assert_eq!(passes(&mut start, 100_000), [(40_000, Action::End(EndReason::LineLost))]);
             start.handle_ended(at(40_010), EndReason::LineLost);
             assert_eq!(passes(&mut start, 100_000), [], "a tone that nobody hears is none");
