@@ -140,8 +140,14 @@ impl SoundLine {
                 start.handle_card_there(now);
             }
             News::Out(fault) => {
-                warn!(message_id = messages::CARD_OUT, line; "the sound card is out: {fault}");
-                let since = self.out.borrow().as_ref().map_or(now, |(since, _)| *since);
+                let since = self.out.borrow().as_ref().map(|(since, _)| *since);
+                if since.is_none() {
+                    warn!(message_id = messages::CARD_OUT, line; "the sound card is out: {fault}");
+                } else {
+                    // Somebody knows already; why it stays out may be another matter.
+                    info!(line; "the sound card stays out: {fault}");
+                }
+                let since = since.unwrap_or(now);
                 *self.out.borrow_mut() = Some((since, fault.words));
                 start.handle_card_out(now);
             }

@@ -15,7 +15,7 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -29,7 +29,11 @@ pub(crate) struct Room {
     /// HOME, and whatever else a test keeps.
     pub(crate) dir: tempfile::TempDir,
     server: Option<Process>,
+    /// One room at a time: each has threads that come before everybody else's, and a few cores are soon all taken.
+    _alone: MutexGuard<'static, ()>,
 }
+
+static ALONE: Mutex<()> = Mutex::new(());
 
 impl Room {
     /// With a server. `None`: there can be none here, which is told; in CI it is a failure.
@@ -53,7 +57,8 @@ impl Room {
         if !PROGRAMS.iter().all(|program| is_installed(program)) {
             return None;
         }
-        let room = Self { dir: tempfile::tempdir().unwrap(), server: None };
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = Self { dir: tempfile::tempdir().unwrap(), server: None, _alone: alone };
         for folder in ["run", ".config/pulse"] {
             fs::create_dir_all(room.path(folder)).unwrap();
         }

@@ -156,8 +156,15 @@ impl Engine {
         }
     }
 
-    /// A card is there: its rings, the rates of its two sides, and how much sound a callback of the speaker takes.
-    pub fn set_card(&mut self, input: (rtrb::Consumer<i16>, u32), output: (rtrb::Producer<i16>, u32), period: usize) {
+    /// A card is there: its rings, the rates of its two sides, how much sound a callback of the speaker takes, and how much
+    /// earlier than it should one may come.
+    pub fn set_card(
+        &mut self,
+        input: (rtrb::Consumer<i16>, u32),
+        output: (rtrb::Producer<i16>, u32),
+        period: usize,
+        early: Now,
+    ) {
         // Its ring, its own two periods, and the microphone's.
         let period_ms = period as u32 * 1000 / output.1.max(1);
         self.tail = TAIL + Now::from_millis(u64::from(4 * period_ms));
@@ -165,7 +172,7 @@ impl Engine {
             gate.set_hang_over(self.tail.as_millis() as u32);
         }
         self.ear = Some(Ear::new(input.0, input.1, self.rate));
-        self.mouth = Some(Mouth::new(output.0, output.1, self.rate, period));
+        self.mouth = Some(Mouth::new(output.0, output.1, self.rate, period, early));
     }
 
     /// The card is gone.
@@ -356,8 +363,8 @@ impl Ear {
 }
 
 impl Mouth {
-    fn new(ring: rtrb::Producer<i16>, hz: u32, rate: Rate, period: usize) -> Self {
-        let target = hz as usize * MARGIN_MS / 1000;
+    fn new(ring: rtrb::Producer<i16>, hz: u32, rate: Rate, period: usize, early: Now) -> Self {
+        let target = hz as usize * (MARGIN_MS + early.as_millis() as usize) / 1000;
         let mut this = Self {
             ring,
             elastic: Elastic::new(rate.hz(), hz),
@@ -460,10 +467,10 @@ const SETTLES_MS: usize = 4000;
 /// What the speaker's ring has beyond what a callback takes: ticks that are 2 ms late, and 8 ms while it is learned how far
 /// the clocks are apart ([`Drift::new`]).
 const MARGIN_MS: usize = 10;
-/// How much more than it should a speaker's ring may hold.
-const MOST_BEYOND_MS: usize = 20;
-/// From so much on it is left out of a pause.
-const BEYOND_MS: usize = 6;
+/// How much more than it should a speaker's ring may hold before the call waits: far more than is left out of pauses.
+const MOST_BEYOND_MS: usize = 60;
+/// From so much on it is left out of a pause: 10 ms at a time, so less would swing around the target.
+const BEYOND_MS: usize = 15;
 /// Ticks that are made up for.
 const MOST_TICKS: u64 = 5;
 /// No frame of a call for so long: there is none, or nothing to be played.
@@ -502,7 +509,7 @@ mod tests {
         fn plug(engine: &mut Engine, hz: u32, ppm: f64, period: usize) -> Self {
             let (hear, heard) = rtrb::RingBuffer::new(hz as usize / 2);
             let (to_play, play) = rtrb::RingBuffer::new(hz as usize / 2);
-            engine.set_card((heard, hz), (to_play, hz), period);
+            engine.set_card((heard, hz), (to_play, hz), period, Now::ZERO);
             Self {
                 hear,
                 play,

@@ -279,7 +279,8 @@ impl Station {
                 return Err(fault);
             }
         };
-        self.engine.set_card((heard, input.hz), (to_play, output.hz), output.period as usize);
+        let early = if self.setup.is_hardware() { Now::ZERO } else { SERVED };
+        self.engine.set_card((heard, input.hz), (to_play, output.hz), output.period as usize, early);
         let now = clock::now();
         self.card = Some(Open {
             streams,
@@ -435,6 +436,8 @@ const CARD_PRIORITY: u8 = 19;
 const NICE_0: u8 = 47;
 /// How long after a frame our tick comes: as much as frames come late.
 const BEHIND: Now = Now::from_micros(500);
+/// How much earlier than it should a callback may come where a sound server has the clock.
+const SERVED: Now = Now::from_millis(30);
 /// How often a card that is out is tried.
 const RETRY: Now = Now::from_millis(500);
 /// A card whose callbacks do not come for so long is out.
