@@ -61,7 +61,7 @@ fn words(command: &str) -> Vec<String> {
                 begun = false;
             }
             (None, ' ') => {}
-            (None, '#' | '>' | '|' | '&' | ';') if !begun => break,
+            (None, '#' | '<' | '>' | '|' | '&' | ';') if !begun => break,
             _ => {
                 word.push(character);
                 begun = true;
