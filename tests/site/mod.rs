@@ -251,10 +251,15 @@ impl Drop for Process {
 
 /// Waits until it is so.
 #[track_caller]
-pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let until = Instant::now() + SOON;
+pub fn wait_for(what: &str, is_so: impl FnMut() -> bool) {
+    wait_within(SOON, what, is_so);
+}
+
+/// The same for what takes longer, by its nature.
+pub fn wait_within(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + limit;
     while !is_so() {
-        assert!(Instant::now() < until, "{what}: not in {SOON:?}");
+        assert!(Instant::now() < until, "{what}: not in {limit:?}");
         thread::sleep(Duration::from_millis(10));
     }
 }
