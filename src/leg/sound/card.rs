@@ -27,7 +27,7 @@ pub struct CardSetup {
     pub input: String,
     /// And of the speaker.
     pub output: String,
-    /// The rate that the card is to run at (Hz); `None`: see [`RATES`].
+    /// The rate that the card is to run at (Hz); `None`: the best of those that it has.
     pub rate: Option<u32>,
     /// How much sound a callback is to bring or take.
     pub period: Duration,
