@@ -11,7 +11,7 @@ use tokio::{sync::mpsc, sync::oneshot, task::spawn_local, time};
 use crate::{
     call::{EndReason, shard::LineOrder},
     clock,
-    config::{self, Echo, SoundLine as LineConfig},
+    config::{self, Echo},
     control::messages,
     daemon::{
         Fault,
@@ -28,7 +28,7 @@ use crate::{
             tones::Tones,
         },
     },
-    media::Now,
+    media::{Now, Rate},
 };
 
 /// A sound line, as the control thread has it.
@@ -53,6 +53,8 @@ impl SoundLine {
         let tones = Tones::open(&config.tones, config.rate)
             .map_err(|refused| Fault::config(format!("[line.{name}.tones] {}", refused)))?;
         let (tell, news) = mpsc::unbounded_channel();
+        let (rate, echo) = (config.rate, config.echo);
+        let wants_speech = matches!(config.start, Mode::Vad { .. });
         let setup = StationSetup {
             name: name.clone(),
             card: CardSetup {
@@ -61,12 +63,7 @@ impl SoundLine {
                 rate: config.card_rate,
                 period: config.period,
             },
-            engine: EngineSetup {
-                rate: config.rate,
-                echo: echo_path(config),
-                tones,
-                wants_speech: matches!(config.start, Mode::Vad { .. }),
-            },
+            engine: Box::new(move || EngineSetup { rate, echo: echo_path(echo, rate), tones, wants_speech }),
             news: tell,
             metrics: shared.metrics.clone(),
         };
@@ -249,11 +246,11 @@ async fn opened(first: oneshot::Receiver<Result<(), card::Fault>>) -> Result<Res
     }
 }
 
-fn echo_path(config: &LineConfig) -> EchoPath {
-    match config.echo {
-        Echo::HalfDuplex => EchoPath::HalfDuplex(HalfDuplex::new(config.rate)),
+fn echo_path(echo: Echo, rate: Rate) -> EchoPath {
+    match echo {
+        Echo::HalfDuplex => EchoPath::HalfDuplex(HalfDuplex::new(rate)),
         #[cfg(feature = "aec")]
-        Echo::Cancel => EchoPath::Cancelled(Box::new(crate::leg::sound::echo::Canceller::new(config.rate))),
+        Echo::Cancel => EchoPath::Cancelled(Box::new(crate::leg::sound::echo::Canceller::new(rate))),
         #[cfg(not(feature = "aec"))]
         Echo::Cancel => EchoPath::Open, // never: the config refuses it
         Echo::Nothing => EchoPath::Open,

@@ -37,7 +37,8 @@ pub struct StationSetup {
     /// Its card.
     pub card: CardSetup,
     /// Its sound.
-    pub engine: EngineSetup,
+    /// Made on the station's thread, because an echo canceller does not move to another.
+    pub engine: Box<dyn FnOnce() -> EngineSetup + Send>,
     /// Where it tells what happens.
     pub news: mpsc::UnboundedSender<News>,
     /// Where it counts.
@@ -144,7 +145,7 @@ async fn run(
     let StationSetup { card, engine, news, metrics, .. } = setup;
     let mut station = Station {
         setup: card,
-        engine: Engine::new(engine),
+        engine: Engine::new(engine()),
         news,
         metrics,
         realtime,
