@@ -6,8 +6,8 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use trunkline::{
-    cli::{Cli, Command, agent, call, status, steer},
-    config::{self, ProcessEnvironment},
+    cli::{Cli, Command, agent, call, manual, status, steer},
+    config::{self, ServiceEnvironment},
     control::journal,
     daemon, exit,
 };
@@ -38,12 +38,14 @@ fn main() -> ExitCode {
             Ok(summary) => summary.exit_code(),
             Err(error) => failed(&error),
         },
+        Command::Completions(args) => done(manual::completions(&args)),
+        Command::Man(args) => done(manual::man(&args)),
     };
     ExitCode::from(code)
 }
 
 fn check(path: &std::path::Path) -> u8 {
-    match config::load(path, &ProcessEnvironment) {
+    match config::load(path, &ServiceEnvironment) {
         Ok(config) => {
             let mut out = std::io::stdout().lock();
             // A closed pipe is the reader's choice.
