@@ -59,8 +59,9 @@ pub fn man(args: &ManArgs) -> io::Result<()> {
 
 fn write_page(args: &ManArgs, name: &str, command: clap::Command) -> io::Result<()> {
     let mut page = Vec::new();
+    let source = concat!("trunkline ", env!("CARGO_PKG_VERSION"));
     // No date: the same source makes the same page.
-    Man::new(command).title(name.to_uppercase()).section("1").date("").render(&mut page)?;
+    Man::new(command).title(name.to_uppercase()).section("1").date("").source(source).render(&mut page)?;
     fs::write(args.dir.join(format!("{name}.1")), page)
 }
 
