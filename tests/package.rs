@@ -6,7 +6,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "the service's own tests use the rest")]
 #[path = "systemd/machine.rs"]
 mod machine;
 mod site;

@@ -11,6 +11,8 @@
 //! Its network is a loopback of its own, so that ports are always free. Calls are placed and agents played by processes
 //! of this side in that network; what an administrator would type runs inside.
 
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
 use std::{
     ffi::OsStr,
     fs,
