@@ -15,6 +15,9 @@ cross=${CROSS_DIR:-$root/target/cross}
 mkdir -p "$cross"
 cross=$(realpath "$cross")
 tools=$cross/tools
+# One at a time: two would fetch over each other.
+exec 8>"$cross/lock"
+flock 8
 suite=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}")
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
