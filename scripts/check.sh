@@ -12,9 +12,10 @@ else
     echo "not run: cargo clippy is not installed; warnings of the compiler are looked at instead"
     RUSTFLAGS="-D warnings" cargo check --locked --all-targets
 fi
-for script in scripts/* .ci/run; do
-    case $(head -n1 "$script") in *bash*) bash -n "$script" ;; esac
+for script in scripts/* .ci/run cross/* packaging/*; do
+    case $(head -n1 "$script") in '#!'*bash*) bash -n "$script" ;; '#!/bin/sh'*) sh -n "$script" ;; esac
 done
+bash -n cross/lib.sh
 for config in configs/*.toml; do
     cargo run --locked --quiet --features aec -- check --config "$config" >/dev/null
 done

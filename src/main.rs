@@ -6,8 +6,8 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use trunkline::{
-    cli::{Cli, Command, agent, call, dialplan, eagi, explain, init, pipe, status, steer},
-    config::{self, ProcessEnvironment},
+    cli::{Cli, Command, agent, call, dialplan, eagi, explain, init, manual, pipe, status, steer},
+    config::{self, ServiceEnvironment},
     control::journal,
     daemon, exit,
 };
@@ -54,12 +54,14 @@ fn main() -> ExitCode {
             Ok(summary) => summary.exit_code(),
             Err(error) => failed(&error),
         },
+        Command::Completions(args) => done(manual::completions(&args)),
+        Command::Man(args) => done(manual::man(&args)),
     };
     ExitCode::from(code)
 }
 
 fn check(path: &std::path::Path, effective: bool) -> u8 {
-    match config::load(path, &ProcessEnvironment) {
+    match config::load(path, &ServiceEnvironment) {
         Ok(config) => {
             let mut out = std::io::stdout().lock();
             if effective {
@@ -86,7 +88,7 @@ fn check(path: &std::path::Path, effective: bool) -> u8 {
 fn every_value(path: &std::path::Path) -> String {
     // It was read a moment ago; where it is gone now there is nothing to show.
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    let settings = config::effective(path, &text, &ProcessEnvironment);
+    let settings = config::effective(path, &text, &ServiceEnvironment);
     let said = |setting: &config::Setting| format!("{} = {}", setting.key, setting.value);
     let wide =
         settings.iter().map(|setting| said(setting).chars().count()).filter(|&wide| wide <= 60).max().unwrap_or(0);
@@ -102,7 +104,7 @@ fn every_value(path: &std::path::Path) -> String {
 }
 
 fn route_test(path: &std::path::Path, line: &str, from: Option<&str>, to: Option<&str>) -> u8 {
-    match config::load(path, &ProcessEnvironment) {
+    match config::load(path, &ServiceEnvironment) {
         Ok(config) => match config.route_test(line, from, to) {
             Ok(told) => {
                 // A closed pipe is the reader's choice.

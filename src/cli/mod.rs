@@ -15,6 +15,7 @@ pub mod eagi;
 pub mod explain;
 pub mod init;
 mod join;
+pub mod manual;
 pub mod options;
 mod panel;
 pub mod pipe;
@@ -103,6 +104,11 @@ pub enum Command {
     Agent(agent::AgentArgs),
     /// Play a PBX or a telephony vendor: place one call, play a WAV file into it and record what comes back
     Call(call::CallArgs),
+    /// Print what a shell needs to complete commands and options at Tab (packages install it)
+    Completions(manual::CompletionsArgs),
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man(manual::ManArgs),
 }
 
 const CHECK_EXAMPLES: &str = "\

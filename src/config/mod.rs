@@ -579,6 +579,26 @@ impl Environment for ProcessEnvironment {
     }
 }
 
+/// What the service will have, as far as this process can see it: outside of the service there are no credentials, and
+/// `check` looks for them where the unit takes them from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServiceEnvironment;
+
+impl Environment for ServiceEnvironment {
+    fn var(&self, name: &str) -> Option<String> {
+        ProcessEnvironment.var(name)
+    }
+
+    fn credentials_dir(&self) -> Option<PathBuf> {
+        // Only root can read it. To anybody else there is no such folder, as before.
+        let secrets = || Some(PathBuf::from(SECRETS)).filter(|folder| folder.read_dir().is_ok());
+        ProcessEnvironment.credentials_dir().or_else(secrets)
+    }
+}
+
+/// `LoadCredential=` of the unit.
+const SECRETS: &str = "/etc/trunkline/secrets";
+
 /// One thing that is wrong with a config file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {

@@ -11,6 +11,8 @@
 //! Its network is a loopback of its own, so that ports are always free. Calls are placed and agents played by processes
 //! of this side in that network; what an administrator would type runs inside.
 
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
 use std::{
     ffi::OsStr,
     fs,
@@ -26,7 +28,7 @@ use serde_json::Value;
 
 use crate::site::{Process, SOON, TRUNKLINE, noise, write_wav};
 
-/// A booted machine with Trunkline installed, and not started.
+/// A booted machine with Trunkline installed and not started, or without it.
 pub(crate) struct Machine {
     process: Option<Process>,
     /// The first process, as this side counts; `None` until it has booted.
@@ -38,6 +40,17 @@ pub(crate) struct Machine {
 impl Machine {
     /// `None`: there is nothing to boot, which is told; in CI it is a failure.
     pub(crate) fn boot(config: &str) -> Option<Self> {
+        let machine = Self::boot_with(Path::new(TRUNKLINE))?;
+        machine.install(config);
+        Some(machine)
+    }
+
+    /// The same machine without a trunkline.
+    pub(crate) fn boot_without() -> Option<Self> {
+        Self::boot_with(Path::new(""))
+    }
+
+    fn boot_with(binary: &Path) -> Option<Self> {
         let root = root()?;
         let scratch = tempfile::tempdir().unwrap();
         let number = BOOTED.fetch_add(1, Relaxed);
@@ -45,7 +58,7 @@ impl Machine {
         let boot = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/systemd/boot");
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-        command.arg("sh").args([&boot, &root, Path::new(TRUNKLINE), scratch.path(), &cgroup]);
+        command.arg("sh").args([&boot, &root, binary, scratch.path(), &cgroup]);
         // From here on whatever goes wrong leaves nothing behind.
         let process = Process::start(&mut command);
         let mut machine = Self { process: Some(process), leader: None, cgroup, _scratch: scratch };
@@ -53,7 +66,8 @@ impl Machine {
         process.line(&["Reached target", "multi-user.target"]);
         let nspawn = only_child(process.id());
         machine.leader = Some(only_child(nspawn));
-        machine.install(config);
+        // A minimal root has none.
+        machine.write("/etc/hosts", "127.0.0.1 localhost\n");
         Some(machine)
     }
 
@@ -74,8 +88,6 @@ impl Machine {
         self.run(["journalctl", "--update-catalog"]);
         self.run(["systemctl", "daemon-reload"]);
         self.write("/etc/trunkline/trunkline.toml", config);
-        // A minimal root has none.
-        self.write("/etc/hosts", "127.0.0.1 localhost\n");
     }
 
     fn leader(&self) -> u32 {

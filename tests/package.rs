@@ -1,0 +1,205 @@
+//! The Debian package on a machine that is booted for it: what its scripts do at each step of its life.
+//!
+//! It is made of the binary under test, with all that a release has but its optimisation and the feature `aec`:
+//! `scripts/release` makes the same of release builds. `scripts/setup package` and `scripts/setup-systemd` make what is
+//! needed; where they have not run nothing is tested here, unless `CI` is set.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "systemd/machine.rs"]
+mod machine;
+mod site;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
+    time::Duration,
+};
+
+use machine::Machine;
+use site::{Process, SOON, TRUNKLINE};
+
+const CONFIG: &str = r#"
+[control]
+drain-seconds = 10
+
+[line.pbx]
+kind = "audiosocket"
+
+[trunk.agent]
+url = "ws://127.0.0.1:8765/"
+dialect = "ozonetel"
+bearer = { credential = "agent-token" }
+
+[[route]]
+line = "pbx"
+trunks = ["agent"]
+"#;
+
+const PLACE: &str = "/etc/trunkline/trunkline.toml";
+
+/// systemd's SD_MESSAGE_UNIT_STOPPING (sd-messages.h), and of docs/operations.md "call ended" and "ready for calls".
+const STOPPING: &str = "de5b426a63be47a7b6ac3eaac82e2f6f";
+const ENDED: &str = "b5450a14d67944139587dc83c18ea134";
+const READY: &str = "e4bff8855298464e8f9205bcd29647b5";
+
+/// Packages of the binary under test, in these versions; `None` where they cannot be made.
+fn packages(folder: &Path, versions: [&str; 2]) -> Option<[PathBuf; 2]> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if !root.join("target/tools/bin/cargo-deb").exists() {
+        let told = "there is nothing to make a package with; run scripts/setup package";
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci.is_empty()), "{told}");
+        println!("not run: {told}");
+        return None;
+    }
+    // What debuggers want is nine tenths of it.
+    fs::create_dir_all(folder.join("debug")).unwrap();
+    let binary = folder.join("debug/trunkline");
+    assert!(Command::new("strip").arg("-o").arg(&binary).arg(TRUNKLINE).status().unwrap().success());
+    Some(versions.map(|version| {
+        let out = folder.join(version);
+        let mut package = Command::new(root.join("scripts/package"));
+        package.args(["--quick", "--version", version, "--binary"]).arg(&binary).arg("--out").arg(&out);
+        let (status, said) = Process::start(&mut package).wait(6 * SOON);
+        assert!(status.success(), "{said}");
+        let made: Vec<_> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let [made] = made.as_slice() else { panic!("{made:?}") };
+        made.clone()
+    }))
+}
+
+/// What an administrator does with packages.
+trait Dpkg {
+    fn dpkg<const N: usize>(&self, args: [&str; N]) -> (ExitStatus, String);
+}
+
+impl Dpkg for Machine {
+    fn dpkg<const N: usize>(&self, args: [&str; N]) -> (ExitStatus, String) {
+        // Debian's own scripts want to be asked nothing, and an upgrade waits for live calls.
+        let env = ["env", "DEBIAN_FRONTEND=noninteractive", "dpkg"];
+        self.start(env.into_iter().chain(args)).wait(3 * SOON)
+    }
+}
+
+/// When the journal's last message of this kind happened (us since the machine booted).
+fn last(machine: &Machine, message: &str) -> Option<u64> {
+    let entry = machine.journal().into_iter().rfind(|entry| entry["MESSAGE_ID"] == message)?;
+    entry["__MONOTONIC_TIMESTAMP"].as_str()?.parse().ok()
+}
+
+fn ms(from: u64, to: u64) -> u64 {
+    to.checked_sub(from).expect("it happened in this order") / 1000
+}
+
+#[test]
+fn a_package_is_installed_upgraded_removed_and_purged_around_the_calls_of_its_site() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some([old, new]) = packages(folder.path(), ["0.1.0-1", "0.1.0-2"]) else { return };
+    let Some(machine) = Machine::boot_without() else { return };
+    fs::copy(old, machine.path("/opt/old.deb")).unwrap();
+    fs::copy(new, machine.path("/opt/new.deb")).unwrap();
+
+    // Installed, it waits for its config.
+    let (status, said) = machine.dpkg(["--install", "/opt/old.deb"]);
+    assert!(status.success() && said.contains("systemctl enable --now trunkline"), "{said}");
+    machine.assert_properties(&[("ActiveState", "inactive"), ("UnitFileState", "disabled")]);
+    let (status, said) = machine.try_run(["trunkline", "check"]);
+    assert!(!status.success() && said.contains("[line.NAME]"), "{said}");
+    let secrets = fs::metadata(machine.path("/etc/trunkline/secrets")).unwrap();
+    assert_eq!(secrets.permissions().mode() & 0o777, 0o700);
+    assert!(machine.run(["journalctl", "--dump-catalog", READY]).contains("Trunkline takes calls"));
+    for file in [
+        "/usr/share/man/man1/trunkline.1.gz",
+        "/usr/share/man/man1/trunkline-check.1.gz",
+        "/usr/share/bash-completion/completions/trunkline",
+        "/usr/share/doc/trunkline/examples/sip-trunk.toml",
+        "/usr/share/trunkline/trunkline-sound.conf",
+    ] {
+        assert!(machine.path(file).exists(), "{file}");
+    }
+
+    // Configured and enabled, it takes calls.
+    machine.write(PLACE, CONFIG);
+    let (status, said) = machine.try_run(["trunkline", "check"]);
+    assert!(!status.success() && said.contains("no such credential"), "{said}");
+    machine.write("/etc/trunkline/secrets/agent-token", "tok-5fJ2hQ9vXc71\n");
+    machine.run(["trunkline", "check"]);
+    machine.run(["systemctl", "enable", "--now", "--quiet", "trunkline.service"]);
+    machine.assert_properties(&[("ActiveState", "active"), ("UnitFileState", "enabled")]);
+    let agent = machine.agent();
+    machine.serves_a_call();
+
+    // A config that the new version does not take: the old one goes on, and the next upgrade mends nothing by itself.
+    let process = machine.property("MainPID");
+    machine.write(PLACE, &CONFIG.replace("dialect", "dialekt"));
+    let (status, said) = machine.dpkg(["--install", "/opt/new.deb"]);
+    assert!(status.success(), "{said}");
+    assert!(said.contains("did you mean `dialect`?") && said.contains("left alone"), "{said}");
+    machine.assert_properties(&[("ActiveState", "active"), ("MainPID", &process)]);
+    machine.serves_a_call();
+
+    // Mended, it is upgraded around a live call.
+    machine.write(PLACE, CONFIG);
+    let live = machine.call(Duration::from_secs(5));
+    agent.nth_line(2, &["call began"]);
+    let (status, said) = machine.dpkg(["--install", "/opt/new.deb"]);
+    assert!(status.success() && said.contains("restarted"), "{said}");
+    live.assert_served();
+    machine.assert_properties(&[("ActiveState", "active"), ("NRestarts", "0"), ("UnitFileState", "enabled")]);
+    assert_ne!(machine.property("MainPID"), process);
+    machine.run(["journalctl", "--sync"]);
+    let (told, ended) = (last(&machine, STOPPING).unwrap(), last(&machine, ENDED).unwrap());
+    let ready = last(&machine, READY).unwrap();
+    let (refused, gap) = (ms(told, ready), ms(ended, ready));
+    println!("calls were refused for {refused} ms, {gap} ms of that after the last call's end");
+    assert!(gap < 5000, "{gap} ms from the last call's end to the next that could come");
+    machine.serves_a_call();
+
+    // Without calls it is only the gap itself.
+    let (status, said) = machine.dpkg(["--install", "/opt/new.deb"]);
+    assert!(status.success(), "{said}");
+    machine.run(["journalctl", "--sync"]);
+    let refused = ms(last(&machine, STOPPING).unwrap(), last(&machine, READY).unwrap());
+    println!("without calls it refused them for {refused} ms");
+    assert!(refused < 5000, "{refused} ms");
+    machine.serves_a_call();
+
+    // Removed, it leaves its config and records; purged, nothing.
+    let (status, said) = machine.dpkg(["--remove", "trunkline"]);
+    assert!(status.success(), "{said}");
+    assert!(!machine.path("/usr/bin/trunkline").exists());
+    machine.assert_properties(&[("ActiveState", "inactive"), ("LoadState", "not-found")]);
+    assert_eq!(machine.read(PLACE), CONFIG);
+    assert_eq!(machine.records().len(), 5);
+    let (status, said) = machine.dpkg(["--purge", "trunkline"]);
+    assert!(status.success(), "{said}");
+    for file in ["/etc/trunkline", "/var/lib/trunkline", "/usr/share/doc/trunkline", "/usr/share/trunkline"] {
+        assert!(!machine.path(file).exists(), "{file}");
+    }
+    let left = machine.run(["find", "/etc/systemd", "/usr/lib/systemd", "/usr/share/man", "-name", "*trunkline*"]);
+    assert_eq!(left, "");
+}
+
+#[test]
+fn an_armv6_board_is_refused_before_anything_is_unpacked() {
+    let folder = tempfile::tempdir().unwrap();
+    let uname = folder.path().join("uname");
+    let preinst = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/preinst");
+    let install = |architecture: &str, machine: &str| {
+        fs::write(&uname, format!("#!/bin/sh\necho {machine}\n")).unwrap();
+        fs::set_permissions(&uname, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:/usr/bin:/bin", folder.path().display());
+        let mut command = Command::new("sh");
+        command.arg(&preinst).arg("install").env("PATH", path).env("DPKG_MAINTSCRIPT_ARCH", architecture);
+        Process::start(&mut command).wait(SOON)
+    };
+    let (status, said) = install("armhf", "armv6l");
+    assert!(!status.success() && said.contains("this board is an ARMv6"), "{said}");
+    for (architecture, machine) in
+        [("armhf", "armv7l"), ("armhf", "aarch64"), ("arm64", "aarch64"), ("amd64", "x86_64")]
+    {
+        assert!(install(architecture, machine).0.success(), "{architecture} on {machine}");
+    }
+}
