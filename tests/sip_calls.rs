@@ -323,7 +323,7 @@ fn a_line_goes_by_its_new_keys_with_the_sockets_that_it_has() {
     assert!(told.ends_with("line pbx changes"), "{told}");
     site.plays(&Scenario::caller().request("OPTIONS", "", "").expect(200).header("Server", "Depot 7").end());
     live.ends_well(SOON);
-    let told = site.daemon.reload(|config| config.replace("[line.pbx]\n", "[line.pbx]\ntcp = false\n"));
+    let told = site.daemon.reload(|config| config.replace("[line.pbx]\n", "[line.pbx]\ntransports = [\"udp\"]\n"));
     assert!(told.contains("only a restart can change [line.pbx]"), "{told}");
 }
 

@@ -11,7 +11,12 @@ use core::{
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
-use std::{collections::BTreeMap, io, net::UdpSocket, rc::Rc};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::UdpSocket,
+    rc::{Rc, Weak},
+};
 
 use log::{Level, info, log, warn};
 use socket2::SockRef;
@@ -109,8 +114,8 @@ pub(super) struct SipArrival {
 pub(super) struct Bound {
     sockets: Sockets,
     received: mpsc::Receiver<Received>,
-    /// The line that they are asked for, once it runs.
-    own: Rc<OnceCell<Rc<SipLine>>>,
+    /// The line that says who is heard, once it runs. It has the sockets, so they do not have it.
+    own: Rc<OnceCell<Weak<SipLine>>>,
 }
 
 /// Opens the sockets of a line.
@@ -119,9 +124,10 @@ pub(super) fn bind(name: &str, config: &config::SipLine) -> Result<Bound, Fault>
     let certificate = certificate.map_err(|error| Fault::config(format!("[line.{name}] {error}")))?;
     let trust = config.wants_trust().then(|| tls::client_config(config.ca_file.as_deref())).transpose();
     let trust = trust.map_err(|error| Fault::config(format!("[line.{name}] {error}")))?;
-    let own: Rc<OnceCell<Rc<SipLine>>> = Rc::default();
+    let own: Rc<OnceCell<Weak<SipLine>>> = Rc::default();
     let gate = Rc::clone(&own);
-    let is_known = move |address: IpAddr| gate.get().is_some_and(|line| line.line.borrow().is_known(address));
+    let line = move || gate.get().and_then(Weak::upgrade);
+    let is_known = move |address: IpAddr| line().is_some_and(|line| line.line.borrow().is_known(address));
     let setup = transport::Setup {
         line: name.to_owned(),
         udp: config.udp.then_some(config.listen),
@@ -158,7 +164,7 @@ impl SipLine {
             portless: RefCell::default(),
             told: Cell::default(),
         });
-        if own.set(Rc::clone(&this)).is_err() {
+        if own.set(Rc::downgrade(&this)).is_err() {
             return; // it was made a moment ago
         }
         let listens_on = addresses.udp.or(addresses.tcp).or(addresses.tls);
