@@ -38,7 +38,8 @@ shut_down() {
     # It cannot go before its processes have, a moment later.
     local try
     for try in 1 2 3 4 5 6 7 8 9 10; do
-        find "$machine_cgroup" -depth -type d -exec rmdir {} \; 2>/dev/null || :
+        # Beside it where there are both versions: systemd-nspawn makes one of the first of the same name.
+        find "$machine_cgroup" "/sys/fs/cgroup/systemd/${machine_cgroup##*/}" -depth -type d -exec rmdir {} \; 2>/dev/null || :
         [ -d "$machine_cgroup" ] || break
         sleep 0.2
     done
