@@ -18,7 +18,7 @@ boot() { # root, options of systemd-nspawn in place of a network of its own...
         sh "$here/boot" "$root" "" "$machine_scratch" "$machine_cgroup" "$@" >"$machine_scratch.log" 2>&1 &
     machine_process=$!
     # Minutes, where its processor is an emulator's.
-    timeout 300 sh -c 'until grep -q "Reached target.*multi-user.target" "$1"; do sleep 0.1; done' _ "$machine_scratch.log" || {
+    timeout 300 sh -c 'until grep -qs "Reached target.*multi-user.target" "$1"; do sleep 0.1; done' _ "$machine_scratch.log" || {
         tail -n 20 "$machine_scratch.log" >&2
         return 1
     }
