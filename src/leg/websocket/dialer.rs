@@ -8,7 +8,7 @@ use std::{borrow::Cow, collections::HashMap, io, net::SocketAddr, path::PathBuf,
 
 use log::{info, warn};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::{LocalSet, spawn_local},
 };
 
@@ -87,10 +87,10 @@ pub struct Handshake {
 
 /// What the dial thread is made of.
 pub struct DialSetup {
-    /// The trunks.
-    pub config: Arc<Config>,
-    /// What it needs for TLS.
-    pub roots: Roots,
+    /// The trunks, as they are now.
+    pub config: watch::Receiver<Arc<Config>>,
+    /// What it needs for TLS with them: never older than the config.
+    pub roots: watch::Receiver<Arc<Roots>>,
     /// Who wants a trunk.
     pub requests: mpsc::Receiver<Request>,
     /// Lines to be opened for vendors.
@@ -109,7 +109,8 @@ pub enum Opening {
     Outbound(OutboundSetup),
 }
 
-/// What every dial needs: made once, on the dial thread, because reading the platform's roots takes time.
+/// What every dial needs: made once for a config, because reading the platform's roots takes time.
+#[derive(Default)]
 pub struct Roots(HashMap<Option<PathBuf>, Arc<rustls::ClientConfig>>);
 
 impl Roots {
@@ -136,16 +137,16 @@ impl Roots {
 pub fn run(setup: DialSetup) -> io::Result<()> {
     let DialSetup { config, roots, mut requests, mut doors, news, vitals } = setup;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
-    let roots = Arc::new(roots);
     LocalSet::new().block_on(&runtime, async move {
         spawn_local(async move { vitals.answer(|| true).await });
         loop {
             tokio::select! {
                 request = requests.recv() => {
                     let Some(request) = request else { break };
-                    spawn_local(serve(Arc::clone(&config), Arc::clone(&roots), news.clone(), request));
+                    let config = Arc::clone(&config.borrow());
+                    spawn_local(serve(config, Arc::clone(&roots.borrow()), news.clone(), request));
                 }
-                Some(opening) = doors.recv() => open(&roots, opening),
+                Some(opening) = doors.recv() => open(&roots.borrow(), opening),
             }
         }
     });
