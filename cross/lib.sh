@@ -2,9 +2,11 @@
 # Everything they make or fetch lies under target/cross (CROSS_DIR is another folder): a second run finds it.
 #
 #   target/cross/TRIPLE/           cargo's; TRIPLE/release/trunkline in it is what was built
-#                      features    what it was built with
+#                      features    what that was built with
 #                      runner      how this machine runs it, if not by itself
 #   target/cross/tools/            a compiler, where there is none for the target; libraries of the target
+#
+# With --quick they build for a test instead, in a minute and not for use: TRIPLE/quick/trunkline, without `aec`.
 #
 # With rustup's target installed (`rustup target add TRIPLE`), that is taken. Else Debian's own compiler rustc-web, which is
 # unpacked and not installed, because it conflicts with other Rust packages; with Rust's library built from its source for
@@ -21,6 +23,9 @@ flock 8
 suite=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}")
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+profile=release
+if [ "${1:-}" = --quick ]; then profile=quick; shift; fi
 
 updated=
 apt_install() {
@@ -188,21 +193,21 @@ foreign() { # triple, architecture, its name in paths, how qemu calls it
     printf 'qemu-%s-static -L %s' "$4" "$sysroot" >"$cross/$triple/runner"
 }
 
-# Leaves the binary at $cross/TRIPLE/TRIPLE/release/trunkline, and what it was built with in $cross/TRIPLE/features.
+# Leaves the binary at $cross/TRIPLE/TRIPLE/PROFILE/trunkline, and what a release was built with in $cross/TRIPLE/features.
 build() { # triple
     local triple=$1 folder=$cross/$1 features=default,aec
     reproducible "$triple" "$folder"
     cd "$root"
-    local cargo=(cargo build --release --locked --target "$triple" --target-dir "$folder")
-    if links_libsystemd; then
-        "${cargo[@]}" --features aec
-    else
+    [ "$profile" = release ] || features=default
+    if ! links_libsystemd; then
         say "libsystemd cannot be linked for $triple: built without the feature systemd; the journal gets lines, not fields"
-        features=sound,aec
-        "${cargo[@]}" --no-default-features --features "$features"
+        features=${features/default/sound}
     fi
-    printf '%s\n' "$features" >"$folder/features"
-    say "built $folder/$triple/release/trunkline with $features"
+    local cargo=(cargo build --profile "$profile" --locked --target "$triple" --target-dir "$folder")
+    case $features in default*) ;; *) cargo+=(--no-default-features) ;; esac
+    "${cargo[@]}" --features "$features"
+    [ "$profile" != release ] || printf '%s\n' "$features" >"$folder/features"
+    say "built $folder/$triple/$profile/trunkline with $features"
 }
 
 # Whether a program that calls it links. What is built on this machine for itself has it by scripts/setup.

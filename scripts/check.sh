@@ -15,7 +15,7 @@ fi
 for script in scripts/* .ci/run cross/* packaging/*; do
     case $(head -n1 "$script") in '#!'*bash*) bash -n "$script" ;; '#!/bin/sh'*) sh -n "$script" ;; esac
 done
-bash -n cross/lib.sh
+bash -n cross/lib.sh; bash -n tests/systemd/machine.sh
 for config in configs/*.toml; do
     cargo run --locked --quiet --features aec -- check --config "$config" >/dev/null
 done

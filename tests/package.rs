@@ -18,7 +18,8 @@ use std::{
     time::Duration,
 };
 
-use machine::Machine;
+use machine::{Machine, wait_until};
+use serde_json::Value;
 use site::{Process, SOON, TRUNKLINE};
 
 const CONFIG: &str = r#"
@@ -39,6 +40,18 @@ trunks = ["agent"]
 "#;
 
 const PLACE: &str = "/etc/trunkline/trunkline.toml";
+
+const TOKEN: &str = "tok-5fJ2hQ9vXc71";
+
+/// An agent to whom the token says nothing: it shows what it was asked with.
+const STRANGER: &str = r#"
+import socket
+door = socket.create_server(("127.0.0.1", 8765))
+print("listening", flush=True)
+caller = door.accept()[0]
+print(caller.recv(4096).decode(), flush=True)
+caller.sendall(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 13\r\n\r\nunknown token")
+"#;
 
 /// systemd's SD_MESSAGE_UNIT_STOPPING (sd-messages.h), and of docs/operations.md "call ended" and "ready for calls".
 const STOPPING: &str = "de5b426a63be47a7b6ac3eaac82e2f6f";
@@ -89,6 +102,95 @@ fn last(machine: &Machine, message: &str) -> Option<u64> {
     entry["__MONOTONIC_TIMESTAMP"].as_str()?.parse().ok()
 }
 
+/// What `trunkline explain` says of a call of that machine, `by` what it looks into beside the journal.
+fn explained(machine: &Machine, uuid: &str, by: &[&str]) -> (Value, String) {
+    let explain = |more: &[&str]| machine.run(["trunkline", "explain", uuid].iter().chain(by).chain(more));
+    (serde_json::from_str(&explain(&["--json"])).unwrap(), explain(&[]))
+}
+
+/// The agent is given the secret that root put into the folder, and when it refuses it the site hears of it: from the call's
+/// record and the journal, and from this machine's own journal alone.
+fn a_secret_reaches_the_agent(machine: &Machine) {
+    const UUID: &str = "5e1b3f5c-94ad-4d0e-8c5b-1f2d8a6e7c30";
+    let stranger = Process::start(machine.in_network("python3").args(["-c", STRANGER]));
+    stranger.line(&["listening"]);
+    let refused = machine.call_named(Duration::from_secs(5), Some(UUID)).end();
+    stranger.line(&[&format!("Authorization: Bearer {TOKEN}")]);
+    assert!(refused.is_none_or(|call| call["frames_heard"] == 0));
+    wait_until("the record is written", SOON, || machine.records().len() == 1);
+    machine.run(["journalctl", "--sync"]);
+    machine.run(["mkdir", "/opt/none"]);
+    for by in [&[][..], &["--records", "/opt/none"][..]] {
+        let (told, text) = explained(machine, UUID, by);
+        let found = [&told["fault"], &told["symptom"], &told["cause"]];
+        assert_eq!(found, ["trunk", "refused", "bad-token"], "{told}");
+        assert!(text.contains("401 Unauthorized") && text.contains("Next: compare `bearer`"), "{text}");
+        let from = if by.is_empty() { "Told from its record, " } else { "Told from no record, " };
+        assert!(text.contains(from) && !text.contains(", 0 lines of the log"), "{text}");
+        assert!(!text.contains(TOKEN), "{text}");
+    }
+}
+
+/// A call that comes now brings this secret to the agent.
+fn is_asked_with(machine: &Machine, token: &str) {
+    let stranger = Process::start(machine.in_network("python3").args(["-c", STRANGER]));
+    stranger.line(&["listening"]);
+    machine.call(Duration::from_secs(5)).end();
+    stranger.line(&[&format!("Authorization: Bearer {token}")]);
+}
+
+/// A file that is wrong is told by `check`, and nothing happens to the service by its lying there.
+fn a_wrong_config_stops_nothing(machine: &Machine) {
+    let process = machine.property("MainPID");
+    machine.write(PLACE, &CONFIG.replace("dialect", "dialekt"));
+    let (status, said) = machine.try_run(["trunkline", "check"]);
+    assert!(!status.success() && said.contains("trunkline.toml:10:") && said.contains("did you mean"), "{said}");
+    machine.serves_a_call();
+    machine.assert_properties(&[("ActiveState", "active"), ("MainPID", &process)]);
+    machine.write(PLACE, CONFIG);
+}
+
+/// By `systemctl reload` secrets are changed, added and taken away under a service that runs, which can
+/// write to them no more than before.
+fn new_secrets_are_handed_to_the_service(machine: &Machine) {
+    let reload = || machine.run(["systemctl", "reload", "trunkline.service"]);
+    let handed = |name: &str| machine.read(&format!("/run/credentials/trunkline.service/secrets_{name}"));
+    machine.write("/etc/trunkline/secrets/agent-token", "tok-new\n");
+    machine.write("/etc/trunkline/secrets/another", "more\n");
+    assert_eq!((handed("agent-token"), handed("another")), (format!("{TOKEN}\n"), String::new()));
+    reload();
+    assert_eq!((handed("agent-token"), handed("another")), ("tok-new\n".to_owned(), "more\n".to_owned()));
+    is_asked_with(machine, "tok-new");
+    machine.write("/etc/trunkline/secrets/agent-token", &format!("{TOKEN}\n"));
+    machine.run(["rm", "/etc/trunkline/secrets/another"]);
+    reload();
+    let folder = "/run/credentials/trunkline.service";
+    assert_eq!(machine.run(["ls", "-A", folder]), "secrets_agent-token");
+    assert_eq!(machine.run(["stat", "--format=%U %a", &format!("{folder}/secrets_agent-token")]), "trunkline 400");
+    // As the service sees it.
+    let inside = format!("/proc/{}/root{folder}", machine.property("MainPID"));
+    assert_eq!(machine.run(["cat", &format!("{inside}/secrets_agent-token")]), TOKEN);
+    let (status, said) = machine.try_run(["touch", &format!("{inside}/more")]);
+    assert!(!status.success() && said.contains("Read-only"), "{said}");
+}
+
+/// Its line is taken away and comes back under it, and no frame is lost.
+fn a_live_call_goes_on_while_the_config_is_read_again(machine: &Machine, agent: &Process) {
+    let live = machine.call(Duration::from_secs(3));
+    agent.nth_line(2, &["call began"]);
+    let other = CONFIG.replace("[line.pbx]\n", "[line.other]\nlisten = \"127.0.0.1:9093\"\n");
+    machine.write(PLACE, &other.replace("line = \"pbx\"", "line = \"other\""));
+    machine.run(["systemctl", "reload", "trunkline.service"]);
+    machine.write(PLACE, CONFIG);
+    machine.run(["systemctl", "reload", "trunkline.service"]);
+    live.assert_served();
+    machine.run(["journalctl", "--sync"]);
+    let ended = machine.journal().into_iter().rfind(|entry| entry["MESSAGE_ID"] == ENDED).unwrap();
+    for count in ["DROPPED", "MISSED", "UNDERRUNS"] {
+        assert_eq!(ended[count], "0", "{ended}");
+    }
+}
+
 fn ms(from: u64, to: u64) -> u64 {
     to.checked_sub(from).expect("it happened in this order") / 1000
 }
@@ -124,12 +226,16 @@ fn a_package_is_installed_upgraded_removed_and_purged_around_the_calls_of_its_si
     machine.write(PLACE, CONFIG);
     let (status, said) = machine.try_run(["trunkline", "check"]);
     assert!(!status.success() && said.contains("no such credential"), "{said}");
-    machine.write("/etc/trunkline/secrets/agent-token", "tok-5fJ2hQ9vXc71\n");
+    machine.write("/etc/trunkline/secrets/agent-token", &format!("{TOKEN}\n"));
     machine.run(["trunkline", "check"]);
     machine.run(["systemctl", "enable", "--now", "--quiet", "trunkline.service"]);
     machine.assert_properties(&[("ActiveState", "active"), ("UnitFileState", "enabled")]);
+    a_secret_reaches_the_agent(&machine);
+    new_secrets_are_handed_to_the_service(&machine);
     let agent = machine.agent();
     machine.serves_a_call();
+    a_wrong_config_stops_nothing(&machine);
+    a_live_call_goes_on_while_the_config_is_read_again(&machine, &agent);
 
     // A config that the new version does not take: the old one goes on, and the next upgrade mends nothing by itself.
     let process = machine.property("MainPID");
@@ -143,7 +249,7 @@ fn a_package_is_installed_upgraded_removed_and_purged_around_the_calls_of_its_si
     // Mended, it is upgraded around a live call.
     machine.write(PLACE, CONFIG);
     let live = machine.call(Duration::from_secs(5));
-    agent.nth_line(2, &["call began"]);
+    agent.nth_line(4, &["call began"]);
     let (status, said) = machine.dpkg(["--install", "/opt/new.deb"]);
     assert!(status.success() && said.contains("restarted"), "{said}");
     live.assert_served();
@@ -172,14 +278,61 @@ fn a_package_is_installed_upgraded_removed_and_purged_around_the_calls_of_its_si
     assert!(!machine.path("/usr/bin/trunkline").exists());
     machine.assert_properties(&[("ActiveState", "inactive"), ("LoadState", "not-found")]);
     assert_eq!(machine.read(PLACE), CONFIG);
-    assert_eq!(machine.records().len(), 5);
+    assert_eq!(machine.records().len(), 9);
     let (status, said) = machine.dpkg(["--purge", "trunkline"]);
     assert!(status.success(), "{said}");
-    for file in ["/etc/trunkline", "/var/lib/trunkline", "/usr/share/doc/trunkline", "/usr/share/trunkline"] {
+    for file in [
+        "/etc/trunkline",
+        "/var/lib/trunkline",
+        "/usr/lib/trunkline",
+        "/usr/share/doc/trunkline",
+        "/usr/share/trunkline",
+    ] {
         assert!(!machine.path(file).exists(), "{file}");
     }
     let left = machine.run(["find", "/etc/systemd", "/usr/lib/systemd", "/usr/share/man", "-name", "*trunkline*"]);
     assert_eq!(left, "");
+}
+
+#[test]
+fn the_unit_has_the_parts_that_this_systemd_knows() {
+    let root = tempfile::tempdir().unwrap();
+    let bin = root.path().join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    let program = |name: &str, text: &str| {
+        fs::write(bin.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    program("journalctl", "");
+    // dpkg(1), DPKG_ROOT: where a package's scripts are to act.
+    let script = |name: &str, argument: &str| {
+        let mut command = Command::new("sh");
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(name)).arg(argument);
+        command.env("DPKG_ROOT", root.path()).env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+        let (status, said) = Process::start(&mut command).wait(SOON);
+        assert!(status.success(), "{said}");
+    };
+    let units = root.path().join("usr/lib/systemd/system/trunkline.service.d");
+    let parts = || {
+        let mut parts: Vec<_> = fs::read_dir(&units).into_iter().flatten().map(|part| part.unwrap().path()).collect();
+        parts.sort();
+        parts.iter().map(|part| fs::read_link(part).unwrap().display().to_string()).collect::<Vec<_>>()
+    };
+    let (reload, credentials) = ("/usr/share/trunkline/trunkline-253.conf", "/usr/share/trunkline/trunkline-260.conf");
+    for (version, wanted) in [
+        ("systemd 252 (252.39-1~deb12u2)", &[][..]),
+        ("systemd 257 (257.13-1~deb13u1)", &[reload][..]),
+        ("systemd 262 (262.1-1)", &[reload, credentials][..]),
+        ("systemd 253 (253-1)", &[reload][..]),
+        ("", &[][..]),
+        ("systemd 260 (260~rc1-1)", &[reload, credentials][..]),
+    ] {
+        program("systemctl", &format!("echo '{version}'"));
+        script("postinst", "triggered");
+        assert_eq!(parts(), wanted, "{version}");
+    }
+    script("postrm", "remove");
+    assert!(!units.exists());
 }
 
 #[test]
