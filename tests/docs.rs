@@ -11,6 +11,7 @@ use std::{
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use trunkline::{
+    call::EndReason,
     cli::Cli,
     config::{self, Environment},
     control::{journal, messages, metrics::Metrics},
@@ -312,7 +313,9 @@ fn the_page_of_the_config_has_the_keys_that_the_config_takes_and_no_others() {
     let path = folder.path().join("all.toml");
     fs::write(&path, config).unwrap();
     let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for problem in config::load(&path, &Given(folder.path().to_owned())).unwrap_err().0 {
+    let problems = config::load(&path, &Given(folder.path().to_owned())).unwrap_err().0;
+    for (index, problem) in problems.iter().enumerate() {
+        assert!(!problems[..index].contains(problem), "told twice: {problem}");
         if let (Some(label), Some((_, keys))) =
             (problem.key.strip_suffix(NOBODYS), problem.wanted.split_once("there are: "))
         {
@@ -372,6 +375,25 @@ fn metrics() -> Vec<(String, String, String)> {
         (name.to_owned(), kind.to_owned(), help.to_owned())
     });
     pairs.collect()
+}
+
+#[test]
+fn every_end_reason_that_a_page_names_is_one_and_the_page_of_records_has_all() {
+    let is_it = |word: &str| EndReason::ALL.iter().any(|reason| reason.as_str() == word);
+    let mut checked = 0;
+    for (page, text) in pages() {
+        let named = text.split("end_reason=").chain(text.split("END_REASON=")).skip(1);
+        for word in named.filter_map(|rest| rest.split(|c: char| !c.is_ascii_lowercase() && c != '-').next()) {
+            assert!(word.is_empty() || is_it(word), "{}: {word}", page.display());
+            checked += usize::from(is_it(word));
+        }
+    }
+    assert!(checked > 10, "{checked}");
+    let page = fs::read_to_string(root().join("docs/records.md")).unwrap();
+    let (_, list) = page.split_once("\nEnd reasons: ").unwrap();
+    let list = list.split("\n\n").next().unwrap();
+    let named: Vec<_> = list.split('`').skip(1).step_by(2).filter(|word| is_it(word)).collect();
+    assert_eq!(named.len(), EndReason::ALL.len(), "{named:?}");
 }
 
 #[test]
@@ -469,7 +491,7 @@ const SAME: &[(&str, &[&str])] = &[
     ("[line.sip.register]", &["[line.NAME.register]"]),
     ("[line.sip.dial]", &["[line.NAME.dial]"]),
     ("[line.sound]", &["[line.NAME]", "sound"]),
-    ("[tones]", &["[line.NAME.tones]"]),
+    ("[line.sound.tones]", &["[line.NAME.tones]"]),
     ("[sink.webhook]", &["[sink.NAME]", "webhook"]),
     ("[sink.redis]", &["[sink.NAME]", "Redis"]),
     ("[[line.paths.path]]", &["[[line.NAME.path]]"]),
