@@ -682,8 +682,10 @@ fn a_vendor_that_we_dial_hands_over_one_call_after_the_other() {
         let (arrivals, mut arrived) = mpsc::channel(8);
         let closed = CancellationToken::new();
         let config = config(dir.path(), &keys);
-        let setup = OutboundSetup { config, line: 0, arrivals, house: told, ids: None, closed };
-        let serving = spawn_local(outbound::serve(setup, None));
+        let (_config, config) = watch::channel(config);
+        let (_roots, roots) = watch::channel(Arc::default());
+        let setup = OutboundSetup { config, roots, line: 0, arrivals, house: told, ids: None, closed };
+        let serving = spawn_local(outbound::serve(setup));
         for number in 1..=2 {
             let mut stream = vendor(&listener, "GET /agent HTTP/1.1\r\n").await;
             stream.write_all(&unmasked(9, "there?")).await.unwrap();
@@ -717,8 +719,10 @@ fn a_vendor_whose_line_is_closed_is_told_goodbye_and_dialled_no_more() {
         let (arrivals, _arrived) = mpsc::channel(8);
         let closed = CancellationToken::new();
         let config = config(dir.path(), &keys);
-        let setup = OutboundSetup { config, line: 0, arrivals, house, ids: None, closed: closed.clone() };
-        let serving = spawn_local(outbound::serve(setup, None));
+        let (_config, config) = watch::channel(config);
+        let (_roots, roots) = watch::channel(Arc::default());
+        let setup = OutboundSetup { config, roots, line: 0, arrivals, house, ids: None, closed: closed.clone() };
+        let serving = spawn_local(outbound::serve(setup));
         let mut waiting = vendor(&listener, "GET /agent HTTP/1.1\r\n").await;
         closed.cancel();
         let mut goodbye = [0; 8];
@@ -779,6 +783,25 @@ async fn reach(url: &str, dialect: &str, dir: &Path) -> Result<(), EndReason> {
     tokio::task::spawn_blocking(move || thread.join().unwrap().unwrap()).await.unwrap();
     let Order::Trunk { result, .. } = order else { panic!("another order") };
     result.map(drop)
+}
+
+#[test]
+fn whom_a_call_trusts_is_trusted_for_as_long_as_it_may_want_to_dial_again() {
+    let dir = tempfile::tempdir().unwrap();
+    tls::throwaway_ca(dir.path(), &[]).unwrap();
+    let ca = dir.path().join("ca.pem");
+    let of = |keys: &str| {
+        let text = format!(
+            "[line.pbx]\nkind = \"audiosocket\"\n[trunk.agent]\n{keys}\ndialect = \"binary\"\n[[route]]\nline = \"pbx\"\n\
+             trunks = [\"agent\"]\n"
+        );
+        config::parse(&dir.path().join("t.toml"), &text, &Given(&[])).unwrap_or_else(|problems| panic!("{problems}"))
+    };
+    let before = Roots::load(&of(&format!("url = \"wss://127.0.0.1/\"\nca-file = {ca:?}"))).unwrap();
+    fs::remove_file(&ca).unwrap();
+    let after = Roots::load(&of("url = \"ws://127.0.0.1/\"")).unwrap();
+    assert!(after.of(&Some(ca.clone())).is_none());
+    assert!(after.or(&before).of(&Some(ca)).is_some());
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod site;
 
 use std::{
     fs,
-    io::Read as _,
+    io::{Read as _, Write as _},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     os::unix::{fs::OpenOptionsExt as _, net::UnixStream},
     path::Path,
@@ -15,8 +15,8 @@ use std::{
 };
 
 use site::{
-    Daemon, End, FRAME, Phone, Process, Route, SOON, TRUNKLINE, assert_same, field, free_ports, noise, number,
-    wait_for, write_wav,
+    Daemon, End, FRAME, Phone, Process, Route, SOON, TRUNKLINE, assert_same, field, free_ports, hello, message, noise,
+    number, wait_for, write_wav,
 };
 
 /// An agent that gives every caller their own voice back.
@@ -160,7 +160,7 @@ fn a_secret_that_was_changed_opens_the_next_call() {
     let secret = folder.path().join("token");
     let keep = |token: &str| {
         let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&secret);
-        std::io::Write::write_all(&mut file.unwrap(), token.as_bytes()).unwrap();
+        file.unwrap().write_all(token.as_bytes()).unwrap();
     };
     keep("first-1f0a");
     // It reads what it is asked with and answers nothing that would do.
@@ -238,16 +238,16 @@ fn pipes_are_opened_and_closed_while_their_calls_go_on() {
     let mut live = UnixStream::connect(&socket).unwrap();
     let mut writer = fs::OpenOptions::new().write(true).open(&fifo).unwrap();
     let sound = vec![1; 2 * FRAME * 5];
-    std::io::Write::write_all(&mut live, &sound).unwrap();
-    std::io::Write::write_all(&mut writer, &sound).unwrap();
+    live.write_all(&sound).unwrap();
+    writer.write_all(&sound).unwrap();
     daemon.process.line(&["call started", "line=box"]);
     daemon.process.line(&["call started", "line=fifo"]);
 
     let told = daemon.reload(|config| config.replace(&lines, ""));
     assert!(told.contains("line box closes, line fifo closes"), "{told}");
     wait_for("the socket is gone", || UnixStream::connect(&socket).is_err());
-    std::io::Write::write_all(&mut live, &sound).unwrap();
-    std::io::Write::write_all(&mut writer, &sound).unwrap();
+    live.write_all(&sound).unwrap();
+    writer.write_all(&sound).unwrap();
     drop(writer);
     // It has said all, and hears its voice to the end.
     live.shutdown(Shutdown::Write).unwrap();
@@ -263,7 +263,7 @@ fn pipes_are_opened_and_closed_while_their_calls_go_on() {
     let told = daemon.reload(|config| format!("{config}{lines}"));
     assert!(told.contains("line box opens, line fifo opens"), "{told}");
     let mut writer = fs::OpenOptions::new().write(true).open(&fifo).unwrap();
-    std::io::Write::write_all(&mut writer, &sound).unwrap();
+    writer.write_all(&sound).unwrap();
     daemon.process.nth_line(1, &["call started", "line=fifo"]);
     UnixStream::connect(&socket).unwrap();
 }
@@ -318,4 +318,87 @@ fn whoever_orders_it_is_told_what_comes_of_it() {
     daemon.reload(|config| format!("{config}[trunk.more]\nurl = \"ws://127.0.0.1:1/\"\n"));
     let (is_good, said) = order();
     assert!(!is_good && said.contains("[trunk.more] dialect: missing"), "{said}");
+}
+
+/// A connection of a PBX that has not said yet which call it is.
+fn connecting(port: u16) -> TcpStream {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream
+}
+
+#[test]
+fn whoever_is_just_connecting_when_a_line_goes_is_its_heirs_or_is_given_back() {
+    let (_agent, url) = agent();
+    let daemon = site(&url);
+    let port = daemon.port("pbx");
+    let mut first = connecting(port);
+    wait_for("it is accepted", || is_open(port));
+    daemon.reload(|config| {
+        config.replace("[line.pbx]", "[line.asterisk]").replace("line = \"pbx\"", "line = \"asterisk\"")
+    });
+    first.write_all(&hello()).unwrap();
+    daemon.process.line(&["call started", "line=asterisk"]);
+    first.write_all(&message(0x00, &[])).unwrap();
+
+    let mut second = connecting(port);
+    wait_for("it is accepted", || is_open(port));
+    let other = free_ports(1)[0];
+    daemon.reload(|config| config.replace(&format!(":{port}\""), &format!(":{other}\"")).replace("asterisk", "other"));
+    second.write_all(&hello()).unwrap();
+    let mut answer = Vec::new();
+    second.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, message(0x00, &[]), "it is told to go on in the dialplan");
+    assert_eq!(daemon.process.count(&["call started"]), 1);
+}
+
+#[test]
+fn a_fifo_that_changes_is_opened_anew_after_the_call_that_it_has() {
+    let (_agent, url) = agent();
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("in.fifo");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let daemon = Daemon::start_of(&["x"], "max-calls = 8", "", |_| {
+        format!(
+            "[line.fifo]\nkind = \"pipe\"\ninput = {fifo:?}\ndirection = \"uplink\"\nsample-rate = 8000\n\
+             [trunk.agent]\nurl = \"{url}\"\ndialect = \"ozonetel\"\n[[route]]\nline = \"fifo\"\ntrunks = [\"agent\"]\n"
+        )
+    });
+    let open = || fs::OpenOptions::new().write(true).open(&fifo).unwrap();
+    let frames = |rate: usize| vec![1; 2 * (rate / 50) * 5];
+    let mut live = open();
+    live.write_all(&frames(8000)).unwrap();
+    daemon.process.line(&["call started"]);
+    let told = daemon.reload(|config| config.replace("sample-rate = 8000", "sample-rate = 16000"));
+    assert!(told.contains("line fifo changes"), "{told}");
+    for _ in 0..10 {
+        live.write_all(&frames(8000)).unwrap();
+    }
+    drop(live);
+    let ended = daemon.ended("fifo");
+    assert_eq!((number(&ended, "rate"), number(&ended, "samples_up")), (8000, 55 * 160), "{ended}");
+    assert_eq!(daemon.process.count(&["call started"]), 1);
+    let mut next = open();
+    next.write_all(&frames(16_000)).unwrap();
+    drop(next);
+    let ended = daemon.process.nth_line(1, &["call ended"]);
+    assert_eq!((number(&ended, "rate"), number(&ended, "samples_up")), (16_000, 5 * 320), "{ended}");
+}
+
+#[test]
+fn what_was_not_recorded_before_is_recorded_whole() {
+    let (_agent, url) = agent();
+    let folder = tempfile::tempdir().unwrap();
+    let route = Route { name: "pbx", url, dialect: "ozonetel", ca: None };
+    let recordings = format!("[recordings]\ndirectory = {:?}\n", folder.path());
+    let daemon = Daemon::start_with(&[route], "max-calls = 8", &recordings, "");
+    serves_a_call(daemon.port("pbx"));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    let told = daemon.reload(|config| config.replace("trunks = [\"pbx\"]", "trunks = [\"pbx\"]\nrecord = true"));
+    assert!(told.ends_with("routes change"), "{told}");
+    serves_a_call(daemon.port("pbx"));
+    daemon.process.nth_line(1, &["call ended"]);
+    wait_for("there is a recording", || fs::read_dir(folder.path()).unwrap().count() > 0);
+    assert_eq!(daemon.metric("trunkline_sound_lost_frames_total"), 0);
 }

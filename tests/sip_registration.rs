@@ -14,7 +14,7 @@ use sip::{
     extension::{Extension, PASSWORD, line, line_with, registrar},
     is_installed,
 };
-use site::{Daemon, SOON, field, free_ports, http_get, number, wait_for};
+use site::{Daemon, Process, SOON, field, free_ports, http_get, number, wait_for};
 
 /// Whether `/health` finds nothing wrong.
 fn is_healthy(daemon: &Daemon) -> bool {
@@ -176,6 +176,23 @@ fn a_line_that_is_taken_from_the_config_says_goodbye_to_its_registrar_and_hello_
     assert!(told.contains("line pbx opens, line pbx closes"), "{told}");
     extension.registrar.nth_line(before, &["method=REGISTER", "status=200"]);
     wait_for("it is healthy", || is_healthy(&extension.daemon));
+}
+
+#[test]
+fn of_two_changes_while_the_old_registrar_says_nothing_the_last_one_counts() {
+    let Some(mut extension) = Extension::start(&[]) else { return };
+    extension.until("200");
+    let before = number(&extension.registrar.line(&["listening="]), "listening");
+    extension.registrar.kill();
+    let (first, last) = (registrar(&[]), registrar(&[]));
+    let port = |registrar: &Process| number(&registrar.line(&["listening="]), "listening");
+    let (one, two) = (port(&first), port(&last));
+    // The goodbye to the dead one takes its time, in which the config changes once more.
+    extension.daemon.reload(|config| config.replace(&format!(":{before}\""), &format!(":{one}\"")));
+    extension.daemon.reload(|config| config.replace(&format!(":{one}\""), &format!(":{two}\"")));
+    last.line(&["method=REGISTER", "status=200"]);
+    wait_for("it is healthy", || is_healthy(&extension.daemon));
+    assert_eq!(first.count(&["method=REGISTER"]), 0);
 }
 
 #[test]

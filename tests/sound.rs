@@ -286,6 +286,9 @@ fn a_new_config() {
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text.replace("start = \"key\"", "start = \"always\"")).unwrap();
     assert_eq!(desk.ask(&["reload"]), (Some(0), "the config is read again: line desk changes".to_owned()));
+    // Again before that: it is the last that counts.
+    fs::write(&file, text.replace("start = \"key\"", "start = \"always\"\nhalf-duplex = true")).unwrap();
+    assert_eq!(desk.ask(&["reload"]).0, Some(0));
     let (code, said) = desk.ask(&["press", "desk"]);
     assert!(code == Some(1) && said.contains("after the call that it has"), "{said}");
     assert_eq!(["call ended", "the sound card is there"].map(|words| desk.times(words)), [0, 1]);

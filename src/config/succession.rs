@@ -8,7 +8,7 @@
 //! others waits for a restart, and is told.
 
 use super::{
-    Config, Line, LineKind, Trunk,
+    Config, Line, LineKind, Sink, Trunk,
     pipe::{PipeEnd, PipeSource},
 };
 
@@ -37,10 +37,14 @@ impl Config {
         self.keep_what_was_measured_out(old, &mut waits);
         let mut told = Vec::new();
 
+        let rate = self.line_rate();
+        if rate > old.line_rate() {
+            waits.push(format!("the room for speech, which was measured for lines of at most {}", old.line_rate()));
+        }
         let (trunks, trunk_places) = merged(&old.trunks, core::mem::take(&mut self.trunks));
         let (mut lines, line_places) = merged(&old.lines, core::mem::take(&mut self.lines));
-        let sinks: Vec<_> = self.sinks.iter().map(|new| old.sinks.iter().position(|sink| sink == new)).collect();
-        self.replace_sinks(old, &mut waits);
+        self.trunks = trunks;
+        let sinks = self.keep_the_sinks(old, &mut waits);
         let mut telnyx = self.telnyx.take();
         if let Some(telnyx) = &mut telnyx {
             telnyx.line = line_places[telnyx.line];
@@ -50,27 +54,17 @@ impl Config {
             waits.push("[telnyx]".to_owned());
         }
         self.telnyx.clone_from(&old.telnyx);
-
-        self.trunks = trunks;
         for route in &mut self.routes {
             route.line = line_places[route.line];
             route.trunks.iter_mut().for_each(|trunk| *trunk = trunk_places[*trunk]);
             route.sinks = route.sinks.iter().filter_map(|&sink| sinks[sink]).collect();
-        }
-        // A line that tells sinks alone, and whose sinks are not there yet, has nobody.
-        self.routes.retain(|route| {
-            let is_served = !route.trunks.is_empty() || !route.sinks.is_empty();
-            if !is_served {
-                waits.push(format!("[line.{}], whose only sink is new", lines[route.line].name));
-            }
-            is_served
-        });
-        if self.keep.recordings.is_none() {
-            for route in self.routes.iter_mut().filter(|route| route.record) {
+            if route.record && self.keep.recordings.is_none() {
                 route.record = false;
                 waits.push(format!("the recording of [line.{}]", lines[route.line].name));
             }
         }
+        // Who tells sinks alone, and none of them is there yet, has nobody.
+        self.routes.retain(|route| !route.trunks.is_empty() || !route.sinks.is_empty());
 
         let (mut opens, mut closes, mut changes) = (Vec::new(), Vec::new(), Vec::new());
         for (place, line) in lines.iter_mut().enumerate() {
@@ -91,8 +85,14 @@ impl Config {
                 }
                 None if line.is_gone => {}
                 None if is_served => opens.push(place),
-                // Its route waits, and so does it.
-                None => line.is_gone = true,
+                None => {
+                    waits.push(format!("[line.{}], whose sinks are new", line.name));
+                    line.is_gone = true;
+                }
+            }
+            // Whatever is open is served: what waits, as it was.
+            if !line.is_gone && !is_served {
+                self.routes.extend(old.routes.iter().find(|route| route.line == place).cloned());
             }
         }
         self.lines = lines;
@@ -103,10 +103,8 @@ impl Config {
         if self.routes != old.routes {
             told.push("routes change".to_owned());
         }
-        if (&self.account, self.control.drain, self.records.full_numbers)
-            != (&old.account, old.control.drain, old.records.full_numbers)
-        {
-            told.push("account, drain-seconds or full-numbers change".to_owned());
+        if (&self.account, self.control.drain) != (&old.account, old.control.drain) {
+            told.push("account or drain-seconds change".to_owned());
         }
         Succession { config: self, opens, closes, changes, told, waits }
     }
@@ -114,8 +112,6 @@ impl Config {
     fn keep_what_was_measured_out(&mut self, old: &Self, waits: &mut Vec<String>) {
         let drain = self.control.drain;
         self.control.drain = old.control.drain;
-        let full_numbers = self.records.full_numbers;
-        self.records.full_numbers = old.records.full_numbers;
         for (table, differs) in [
             ("[media]", self.media != old.media),
             ("[control]", self.control != old.control),
@@ -130,15 +126,17 @@ impl Config {
         self.control.clone_from(&old.control);
         self.control.drain = drain;
         self.records.clone_from(&old.records);
-        self.records.full_numbers = full_numbers;
         self.keep.clone_from(&old.keep);
     }
 
-    fn replace_sinks(&mut self, old: &Self, waits: &mut Vec<String>) {
-        for new in self.sinks.iter().filter(|new| !old.sinks.contains(new)) {
-            waits.push(format!("[sink.{}]", new.name));
-        }
-        self.sinks.clone_from(&old.sinks);
+    /// The sinks stay; gives where each of the new ones is among them, by its name.
+    fn keep_the_sinks(&mut self, old: &Self, waits: &mut Vec<String>) -> Vec<Option<usize>> {
+        let new = core::mem::replace(&mut self.sinks, old.sinks.clone());
+        let differs = new.iter().filter(|sink| !old.sinks.contains(sink));
+        let is_left_out = |sink: &&Sink| new.iter().all(|new| new.name != sink.name);
+        let waiting = differs.chain(old.sinks.iter().filter(is_left_out));
+        waits.extend(waiting.map(|sink| format!("[sink.{}]", sink.name)));
+        new.iter().map(|new| old.sinks.iter().position(|sink| sink.name == new.name)).collect()
     }
 
     fn tell_of_trunks(&self, old: &Self, told: &mut Vec<String>) {
@@ -331,10 +329,45 @@ mod tests {
                 "the recording of [line.a]"
             ]
         );
-        assert_eq!(told, ["account, drain-seconds or full-numbers change"]);
+        assert_eq!(told, ["account or drain-seconds change"]);
         assert_eq!((config.media.max_calls, config.control.http), (old.media.max_calls, old.control.http));
-        assert_eq!((config.control.drain.as_secs(), config.records.full_numbers), (7, true));
+        assert_eq!((config.control.drain.as_secs(), config.records.full_numbers), (7, false));
         assert!(config.sinks.is_empty() && config.routes == old.routes, "{config:?}");
+    }
+
+    #[test]
+    fn a_sink_that_changes_is_told_of_calls_as_it_was() {
+        let with = |secret: &str, sinks: &str| {
+            config(&format!(
+                "[sinks]\ndirectory = \"spools\"\n[sink.crm]\nkind = \"webhook\"\nurl = \"https://127.0.0.1/\"\nsecret = {{ env = \
+                 \"{secret}\" }}\n[sink.more]\nkind = \"webhook\"\nurl = \"https://127.0.0.2/\"\n[line.a]\nkind = \
+                 \"audiosocket\"\n[[route]]\nline = \"a\"\ntrunks = []\nsinks = [{sinks}]\n"
+            ))
+        };
+        let old = with("IS_OLD", "\"more\", \"crm\"");
+        let changed = with("IS_NEW", "\"crm\"").succeed(&old);
+        assert_eq!(changed.waits, ["[sink.crm]"]);
+        assert_eq!((&changed.config.sinks, changed.config.routes[0].sinks.as_slice()), (&old.sinks, &[0][..]));
+        // One that only comes by this file has nothing to be told by; its line goes on as it was.
+        let text = "[sinks]\ndirectory = \"spools\"\n[sink.crm]\nkind = \"webhook\"\nurl = \"https://127.0.0.1/\"\n[line.a]\nkind \
+                    = \"audiosocket\"\n[[route]]\nline = \"a\"\ntrunks = []\nsinks = [\"crm\"]\n";
+        let (old, new) = (config(text), config(&text.replace("crm", "erp")));
+        let Succession { config, waits, closes, .. } = new.succeed(&old);
+        assert_eq!(waits, ["[sink.erp]", "[sink.crm]"]);
+        assert_eq!((config.routes, closes), (old.routes, Vec::new()));
+    }
+
+    #[test]
+    fn what_telnyx_needs_stays_with_it() {
+        let line = "[line.telnyx]\nkind = \"websocket\"\nlisten = \"127.0.0.1:8443\"\nplain = true\n[[line.telnyx.path]]\npath = \
+                    \"/media\"\ndialect = \"telnyx\"\n[[route]]\nline = \"telnyx\"\ntrunks = [\"agent\"]\n";
+        let telnyx = "[telnyx]\npublic-key = \"IbKMHXVpJbj1bLUMczT5OZlMiKjwB0fGm/VtEOSrsLA=\"\npublic-url = \
+                      \"https://voice.example.com\"\nline = \"telnyx\"\nstream-path = \"/media\"\napi-key = { env = \"IS_KEY\" }\n";
+        let old = config(&format!("{telnyx}{AGENT}{line}"));
+        let Succession { config, opens, closes, waits, .. } = of(&[("a", 1)]).succeed(&old);
+        assert_eq!(waits, ["[telnyx]", "[line.telnyx], which [telnyx] names"]);
+        assert_eq!((names(&config), opens, closes), (vec![("telnyx", false), ("a", false)], vec![1], Vec::new()));
+        assert_eq!((config.routes.len(), &config.telnyx), (2, &old.telnyx), "its calls are served as before");
     }
 
     #[test]

@@ -27,7 +27,12 @@ use crate::{
 
 /// Takes connections of PBXs, until the line is closed.
 pub(super) async fn accept(shared: Rc<Shared>, line: usize, listener: TcpListener, closed: CancellationToken) {
-    while let Some(accepted) = closed.run_until_cancelled(listener.accept()).await {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = closed.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -42,7 +47,7 @@ pub(super) async fn accept(shared: Rc<Shared>, line: usize, listener: TcpListene
             shared.on_outsider(line, peer);
             continue;
         }
-        if !shared.has_seat() {
+        if shared.seat(line).is_none() {
             turn_away(&shared, stream);
             continue;
         }
@@ -82,9 +87,7 @@ async fn arrive(shared: Rc<Shared>, line: usize, mut stream: TcpStream, peer: So
         Some(Ok(Ok(uuid))) => uuid,
     };
     // Between its connection and its name others may have come, or the end of the daemon.
-    if !shared.has_seat() {
-        return turn_away(&shared, stream);
-    }
+    let Some(line) = shared.seat(line) else { return turn_away(&shared, stream) };
     match stream.into_std() {
         Ok(stream) => {
             let line_leg = Box::new(Line::new(reader));

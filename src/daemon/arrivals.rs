@@ -21,8 +21,8 @@ impl Shared {
             return;
         }
         // Between the upgrade and its start others may have come, or the end of the daemon.
-        if self.has_seat() {
-            let (line, rate) = (arrival.line, arrival.rate);
+        if let Some(line) = self.seat(arrival.line) {
+            let rate = arrival.rate;
             self.begin(line, calls::Arrival::Websocket(Box::new(arrival)), rate);
             return;
         }

@@ -5,6 +5,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
+    path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
     thread,
@@ -13,7 +14,7 @@ use std::{
 use log::{info, warn};
 use tokio::{
     net::TcpStream,
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{Mutex, Notify, mpsc, oneshot, watch},
     task::spawn_local,
 };
 use tokio_util::sync::DropGuard;
@@ -39,7 +40,7 @@ use crate::{
     daemon::{
         LAST_NOTES, LAST_RECORDS,
         accept::turn_away,
-        reload,
+        lines, reload,
         sip::{SipArrival, SipLine},
         sound::SoundLine,
     },
@@ -109,6 +110,8 @@ pub(super) struct Shared {
     pub(super) sip: RefCell<BTreeMap<usize, Rc<SipLine>>>,
     /// The sound lines, by their places in the config.
     pub(super) sound: RefCell<BTreeMap<usize, Rc<SoundLine>>>,
+    /// Who reads from a FIFO, by its path: one at a time.
+    pub(super) fifos: RefCell<HashMap<PathBuf, Arc<Mutex<()>>>>,
     /// Where the ids of calls go that a websocket line fetches, by its place in the config.
     pub(super) fetches: RefCell<BTreeMap<usize, mpsc::Sender<Fetch>>>,
     /// Writers of pipes whose calls have ended.
@@ -170,6 +173,10 @@ pub(super) struct LineNews {
     pub(super) last_call: Option<Now>,
     /// Takes calls for as long as it is here.
     pub(super) open: Option<DropGuard>,
+    /// Why it takes no calls though the config has it.
+    pub(super) fault: Option<String>,
+    /// Its sound card is one call's at a time: whoever opens it anew waits until it is given back.
+    pub(super) card: Arc<Mutex<()>>,
     /// What listens there, for a line that takes its place.
     pub(super) listener: Option<std::net::TcpListener>,
     /// How often it was changed or closed: whoever does so over time sees whether somebody has done so since.
@@ -461,6 +468,11 @@ impl Shared {
         self.config.borrow().lines.iter().filter(|line| !line.is_gone).all(is_one_call)
     }
 
+    /// Who has it may read from the FIFO at this path.
+    pub(super) fn fifo(&self, path: &Path) -> Arc<Mutex<()>> {
+        Arc::clone(self.fifos.borrow_mut().entry(path.to_owned()).or_default())
+    }
+
     /// Waits until no more calls are taken.
     pub(super) async fn until_drained(&self) {
         let told = self.draining.notified();
@@ -582,6 +594,20 @@ impl Shared {
         self.sound.borrow().get(&line).cloned()
     }
 
+    /// The line of one more call that has come by this one, if it may come. A line that is gone has an heir where another
+    /// listens in its place; otherwise nobody serves the call, and it is refused as those are for whom there is no room.
+    pub(super) fn seat(&self, line: usize) -> Option<usize> {
+        let config = self.config();
+        let is_served = |index: usize| config.routes.iter().any(|route| route.line == index);
+        let heir = || {
+            let place = lines::place(&config.lines[line].kind);
+            let is_heir = |other: &config::Line| !other.is_gone && lines::place(&other.kind) == place;
+            config.lines.iter().position(is_heir).filter(|_| !matches!(place, lines::Place::Own(_)))
+        };
+        let own = if config.lines[line].is_gone { heir() } else { Some(line) };
+        own.filter(|&index| is_served(index)).filter(|_| self.has_seat())
+    }
+
     /// Whether one more call may come.
     pub(super) fn has_seat(&self) -> bool {
         let Some(why) = self.why_full() else { return true };
@@ -670,9 +696,11 @@ impl Shared {
         self.metrics.call_ended(outcome.reason);
         self.tell_doors();
         let config = self.config();
-        let taken = live.trunk.map(|(index, Handshake { cipher, stages, .. })| {
-            let config::Trunk { name, dialect, .. } = &config.trunks[index];
-            Taken { trunk: name, dialect, cipher, stages }
+        let taken = live.trunk.map(|(index, Handshake { dialect, cipher, stages, .. })| Taken {
+            trunk: config.trunks[index].name.as_str(),
+            dialect,
+            cipher,
+            stages,
         });
         let lasted = outcome.ended.saturating_sub(live.since);
         let (records, notes) = (self.records.borrow(), self.notes.borrow());

@@ -61,6 +61,7 @@ impl Desk for Shared {
         for thread in &*self.silent.borrow() {
             problems.push(format!("the thread {thread} does not answer"));
         }
+        problems.extend(self.lines.borrow().iter().filter_map(|line| line.fault.clone()));
         problems.extend(self.sip.borrow().values().filter_map(|line| line.problem()));
         problems.extend(self.sound.borrow().values().filter_map(|line| line.problem()));
         if self.is_overloaded() {
@@ -210,7 +211,7 @@ impl Shared {
 }
 
 fn shown(at_ms: u64, handshake: &dialer::Handshake) -> Handshake {
-    let dialer::Handshake { peer, cipher, stages } = handshake;
+    let dialer::Handshake { peer, cipher, stages, dialect: _ } = handshake;
     Handshake {
         at_ms,
         peer: peer.to_string(),

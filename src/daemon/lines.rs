@@ -6,13 +6,17 @@
 use core::net::SocketAddr;
 use std::{net::TcpListener as StdTcpListener, path::Path, rc::Rc, sync::Arc};
 
-use log::{info, warn};
-use tokio::{net::TcpListener, sync::mpsc, task::spawn_local};
+use log::{error, info};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedMutexGuard, mpsc},
+    task::spawn_local,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Line, LineKind, PipeSource, SipLine as SipConfig, SoundLine as SoundConfig},
-    control::{local::Local, messages},
+    control::local::Local,
     daemon::{
         Fault, accept,
         calls::Shared,
@@ -98,15 +102,23 @@ pub(super) async fn open(shared: &Rc<Shared>, index: usize, bound: Option<Bound>
     let config = shared.config();
     match &config.lines[index].kind {
         LineKind::Sip(sip) if let Some(former) = shared.sip_line_of(index) => {
-            spawn_local(former.change(Rc::clone(shared), SipConfig::clone(sip), true));
+            shared.lines.borrow_mut()[index].listens_on = former.listens_on();
+            former.take_up();
+            spawn_local(former.change(Rc::clone(shared), SipConfig::clone(sip)));
             Ok(())
         }
         LineKind::Sound(sound) => {
             // A card takes its time, and the next call may.
-            change_sound(shared, index, sound);
+            open_sound(shared, index, sound);
             Ok(())
         }
-        _ => start(shared, index, bound.unwrap_or(Bound::Nothing)).await,
+        _ => {
+            let bound = match bound {
+                Some(bound) => bound,
+                None => bind(&config.lines[index], &shared.roots.borrow())?,
+            };
+            start(shared, index, bound).await
+        }
     }
 }
 
@@ -139,13 +151,16 @@ pub(super) async fn start(shared: &Rc<Shared>, index: usize, bound: Bound) -> Re
                 shared.fetches.borrow_mut().insert(index, sender);
                 ids
             });
-            let (config, closed) = (Arc::clone(&config), closed.clone());
+            let (config, roots, closed) = (shared.config.subscribe(), shared.roots.subscribe(), closed.clone());
             let (arrivals, house) = (shared.arrived.clone(), shared.house.subscribe());
-            let setup = OutboundSetup { config, line: index, arrivals, house, ids, closed };
+            let setup = OutboundSetup { config, roots, line: index, arrivals, house, ids, closed };
             tell_dialler(shared, Opening::Outbound(setup)).await?;
         }
         (LineKind::Sip(sip), Bound::Sip(bound)) => SipLine::start(shared, index, name, sip, *bound),
-        (LineKind::Sound(sound), _) => SoundLine::open(shared, index, name, sound).await?,
+        (LineKind::Sound(sound), _) => {
+            let card = card_of(shared, index).await;
+            SoundLine::open(shared, index, name, sound, card).await?.start(shared);
+        }
         (LineKind::Pipe(pipe), Bound::Unix(socket)) => {
             if let PipeSource::Socket(path) = &pipe.source {
                 info!(line = name, listen = path.display().to_string(); "line listens");
@@ -153,9 +168,12 @@ pub(super) async fn start(shared: &Rc<Shared>, index: usize, bound: Bound) -> Re
             spawn_local(pipes::accept(Rc::clone(shared), index, socket, closed.clone()));
         }
         (LineKind::Pipe(pipe), _) => pipes::open(shared, index, name, pipe, closed.clone())?,
-        (LineKind::Audiosocket { .. } | LineKind::Sip(_), _) => {} // they were bound to what is theirs
+        (LineKind::Audiosocket { .. } | LineKind::Sip(_), _) => {
+            return Err(Fault::config(format!("[line.{name}] was not bound")));
+        }
     }
-    shared.lines.borrow_mut()[index].open = Some(closed.drop_guard());
+    let news = &mut shared.lines.borrow_mut()[index];
+    (news.open, news.fault) = (Some(closed.drop_guard()), None);
     Ok(())
 }
 
@@ -176,10 +194,15 @@ pub(super) async fn change(shared: &Rc<Shared>, index: usize, bound: Option<Boun
         LineKind::Pipe(pipe) if matches!(pipe.source, PipeSource::Socket(_)) => {}
         LineKind::Sip(sip) => {
             if let Some(line) = shared.sip_line_of(index) {
-                spawn_local(line.change(Rc::clone(shared), SipConfig::clone(sip), false));
+                spawn_local(line.change(Rc::clone(shared), SipConfig::clone(sip)));
             }
         }
-        LineKind::Sound(sound) => change_sound(shared, index, sound),
+        LineKind::Sound(sound) => {
+            if let Some(line) = shared.sound_line_of(index) {
+                line.retire();
+            }
+            open_sound(shared, index, sound);
+        }
         LineKind::Websocket(_) | LineKind::Pipe(_) => {
             close(shared, index);
             start(shared, index, Bound::Nothing).await?;
@@ -192,33 +215,57 @@ pub(super) async fn change(shared: &Rc<Shared>, index: usize, bound: Option<Boun
 pub(super) fn close(shared: &Rc<Shared>, index: usize) {
     {
         let news = &mut shared.lines.borrow_mut()[index];
-        (news.open, news.listener, news.listens_on) = (None, None, None);
+        (news.open, news.listener, news.listens_on, news.fault) = (None, None, None, None);
         news.next_turn();
     }
     shared.fetches.borrow_mut().remove(&index);
     if let Some(line) = shared.sip_line_of(index) {
+        line.give_up();
         spawn_local(line.retire(Rc::clone(shared)));
     }
     if let Some(line) = shared.sound_line_of(index) {
-        spawn_local(line.retire(Rc::clone(shared)));
+        line.retire();
     }
 }
 
-/// A card is one line's at a time, and a call has it until it ends.
-fn change_sound(shared: &Rc<Shared>, index: usize, sound: &SoundConfig) {
+/// Opens a sound line once its card is free: a call has it until it ends, and a card takes its time.
+fn open_sound(shared: &Rc<Shared>, index: usize, sound: &SoundConfig) {
     let (shared, sound, name) = (Rc::clone(shared), sound.clone(), shared.config().lines[index].name.clone());
     let turn = shared.lines.borrow_mut()[index].next_turn();
     spawn_local(async move {
-        if let Some(line) = shared.sound_line_of(index) {
-            line.retire(Rc::clone(&shared)).await;
-        }
+        let card = card_of(&shared, index).await;
         // Meanwhile it may have been changed again, or closed.
-        if shared.lines.borrow()[index].turn == turn
-            && let Err(fault) = SoundLine::open(&shared, index, &name, &sound).await
-        {
-            warn!(message_id = messages::CARD_OUT, line = name; "the sound card is out: {}", fault.words);
+        let is_due = || shared.lines.borrow()[index].turn == turn;
+        if !is_due() {
+            return;
+        }
+        match SoundLine::open(&shared, index, &name, &sound, card).await {
+            Ok(opened) => {
+                let line = opened.start(&shared);
+                if is_due() {
+                    shared.lines.borrow_mut()[index].fault = None;
+                } else {
+                    line.retire();
+                }
+            }
+            Err(fault) if is_due() => failed(&shared, index, &fault.words),
+            Err(_) => {}
         }
     });
+}
+
+/// Waits until nobody has the line's card.
+async fn card_of(shared: &Shared, index: usize) -> OwnedMutexGuard<()> {
+    let card = Arc::clone(&shared.lines.borrow()[index].card);
+    card.lock_owned().await
+}
+
+/// A line that the config has takes no calls. The next reload tries it again.
+pub(super) fn failed(shared: &Rc<Shared>, index: usize, words: &str) {
+    close(shared, index);
+    error!(line = shared.config().lines[index].name; "a line takes no calls: {words}");
+    shared.lines.borrow_mut()[index].fault = Some(format!("a line takes no calls: {words}"));
+    shared.config.send_modify(|config| Arc::make_mut(config).lines[index].is_gone = true);
 }
 
 async fn tell_dialler(shared: &Shared, opening: Opening) -> Result<(), Fault> {

@@ -141,6 +141,8 @@ struct Daemon {
     /// Calls that come in at the doors of websocket lines.
     arrivals: mpsc::Receiver<door::Arrival>,
     shared: Rc<Shared>,
+    /// Somebody wants the config read again; `None`: it is of no file, and a hangup ends the daemon as it would any program.
+    hangup: Option<Signal>,
     /// Told by each media thread when it is at its end.
     ended: mpsc::Receiver<()>,
     writers: mpsc::UnboundedReceiver<thread::JoinHandle<()>>,
@@ -148,6 +150,8 @@ struct Daemon {
 
 impl Daemon {
     async fn start(config: Arc<Config>, path: Option<&Path>) -> Result<Self, Fault> {
+        let hangup = path.map(|_| signal(SignalKind::hangup())).transpose();
+        let hangup = hangup.map_err(|error| Fault::system("signals cannot be received", &error))?;
         let metrics = Arc::new(Metrics::default());
         let (dial, requests) = mpsc::channel(config.media.max_calls + 1);
         let (tell_news, news) = mpsc::channel(4 * config.media.max_calls + 64);
@@ -241,6 +245,7 @@ impl Daemon {
             trunks: RefCell::new(config.trunks.iter().map(|_| calls::TrunkNews::default()).collect()),
             sip: RefCell::default(),
             sound: RefCell::default(),
+            fifos: RefCell::default(),
             fetches: RefCell::default(),
             is_ready_told: Cell::default(),
             draining: Notify::new(),
@@ -278,11 +283,11 @@ impl Daemon {
         if let Some(path) = path {
             spawn_local(reload::serve(Rc::clone(&shared), path.to_owned(), reloads));
         }
-        Ok(Self { reports, news, asks, arrivals, shared, ended, writers: writers_to_join })
+        Ok(Self { reports, news, asks, arrivals, shared, hangup, ended, writers: writers_to_join })
     }
 
     async fn run(mut self) -> u8 {
-        let (Ok(mut signals), Ok(mut hangup)) = (Signals::open(), signal(SignalKind::hangup())) else {
+        let Ok(mut signals) = Signals::open() else {
             error!("signals cannot be received");
             return exit::FAILED;
         };
@@ -296,7 +301,7 @@ impl Daemon {
                 Some(ask) = self.asks.recv() => self.shared.on_ask(ask),
                 Some(arrival) = self.arrivals.recv() => self.shared.on_arrival(arrival),
                 () = signals.recv() => break,
-                Some(()) = hangup.recv() => self.shared.reload_by_signal(),
+                Some(()) = hung_up(&mut self.hangup) => self.shared.reload_by_signal(),
                 () = self.shared.drain.notified() => break,
                 Some(()) = self.ended.recv() => {
                     error!(
@@ -439,6 +444,14 @@ impl Daemon {
     }
 }
 
+/// A hangup, where it is taken for a wish.
+async fn hung_up(hangup: &mut Option<Signal>) -> Option<()> {
+    match hangup {
+        Some(hangup) => hangup.recv().await,
+        None => core::future::pending().await,
+    }
+}
+
 /// What ends the daemon from outside.
 struct Signals {
     terminate: Signal,
@@ -501,7 +514,7 @@ fn open_notes(
 /// Frames of sound that a media thread's tap holds: one second of its calls.
 fn heard(config: &Config) -> usize {
     let seats = config.media.max_calls.div_ceil(config.media.threads);
-    if config.routes.iter().any(|route| Notes::want_sound(config, route)) { (seats * 50).min(MOST_HEARD) } else { 1 }
+    if Notes::may_want_sound(config) { (seats * 50).min(MOST_HEARD) } else { 1 }
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, Fault> {

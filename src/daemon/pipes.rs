@@ -44,11 +44,8 @@ pub(super) fn open(
                 // The check has seen to it that there is no other.
                 Some(PipeEnd::Standard | PipeEnd::Wav(_)) | None => None,
             };
-            let (calls, taken) = mpsc::channel(1);
-            pipe::serve(Fifos { line: name.to_owned(), input: input.clone(), output, rate, direction }, calls)
-                .map_err(|error| Fault::system("a thread could not be started", &error))?;
-            info!(line = name, path = input.display().to_string(); "line waits for who writes to its FIFO");
-            spawn_local(take_writers(Rc::clone(shared), line, taken, closed));
+            let fifos = Fifos { line: name.to_owned(), input: input.clone(), output, rate, direction };
+            spawn_local(serve(Rc::clone(shared), line, fifos, closed));
         }
         PipeSource::Ends { input, output } => {
             let (ends, writer) = pipe::open(input, output.as_ref(), rate, direction).map_err(|error| failed(&error))?;
@@ -59,11 +56,21 @@ pub(super) fn open(
     Ok(())
 }
 
-/// Begins the calls of a FIFO's writers. One for whom there is no seat is shut out.
-async fn take_writers(shared: Rc<Shared>, line: usize, mut calls: mpsc::Receiver<Ends>, closed: CancellationToken) {
-    while let Some(Some(ends)) = closed.run_until_cancelled(calls.recv()).await {
-        if shared.has_seat() {
-            let rate = ends.rate;
+/// Begins the calls of a FIFO's writers, until the line is closed. One for whom there is no seat is shut out.
+async fn serve(shared: Rc<Shared>, line: usize, fifos: Fifos, closed: CancellationToken) {
+    // Two that read from one FIFO would each have half of what is said.
+    let own = shared.fifo(&fifos.input);
+    let Some(alone) = closed.run_until_cancelled(own.lock_owned()).await else { return };
+    let (name, path, rate) = (fifos.line.clone(), fifos.input.display().to_string(), fifos.rate);
+    let (calls, mut taken) = mpsc::channel(1);
+    if let Err(error) = pipe::serve(fifos, calls, alone) {
+        shared.lines.borrow_mut()[line].fault = Some(format!("line {name}: a thread could not be started: {error}"));
+        return warn!(line = name, error:%; "a thread could not be started");
+    }
+    info!(line = name, path; "line waits for who writes to its FIFO");
+    // Then its thread ends with the call that it has, or soon.
+    while let Some(Some(ends)) = closed.run_until_cancelled(taken.recv()).await {
+        if let Some(line) = shared.seat(line) {
             shared.begin(line, Arrival::Pipe(PipeArrival { ends, facts: None, writer: None }), rate);
         }
     }
@@ -71,7 +78,12 @@ async fn take_writers(shared: Rc<Shared>, line: usize, mut calls: mpsc::Receiver
 
 /// Takes the connections of a Unix socket.
 pub(super) async fn accept(shared: Rc<Shared>, line: usize, socket: Local, closed: CancellationToken) {
-    while let Some(accepted) = closed.run_until_cancelled(socket.accept()).await {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = closed.cancelled() => return,
+            accepted = socket.accept() => accepted,
+        };
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
@@ -83,7 +95,7 @@ pub(super) async fn accept(shared: Rc<Shared>, line: usize, socket: Local, close
         let config = shared.config();
         let LineKind::Pipe(pipe) = &config.lines[line].kind else { return };
         let sound = (pipe.sample_rate, pipe.direction);
-        let has_seat = shared.has_seat();
+        let has_seat = shared.seat(line).is_some();
         {
             let mut calls = shared.calls.borrow_mut();
             if has_seat {
@@ -129,12 +141,13 @@ async fn arrive(shared: Rc<Shared>, line: usize, mut stream: UnixStream, has_sea
         Opening::Endless => (Some(Err(format!("its first line has more than {MAX_LINE} bytes"))), 0),
     };
     // Since it came others may have come, or the end of the daemon.
-    if !has_seat || !shared.has_seat() {
+    let seat = if has_seat { shared.seat(line) } else { None };
+    let Some(line) = seat else {
         if told.is_some() {
             refuse(&stream, shared.why_full().unwrap_or("all seats were taken").to_owned());
         }
         return;
-    }
+    };
     let told = match told.transpose() {
         Ok(told) => told,
         Err(words) => {

@@ -5,8 +5,9 @@
 //!          refused: the file           refused: the port               nothing is refused any more
 //! ```
 //!
-//! Until the last port is bound nothing has changed, and what is refused leaves everything as it was. Live calls keep
-//! their line, their trunk and their media thread whatever happens here.
+//! Until the last port is bound nothing has changed, and what is refused leaves everything as it was. What fails after that
+//! is one line, which is told, and tried again by the next reload. Live calls keep their line, their trunk and their media
+//! thread whatever happens here.
 
 use std::{path::PathBuf, rc::Rc, sync::Arc};
 
@@ -17,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{self, Config, LineKind, ProcessEnvironment, Succession},
+    config::{self, Config, Line, LineKind, ProcessEnvironment, Succession},
     control::{desk::CameOf, messages, systemd},
     daemon::{
         calls::{LineNews, Shared, TrunkNews},
@@ -35,13 +36,24 @@ pub(super) async fn serve(shared: Rc<Shared>, path: PathBuf, mut wanted: mpsc::R
         // What systemd does not hear it does not need: the unit says how long it waits.
         let _ = systemd::reloading();
         let came_of_it = reload(&shared, path.clone()).await;
-        match &came_of_it {
-            Ok(words) => info!(message_id = messages::RELOADED; "the config is read again: {words}"),
-            Err(words) => warn!(
-                message_id = messages::RELOAD_REFUSED;
-                "the config was read again and is refused; the one before stays in use\n{words}"
-            ),
-        }
+        let came_of_it = match came_of_it {
+            Ok(Done { words, failed }) if failed.is_empty() => {
+                info!(message_id = messages::RELOADED; "the config is read again: {words}");
+                Ok(words)
+            }
+            Ok(Done { words, failed }) => {
+                let failed = failed.join("; ");
+                warn!(message_id = messages::RELOADED; "the config is read again: {words}; but not all of it holds: {failed}");
+                Err(format!("the config is read again: {words}; but not all of it holds: {failed}"))
+            }
+            Err(words) => {
+                warn!(
+                    message_id = messages::RELOAD_REFUSED;
+                    "the config was read again and is refused; the one before stays in use\n{words}"
+                );
+                Err(words)
+            }
+        };
         // It waits for this word, so where it was not taken it is said again.
         shared.is_ready_told.set(systemd::ready().is_ok());
         // Whoever asked may have gone.
@@ -49,7 +61,15 @@ pub(super) async fn serve(shared: Rc<Shared>, path: PathBuf, mut wanted: mpsc::R
     }
 }
 
-async fn reload(shared: &Rc<Shared>, path: PathBuf) -> Result<String, String> {
+/// The new config is in use.
+struct Done {
+    /// What that changes, and what waits.
+    words: String,
+    /// Lines that take no calls, and why.
+    failed: Vec<String>,
+}
+
+async fn reload(shared: &Rc<Shared>, path: PathBuf) -> Result<Done, String> {
     // Files, and where the platform keeps its roots dozens of them: not for the thread that feeds the watchdog.
     let read = spawn_blocking(move || {
         let config = config::load(&path, &ProcessEnvironment).map_err(|problems| problems.to_string())?;
@@ -69,8 +89,8 @@ async fn reload(shared: &Rc<Shared>, path: PathBuf) -> Result<String, String> {
         warn!("{warning}");
     }
     let words = in_words(&succession);
-    take(shared, succession, roots, bound).await?;
-    Ok(words)
+    let failed = take(shared, &old, succession, roots, bound).await;
+    Ok(Done { words, failed })
 }
 
 /// What is bound for which line.
@@ -104,20 +124,52 @@ fn bind_all(shared: &Shared, old: &Config, succession: &Succession, roots: &Root
         });
         let bound_to = match handed_on {
             Some(listener) => Bound::Tcp(listener),
-            None => lines::bind(line, roots).map_err(|fault| fault.words)?,
+            None => lines::bind(line, roots).map_err(|fault| in_whose_way(old, line, fault.words))?,
         };
         bound.push((index, bound_to));
     }
     Ok(bound)
 }
 
+/// Why a line could not be bound, where it is a line of ours that is in its way.
+fn in_whose_way(old: &Config, line: &Line, words: String) -> String {
+    let at = |line: &Line| lines::listens(&line.kind).or_else(|| Some(line.kind.sip()?.listen)).map(|at| at.port());
+    let is_ours = |other: &&Line| {
+        let (own, other_place) = (lines::place(&line.kind), lines::place(&other.kind));
+        !other.is_gone && ((at(line).is_some() && at(line) == at(other)) || (at(line).is_none() && own == other_place))
+    };
+    match old.lines.iter().find(is_ours) {
+        Some(other) => format!(
+            "[line.{}] wants what this daemon's own [line.{}] has until its last call is over: take that away by one \
+             reload, and bring this by the next; or restart. {words}",
+            line.name, other.name
+        ),
+        None => words,
+    }
+}
+
 /// The config is in use from here on.
-async fn take(shared: &Rc<Shared>, succession: Succession, roots: Roots, mut bound: AllBound) -> Result<(), String> {
+async fn take(
+    shared: &Rc<Shared>,
+    old: &Config,
+    succession: Succession,
+    roots: Roots,
+    mut bound: AllBound,
+) -> Vec<String> {
     let Succession { config, opens, closes, changes, .. } = succession;
     shared.lines.borrow_mut().resize_with(config.lines.len(), LineNews::default);
-    shared.trunks.borrow_mut().resize_with(config.trunks.len(), TrunkNews::default);
+    let trunks = old.trunks.iter().map(Some).chain(core::iter::repeat(None)).zip(&config.trunks);
+    for (place, (before, trunk)) in trunks.enumerate() {
+        let mut news = shared.trunks.borrow_mut();
+        if news.len() == place {
+            news.push(TrunkNews::default());
+        } else if before != Some(trunk) {
+            // What was heard of the one before says nothing about this.
+            news[place] = TrunkNews::default();
+        }
+    }
     // The roots first: whoever knows a trunk knows whom it trusts there.
-    let roots = Arc::new(roots);
+    let roots = Arc::new(roots.or(&shared.roots.borrow()));
     shared.roots.send_replace(Arc::clone(&roots));
     shared.config.send_replace(Arc::new(config));
     for line in shared.sip_lines() {
@@ -133,10 +185,13 @@ async fn take(shared: &Rc<Shared>, succession: Succession, roots: Roots, mut bou
         let own = bound.iter().position(|(of, _)| *of == index).map(|place| bound.swap_remove(place).1);
         let done =
             if changes { lines::change(shared, index, own).await } else { lines::open(shared, index, own).await };
-        failed.extend(done.err().map(|fault| fault.words));
+        if let Err(fault) = done {
+            lines::failed(shared, index, &fault.words);
+            failed.push(fault.words);
+        }
     }
     shared.tell_doors();
-    if failed.is_empty() { Ok(()) } else { Err(format!("all else is in use, but: {}", failed.join("; "))) }
+    failed
 }
 
 fn in_words(succession: &Succession) -> String {

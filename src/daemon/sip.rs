@@ -70,6 +70,8 @@ pub(super) struct SipLine {
     name: String,
     /// What the config says of it now.
     config: RefCell<Rc<config::SipLine>>,
+    /// How it registers; `None`: not at all.
+    registered: RefCell<Option<config::Register>>,
     line: RefCell<Line>,
     sockets: Sockets,
     /// The legs that are calls, or are about to be.
@@ -145,12 +147,12 @@ impl SipLine {
     /// Has the signalling of a line run.
     pub(super) fn start(shared: &Rc<Shared>, index: usize, name: &str, config: &config::SipLine, bound: Bound) {
         let Bound { sockets, received, own } = bound;
-        let addresses = sockets.addresses();
         let line = RefCell::new(Line::new(line_setup(config, ports_of(&sockets), shared.config().media.max_calls)));
         let this = Rc::new(Self {
             index,
             name: name.to_owned(),
             config: RefCell::new(Rc::new(config.clone())),
+            registered: RefCell::new(config.register.clone()),
             line,
             sockets,
             talks: RefCell::default(),
@@ -165,7 +167,7 @@ impl SipLine {
         if own.set(Rc::downgrade(&this)).is_err() {
             return; // it was made a moment ago
         }
-        let listens_on = addresses.udp.or(addresses.tcp).or(addresses.tls);
+        let listens_on = this.listens_on();
         if let Some(address) = listens_on {
             info!(line = name, listen:% = address; "line listens");
         }
@@ -186,34 +188,56 @@ impl SipLine {
         }
     }
 
-    /// Goes on by another config with the same sockets, and the calls with it. `was_gone`: it is one that had retired.
-    pub(super) async fn change(self: Rc<Self>, shared: Rc<Shared>, to: config::SipLine, was_gone: bool) {
+    /// Where it listens.
+    pub(super) fn listens_on(&self) -> Option<SocketAddr> {
+        let addresses = self.sockets.addresses();
+        addresses.udp.or(addresses.tcp).or(addresses.tls)
+    }
+
+    /// No more calls come by it, from now on; [`Self::retire`] does the rest.
+    pub(super) fn give_up(&self) {
+        self.is_retired.set(true);
+    }
+
+    /// It is wanted after all, before its last call was over; [`Self::change`] does the rest.
+    pub(super) fn take_up(&self) {
         self.is_retired.set(false);
-        let from = self.config.replace(Rc::new(to.clone()));
+        *self.registered.borrow_mut() = None;
+    }
+
+    /// Goes on by another config with the same sockets, and the calls with it.
+    pub(super) async fn change(self: Rc<Self>, shared: Rc<Shared>, to: config::SipLine) {
+        let to = Rc::new(to);
+        *self.config.borrow_mut() = Rc::clone(&to);
         self.trust(&shared.roots.borrow());
-        let registers_anew = was_gone || from.register != to.register;
-        let is_elsewhere = |a: &config::Register, b: &config::Register| {
-            (&a.registrar, &a.backup, &a.user) != (&b.registrar, &b.backup, &b.user)
+        let from = self.registered.borrow().clone();
+        let is_elsewhere = |from: &config::Register, to: &config::Register| {
+            (&from.registrar, &from.backup, &from.user) != (&to.registrar, &to.backup, &to.user)
         };
-        if !was_gone
-            && let Some(from) = &from.register
+        if let Some(from) = &from
             && to.register.as_ref().is_none_or(|to| is_elsewhere(from, to))
         {
             self.unregister(&shared, Line::is_unregistered).await;
+            // Meanwhile it may have been changed again, or given up, or the daemon goes down.
+            if !Rc::ptr_eq(&self.config(), &to) || self.is_retired.get() || shared.calls.borrow().draining {
+                return;
+            }
         }
         let setup = line_setup(&to, ports_of(&self.sockets), shared.config().media.max_calls);
-        self.line.borrow_mut().succeed(clock::now(), setup, registers_anew);
+        self.line.borrow_mut().succeed(clock::now(), setup, from != to.register);
+        self.registered.borrow_mut().clone_from(&to.register);
         self.drive(&shared);
     }
 
-    /// No more calls come by it; it goes with the last that it has. Until then it can be taken up again.
+    /// Says goodbye to the registrar and goes with the last call that it has, unless it is taken up again before.
     pub(super) async fn retire(self: Rc<Self>, shared: Rc<Shared>) {
-        self.is_retired.set(true);
         self.leave(&shared).await;
         while self.is_retired.get() && !(self.talks.borrow().is_empty() && self.line.borrow().is_empty()) {
             tokio::time::sleep(A_WHILE).await;
         }
-        if self.is_retired.get() {
+        let is_there = shared.sip_line_of(self.index).is_some_and(|line| Rc::ptr_eq(&line, &self));
+        if self.is_retired.get() && is_there {
+            self.tell_metrics(&shared.metrics);
             shared.sip.borrow_mut().remove(&self.index);
             self.is_over.set(true);
             self.woken.notify_one();
@@ -319,7 +343,7 @@ impl SipLine {
     /// Somebody calls.
     fn on_invited(self: &Rc<Self>, shared: &Rc<Shared>, invitation: Invitation) {
         let leg = invitation.leg;
-        if !shared.has_seat() {
+        if shared.seat(self.index).is_none() {
             // An extension is busy; a trunk that says so would be taken for the callee.
             let status = if self.config().register.is_some() { 486 } else { 503 };
             return self.refuse(leg, status, &[(Name::RetryAfter, BUSY_FOR.to_owned())]);

@@ -1,6 +1,5 @@
 //! Sound lines: what their stations tell becomes calls, and what becomes of calls is told to their stations.
 
-use core::time::Duration;
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
@@ -8,7 +7,7 @@ use std::{
 
 use log::{info, warn};
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, OwnedMutexGuard, mpsc},
     task::spawn_local,
     time,
 };
@@ -53,21 +52,44 @@ pub(super) struct SoundLine {
     out: RefCell<Option<(Now, String)>>,
     /// No call begins any more, and after the last one its card is given back.
     is_retired: Cell<bool>,
-    /// Its thread has given it back.
-    given_back: Notify,
+    /// Its call is over, or none is to begin any more.
+    woken: Notify,
+}
+
+/// A sound line whose card is open, or will be when it is there.
+pub(super) struct Opened {
+    line: Rc<SoundLine>,
+    news: mpsc::UnboundedReceiver<News>,
+    card: OwnedMutexGuard<()>,
+}
+
+impl Opened {
+    /// Has it take calls.
+    pub(super) fn start(self, shared: &Rc<Shared>) -> Rc<SoundLine> {
+        let Self { line, news, card } = self;
+        shared.sound.borrow_mut().insert(line.index, Rc::clone(&line));
+        let (running, shared) = (Rc::clone(&line), Rc::clone(shared));
+        spawn_local(async move {
+            running.run(shared, news).await;
+            // Whoever opens it anew has waited for that.
+            drop(card);
+        });
+        line
+    }
 }
 
 impl SoundLine {
-    /// Opens the card and has the line run, whether the card is there or not.
+    /// Opens the card, whether it is there or not. `card`: nobody else of this line has it.
     ///
     /// # Errors
     /// When the card can never be opened as the config wants it.
     pub(super) async fn open(
-        shared: &Rc<Shared>,
+        shared: &Shared,
         index: usize,
         name: &str,
         config: &config::SoundLine,
-    ) -> Result<(), Fault> {
+        card: OwnedMutexGuard<()>,
+    ) -> Result<Opened, Fault> {
         let (station::Handle { commands, first }, news) = start_station(shared, name, config)?;
         let hangs = match time::timeout(PATIENCE, first).await {
             Ok(Ok(Ok(()))) => None,
@@ -83,7 +105,7 @@ impl SoundLine {
         if let Some(words) = &hangs {
             warn!(message_id = messages::CARD_OUT, line = name; "the sound card is out: {words}");
         }
-        let this = Rc::new(Self {
+        let line = Rc::new(Self {
             index,
             name: name.to_owned(),
             config: config.clone(),
@@ -94,62 +116,61 @@ impl SoundLine {
             out: RefCell::new(hangs.map(|words| (clock::now(), words))),
             told_rights: Cell::new(false),
             is_retired: Cell::new(false),
-            given_back: Notify::new(),
+            woken: Notify::new(),
         });
-        shared.sound.borrow_mut().insert(index, Rc::clone(&this));
-        spawn_local(this.run(Rc::clone(shared), news));
-        Ok(())
+        Ok(Opened { line, news, card })
     }
 
     async fn run(self: Rc<Self>, shared: Rc<Shared>, mut news: mpsc::UnboundedReceiver<News>) {
-        loop {
+        while !(self.is_retired.get() && self.seq.get().is_none()) {
             self.drive(&shared);
             let wait = self.start.borrow().poll_timeout().map(|at| at.saturating_sub(clock::now()));
             tokio::select! {
                 told = news.recv() => match told {
                     Some(told) => self.on_news(told),
-                    None if self.is_retired.get() && self.seq.get().is_none() => {
-                        self.given_back.notify_waiters();
-                        return;
-                    }
-                    None => news = self.begin_anew(&shared).await,
+                    None => match self.begin_anew(&shared).await {
+                        Some(anew) => news = anew,
+                        None => continue,
+                    },
                 },
                 () = time::sleep(wait.unwrap_or(FOREVER)), if wait.is_some() => {}
+                () = self.woken.notified() => {}
             }
+        }
+        // Its thread ends when nobody can tell it anything any more, and then the card is given back.
+        *self.station.borrow_mut() = mpsc::unbounded_channel().0;
+        while news.recv().await.is_some() {}
+        let is_own = shared.sound_line_of(self.index).is_some_and(|line| Rc::ptr_eq(&line, &self));
+        if is_own {
+            shared.sound.borrow_mut().remove(&self.index);
         }
     }
 
-    /// The card's thread ended, which is a fault of ours, and the log has it: another takes its place.
-    async fn begin_anew(&self, shared: &Shared) -> mpsc::UnboundedReceiver<News> {
+    /// The card's thread ended, which is a fault of ours, and the log has it: another takes its place, unless none is
+    /// needed any more.
+    async fn begin_anew(&self, shared: &Shared) -> Option<mpsc::UnboundedReceiver<News>> {
         let words = "its thread ended, and is started again".to_owned();
         self.on_news(News::Out(card::Fault { words, is_lasting: false }));
         loop {
             time::sleep(ANEW).await;
+            if self.is_retired.get() && self.seq.get().is_none() {
+                return None;
+            }
             match start_station(shared, &self.name, &self.config) {
                 Ok((handle, news)) => {
                     *self.station.borrow_mut() = handle.commands;
-                    return news;
+                    return Some(news);
                 }
                 Err(fault) => warn!(line = self.name; "the sound card's thread is not started: {}", fault.words),
             }
         }
     }
 
-    /// No call begins any more. Once there is none, the card is given back; then this returns.
-    pub(super) async fn retire(self: Rc<Self>, shared: Rc<Shared>) {
+    /// No call begins any more, and once there is none the card is given back.
+    pub(super) fn retire(&self) {
         self.drain();
         self.is_retired.set(true);
-        while self.seq.get().is_some() {
-            time::sleep(A_WHILE).await;
-        }
-        let own = shared.sound_line_of(self.index).filter(|line| Rc::ptr_eq(line, &self));
-        if own.is_some() {
-            shared.sound.borrow_mut().remove(&self.index);
-            let given_back = self.given_back.notified();
-            // Its thread ends when nobody can tell it anything any more.
-            *self.station.borrow_mut() = mpsc::unbounded_channel().0;
-            given_back.await;
-        }
+        self.woken.notify_one();
     }
 
     fn on_news(&self, news: News) {
@@ -221,7 +242,7 @@ impl SoundLine {
     }
 
     fn begin(&self, shared: &Rc<Shared>) {
-        if !shared.has_seat() {
+        if shared.seat(self.index).is_none() {
             return self.start.borrow_mut().handle_no_seat(clock::now());
         }
         let config = &self.config;
@@ -255,6 +276,7 @@ impl SoundLine {
     pub(super) fn on_ended(&self, shared: &Rc<Shared>, seq: u64, reason: EndReason) {
         if self.seq.get() == Some(seq) {
             self.seq.set(None);
+            self.woken.notify_one();
             self.start.borrow_mut().handle_ended(clock::now(), reason);
             self.drive(shared);
         }
@@ -287,7 +309,11 @@ impl Shared {
     /// `trunkline press` and `trunkline release`.
     pub(super) fn order_key(self: &Rc<Self>, line: &str, pressed: bool) -> Result<String, String> {
         let index = super::outgoing::named(&self.config().lines, line)?;
-        let Some(sound) = self.sound.borrow().get(&index).cloned() else {
+        let Some(sound) = self.sound_line_of(index) else {
+            if self.config().lines[index].kind.sound().is_some() {
+                let fault = self.lines.borrow()[index].fault.clone();
+                return Err(fault.unwrap_or_else(|| format!("line {line}: its sound card is being opened")));
+            }
             return Err(format!("the line {line} is not of the kind sound, and has no key"));
         };
         if pressed && sound.is_retired.get() {
@@ -350,8 +376,6 @@ fn start_station(
 const PIECES: usize = 64;
 /// And frames: 80 ms of the agent.
 const FRAMES: usize = 4;
-/// How often a line that is given up looks whether its call is over.
-const A_WHILE: Duration = Duration::from_millis(100);
 /// Signs of life that are older are not news.
 const FRESH: Now = Now::from_secs(1);
 /// How long the start waits for a card that does not open.

@@ -33,7 +33,7 @@ use crate::{
         record::{Record, Started},
         tap::Taps,
     },
-    config::{Config, Route, SinkKind},
+    config::{Config, Route, Sink, SinkKind},
     control::metrics::{Counter, Metrics},
     dialect::{Direction, Facts},
     sinks::{Item, Sinks, Subject},
@@ -116,6 +116,10 @@ impl fmt::Display for OpenError {
 
 impl core::error::Error for OpenError {}
 
+fn hears(sink: &Sink) -> bool {
+    matches!(sink.kind, SinkKind::Redis { audio: true, .. })
+}
+
 impl Notes {
     /// Whether somebody wants to know what calls tell.
     #[must_use]
@@ -129,8 +133,13 @@ impl Notes {
     /// Whether somebody wants to hear the calls of this route.
     #[must_use]
     pub fn want_sound(config: &Config, route: &Route) -> bool {
-        let hears = |sink: &usize| matches!(config.sinks[*sink].kind, SinkKind::Redis { audio: true, .. });
-        route.record || route.sinks.iter().any(hears)
+        route.record || route.sinks.iter().any(|&sink| hears(&config.sinks[sink]))
+    }
+
+    /// Whether a route may want that, now or when the config is read again.
+    #[must_use]
+    pub fn may_want_sound(config: &Config) -> bool {
+        config.keep.recordings.is_some() || config.sinks.iter().any(hears)
     }
 
     /// Starts the thread, which makes the folders where they are not there.

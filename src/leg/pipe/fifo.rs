@@ -46,12 +46,17 @@ pub struct Fifos {
     pub direction: Direction,
 }
 
-/// Serves a line's FIFOs, on a thread of its own, for as long as somebody takes its calls.
+/// Serves a line's FIFOs, on a thread of its own, for as long as somebody takes its calls. `alone` is dropped when nothing is
+/// read from the input any more.
 ///
 /// # Errors
 /// When there can be no thread.
-pub fn serve(fifos: Fifos, calls: mpsc::Sender<Ends>) -> io::Result<()> {
-    thread::Builder::new().name("pipe-in".to_owned()).spawn(move || fifos.serve(&calls)).map(drop)
+pub fn serve(fifos: Fifos, calls: mpsc::Sender<Ends>, alone: impl Send + 'static) -> io::Result<()> {
+    let work = move || {
+        fifos.serve(&calls);
+        drop(alone);
+    };
+    thread::Builder::new().name("pipe-in".to_owned()).spawn(work).map(drop)
 }
 
 impl Fifos {
@@ -232,7 +237,7 @@ mod tests {
         let (calls, taken) = mpsc::channel(1);
         let (line, input) = ("desk".to_owned(), input.to_owned());
         let fifos = Fifos { line, input, output: None, rate: Rate::Hz8000, direction: Direction::Uplink };
-        serve(fifos, calls).unwrap();
+        serve(fifos, calls, ()).unwrap();
         taken
     }
 

@@ -96,6 +96,7 @@ impl Line {
     /// does unless `registers_anew`.
     pub fn succeed(&mut self, now: Now, setup: LineSetup, registers_anew: bool) {
         let LineSetup { leg, admission, credentials, registration, timers: _, random: _ } = setup;
+        let moved = leg.host != self.setup.host;
         self.announce(&leg);
         self.setup = leg;
         self.admission.set_policy(admission);
@@ -107,6 +108,9 @@ impl Line {
             if self.registration.is_none() {
                 self.admission.set_registrars(&[]);
             }
+            self.register(now);
+        } else if moved && let Some(registration) = &mut self.registration {
+            registration.renew(now);
             self.register(now);
         }
     }

@@ -19,7 +19,7 @@ use crate::{
         vitals::Vitals,
     },
     clock,
-    config::{Config, Secret, Trunk, WebsocketLine, exotel_query},
+    config::{Config, Secret, Trunk, exotel_query},
     control::messages,
     dialect::{self, Carrier, Dialect, Facts, Role},
     leg::websocket::{
@@ -77,6 +77,8 @@ pub struct Unanswered {
 /// How a trunk answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Handshake {
+    /// What is spoken with it.
+    pub dialect: &'static str,
     /// Who answered.
     pub peer: SocketAddr,
     /// The cipher suite that the server picked; `None`: no TLS.
@@ -131,6 +133,15 @@ impl Roots {
         Ok(Self(roots))
     }
 
+    /// These, and of those before whatever these do not have: for calls whose trunk is in the config no more.
+    #[must_use]
+    pub fn or(mut self, before: &Self) -> Self {
+        for (ca_file, trust) in &before.0 {
+            self.0.entry(ca_file.clone()).or_insert_with(|| Arc::clone(trust));
+        }
+        self
+    }
+
     /// Whom to trust who is named by this file, or by the platform alone.
     #[must_use]
     pub fn of(&self, ca_file: &Option<PathBuf>) -> Option<&Arc<rustls::ClientConfig>> {
@@ -154,21 +165,17 @@ pub fn run(setup: DialSetup) -> io::Result<()> {
                     let config = Arc::clone(&config.borrow());
                     spawn_local(serve(config, Arc::clone(&roots.borrow()), news.clone(), request));
                 }
-                Some(opening) = doors.recv() => open(&roots.borrow(), opening),
+                Some(opening) = doors.recv() => open(opening),
             }
         }
     });
     Ok(())
 }
 
-fn open(roots: &Roots, opening: Opening) {
+fn open(opening: Opening) {
     match opening {
         Opening::Door(setup) => drop(spawn_local(door::serve(setup))),
-        Opening::Outbound(setup) => {
-            let dialled = setup.config.lines[setup.line].kind.websocket().and_then(WebsocketLine::dial);
-            let tls = dialled.and_then(|trunk| roots.of(&trunk.ca_file).cloned());
-            drop(spawn_local(outbound::serve(setup, tls)));
-        }
+        Opening::Outbound(setup) => drop(spawn_local(outbound::serve(setup))),
     }
 }
 
@@ -196,7 +203,7 @@ async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>,
                         tls_ms = stages.tls.as_millis() as u64, upgrade_ms = stages.upgrade.as_millis() as u64;
                         "trunk answered"
                     );
-                    tell(index, Ok(Handshake { peer, cipher, stages }));
+                    tell(index, Ok(Handshake { dialect: trunk.dialect, peer, cipher, stages }));
                     let answered = Answered { stream, link: Link::new(tls, read_ahead), dialect };
                     // Nobody listens any more when the call has just ended, and then its socket closes with this answer.
                     let _ = reply.send(Order::Trunk { seq, result: Ok(Box::new(answered)) }).await;

@@ -169,14 +169,16 @@ pub async fn serve(setup: DoorSetup) {
     let mut told: Option<Now> = None;
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            // Nobody comes in by what holds no more.
+            biased;
+            () = closed.cancelled() => return,
             Ok(()) = configs.changed() => {
                 // Whoever is coming in goes on through the door as it was.
                 let config = Arc::clone(&configs.borrow_and_update());
                 door = Rc::new(door.rehung(config));
                 continue;
             }
-            () = closed.cancelled() => return,
+            accepted = listener.accept() => accepted,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,

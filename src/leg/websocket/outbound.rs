@@ -22,12 +22,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    config::{Config, ID, LineKind, Trunk},
+    config::{Config, ID, Trunk},
     control::messages,
     dialect::{self, Direction, Role, Text},
     leg::websocket::{
         dial::{Dialed, dial},
-        dialer::{authorized, send_buffer},
+        dialer::{Roots, authorized, send_buffer},
         door::{Arrival, House, PATIENCE, Place, arrival, farewell, hand_over, hear_more, hear_start, say_what_is_due},
         jwt::Claims,
         link::Link,
@@ -40,8 +40,10 @@ use crate::{
 
 /// What it is made of.
 pub struct OutboundSetup {
-    /// The lines.
-    pub config: Arc<Config>,
+    /// The lines, as they are now.
+    pub config: watch::Receiver<Arc<Config>>,
+    /// Whom they trust.
+    pub roots: watch::Receiver<Arc<Roots>>,
     /// Which of them this is.
     pub line: usize,
     /// Where calls go.
@@ -63,16 +65,31 @@ pub struct Fetch {
     pub call_id: Text,
 }
 
-/// Keeps a connection dialled, until the line is closed or the daemon goes down.
-pub async fn serve(setup: OutboundSetup, tls: Option<Arc<ClientConfig>>) {
-    let OutboundSetup { config, line, arrivals, mut house, ids, closed } = setup;
-    if let Some(ids) = ids {
-        return fetch_all(&config, line, &arrivals, ids, tls).await;
+/// How the vendor is dialled.
+struct Terms {
+    config: watch::Receiver<Arc<Config>>,
+    roots: watch::Receiver<Arc<Roots>>,
+    line: usize,
+}
+
+impl Terms {
+    /// As the config has it now: the vendor, whom to trust there, and whose calls they are. `None`: it is no such line.
+    fn now(&self) -> Option<(Trunk, Option<Arc<ClientConfig>>, Claims)> {
+        // The config first: the roots are never older.
+        let config = Arc::clone(&self.config.borrow());
+        let trunk = config.lines[self.line].kind.websocket()?.dial()?.clone();
+        let tls = self.roots.borrow().of(&trunk.ca_file).cloned();
+        Some((trunk, tls, Claims { tenant_id: config.account.clone(), ..Claims::default() }))
     }
-    let LineKind::Websocket(websocket) = &config.lines[line].kind else { return };
-    let Some(trunk) = websocket.dial() else { return };
-    // Which call it will be is not known before it begins.
-    let claims = Claims { tenant_id: config.account.clone(), ..Claims::default() };
+}
+
+/// Keeps a connection dialled, until the line is closed or the daemon goes down.
+pub async fn serve(setup: OutboundSetup) {
+    let OutboundSetup { config, roots, line, arrivals, mut house, ids, closed } = setup;
+    let terms = Terms { config, roots, line };
+    if let Some(ids) = ids {
+        return fetch_all(&terms, &arrivals, ids).await;
+    }
     let (mut backoff, mut trouble) = (Backoff::default(), Trouble::default());
     // No seat: then no call is asked for.
     loop {
@@ -84,6 +101,9 @@ pub async fn serve(setup: OutboundSetup, tls: Option<Arc<ClientConfig>>) {
             return;
         }
         let began = Instant::now();
+        // Which call it will be is not known before it begins.
+        let Some((trunk, tls, claims)) = terms.now() else { return };
+        let trunk = &trunk;
         let words = match stand(trunk, tls.as_ref(), &claims, line, &mut house, &closed, &mut trouble).await {
             Ok(Some(arrived)) => {
                 backoff = Backoff::default();
@@ -115,21 +135,13 @@ pub async fn serve(setup: OutboundSetup, tls: Option<Arc<ClientConfig>>) {
 }
 
 /// Fetches each call whose id is told, until the daemon goes down.
-async fn fetch_all(
-    config: &Arc<Config>,
-    line: usize,
-    arrivals: &mpsc::Sender<Arrival>,
-    mut ids: mpsc::Receiver<Fetch>,
-    tls: Option<Arc<ClientConfig>>,
-) {
+async fn fetch_all(terms: &Terms, arrivals: &mpsc::Sender<Arrival>, mut ids: mpsc::Receiver<Fetch>) {
+    let line = terms.line;
     while let Some(Fetch { id, call_id }) = ids.recv().await {
-        let (config, arrivals, tls) = (Arc::clone(config), arrivals.clone(), tls.clone());
+        let Some((mut trunk, tls, claims)) = terms.now() else { return };
+        let arrivals = arrivals.clone();
         spawn_local(async move {
-            let LineKind::Websocket(websocket) = &config.lines[line].kind else { return };
-            let Some(trunk) = websocket.dial() else { return };
-            let mut trunk = trunk.clone();
             trunk.url.path_and_query = trunk.url.path_and_query.replace(ID, &id);
-            let claims = Claims { tenant_id: config.account.clone(), ..Claims::default() };
             let reason = match fetch(&trunk, tls.as_ref(), &claims, line).await {
                 Ok(mut arrived) => {
                     arrived.facts.call_id = call_id.clone();
@@ -374,13 +386,15 @@ mod tests {
             let token = accepted.request.header("authorization").unwrap().strip_prefix("Bearer ").unwrap();
             verifier.verify(token, clock::epoch_ms() / 1000).unwrap()
         };
-        let setup =
-            OutboundSetup { config, line: 0, arrivals, house: told, ids: None, closed: CancellationToken::new() };
+        let (_config, config) = watch::channel(config);
+        let (_roots, roots) = watch::channel(Arc::default());
+        let closed = CancellationToken::new();
+        let setup = OutboundSetup { config, roots, line: 0, arrivals, house: told, ids: None, closed };
         let told = LocalSet::new()
             .run_until(async {
                 tokio::select! {
                     claims = vendor => claims,
-                    () = serve(setup, None) => unreachable!("it dials until it goes down"),
+                    () = serve(setup) => unreachable!("it dials until it goes down"),
                 }
             })
             .await;
