@@ -152,7 +152,8 @@ async fn look(args: &DoctorArgs) -> Vec<Finding> {
     let site = Rc::new(Site { path: args.config.clone(), config, daemon, no_call: args.no_call, now });
     findings.extend(own_certificates(&site));
     let here = Rc::clone(&site);
-    let mut looks: Vec<Looking> = vec![("this machine".to_owned(), Box::pin(async move { machine::look(&here).await }))];
+    let mut looks: Vec<Looking> =
+        vec![("this machine".to_owned(), Box::pin(async move { machine::look(&here).await }))];
     if args.offline {
         let why = "not asked (--offline)";
         findings.extend([Check::Dns, Check::Trunk].map(|check| Finding::skip(check, "whoever is elsewhere", why)));
@@ -269,9 +270,7 @@ async fn of_daemon(at: At) -> (Finding, Daemon) {
             };
             (finding, Daemon::Runs(Box::new(status)))
         }
-        Err(error) if error.is_nobody() => {
-            (Finding::skip(Check::Daemon, "daemon", "it does not run"), Daemon::Down)
-        }
+        Err(error) if error.is_nobody() => (Finding::skip(Check::Daemon, "daemon", "it does not run"), Daemon::Down),
         Err(error) => {
             let words = error.to_string();
             let finding = Finding::warn(Check::Daemon, "daemon", words, "run this by sudo");

@@ -89,7 +89,8 @@ fn groups(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nbroken\ntrunkline:x:995:994:Trunkline:/var/lib/trunkline:/usr/sbin/nologin\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/bash\nbroken\ntrunkline:x:995:994:Trunkline:/var/lib/trunkline:/usr/sbin/nologin\n";
     const GROUP: &str = "root:x:0:\naudio:x:29:pulse,trunkline\ntrunkline:x:994:\nvideo:x:44:\n";
 
     #[test]

@@ -32,9 +32,7 @@ pub fn judge_handshake(subject: impl Into<String>, shaken: Result<(&str, Stages)
             }
             Finding::ok(Check::Trunk, subject, said)
         }
-        Err(words) => {
-            Finding::fail_in_words(Check::Trunk, subject, words, "check the url, and what listens there")
-        }
+        Err(words) => Finding::fail_in_words(Check::Trunk, subject, words, "check the url, and what listens there"),
     }
 }
 
@@ -106,7 +104,8 @@ pub fn sound(rate: Rate) -> Vec<i16> {
 pub fn find(heard: &[i16], rate: Rate) -> Option<usize> {
     // Below the highest tone 8 kHz are enough.
     let every = (rate.hz() / Rate::Hz8000.hz()).max(1) as usize;
-    let thin = |samples: &[i16]| -> Vec<f32> { samples.iter().step_by(every).map(|&sample| f32::from(sample)).collect() };
+    let thin =
+        |samples: &[i16]| -> Vec<f32> { samples.iter().step_by(every).map(|&sample| f32::from(sample)).collect() };
     let (first, last) = (at(rate, LOOKED_FOR.0), at(rate, LOOKED_FOR.1));
     let wanted = thin(sound(rate).get(first..last)?);
     let heard = thin(heard);

@@ -52,9 +52,9 @@ fn fix(error: &rustls::Error, words: &str, host: &str, port: u16) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             format!("set this machine's clock (see the line `clock`): `sudo timedatectl set-ntp true`; {look}")
         }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => format!(
-            "write the url with a name that the certificate has, or have one issued for {host}; {look}"
-        ),
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!("write the url with a name that the certificate has, or have one issued for {host}; {look}")
+        }
         CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
             "if it is a CA of your own, name its file by `ca-file`, or install it for all (update-ca-certificates(8)); \
              if not, whoever runs {host} has to send the intermediate certificates along, or somebody on the way opens \
@@ -122,8 +122,7 @@ mod tests {
     #[test]
     fn each_fault_of_a_certificate_has_its_own_words_and_its_own_next_step() {
         let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-        let (found, fix) =
-            failed(CertificateError::ExpiredContext { time: at(NOW), not_after: at(NOW - 3 * DAY) });
+        let (found, fix) = failed(CertificateError::ExpiredContext { time: at(NOW), not_after: at(NOW - 3 * DAY) });
         assert_eq!(found, "its certificate expired on 2027-01-12, and it is 2027-01-15 here");
         assert!(fix.starts_with("whoever runs agent.example.com has to renew it"), "{fix}");
         let (found, fix) = failed(CertificateError::NotValidForNameContext {

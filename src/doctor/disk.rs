@@ -29,7 +29,9 @@ pub fn judge(folder: &Folder) -> Finding {
     if *shut {
         return failed(
             format!("the unit lets the service write below /var/lib/trunkline only, and not in {path}"),
-            format!("take a folder in /var/lib/trunkline; or `sudo systemctl edit trunkline` and under [Service] `ReadWritePaths={path}`"),
+            format!(
+                "take a folder in /var/lib/trunkline; or `sudo systemctl edit trunkline` and under [Service] `ReadWritePaths={path}`"
+            ),
         );
     }
     if *read_only {
@@ -50,7 +52,9 @@ pub fn judge(folder: &Folder) -> Finding {
         return Finding::skip(Check::Disk, key.clone(), format!("how much room {there} has could not be found out"));
     };
     let said = format!("{path}: {} of {} free", size(free), size(all));
-    let clear = format!("`sudo du -xh --max-depth=2 {there} | sort -h | tail` shows what takes it; keep-days, max-mib and keep-files limit what is kept");
+    let clear = format!(
+        "`sudo du -xh --max-depth=2 {there} | sort -h | tail` shows what takes it; keep-days, max-mib and keep-files limit what is kept"
+    );
     if free < FULL {
         return failed(format!("{said}: it is full, and records wait in memory"), clear);
     }

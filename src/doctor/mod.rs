@@ -116,22 +116,12 @@ impl Finding {
     }
 
     /// It works now.
-    pub fn warn(
-        check: Check,
-        subject: impl Into<String>,
-        found: impl Into<String>,
-        fix: impl Into<String>,
-    ) -> Self {
+    pub fn warn(check: Check, subject: impl Into<String>, found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { status: Status::Warn, fix: Some(fix.into()), ..Self::ok(check, subject, found) }
     }
 
     /// It does not work.
-    pub fn fail(
-        check: Check,
-        subject: impl Into<String>,
-        found: impl Into<String>,
-        fix: impl Into<String>,
-    ) -> Self {
+    pub fn fail(check: Check, subject: impl Into<String>, found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { status: Status::Fail, ..Self::warn(check, subject, found, fix) }
     }
 

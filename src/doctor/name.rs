@@ -30,7 +30,9 @@ pub fn judge(host: &str, found: Result<&[IpAddr], &str>, servers: &[String]) -> 
             Check::Dns,
             subject,
             "there is no such name",
-            format!("check its spelling in the config; `getent hosts {host}` asks as the daemon does, `dig {host}` asks the server"),
+            format!(
+                "check its spelling in the config; `getent hosts {host}` asks as the daemon does, `dig {host}` asks the server"
+            ),
         ),
         Trouble::NoAddress => Finding::fail(
             Check::Dns,
@@ -112,7 +114,8 @@ mod tests {
 
     #[test]
     fn servers_are_read_as_resolv_conf_has_them() {
-        let text = "# by dhcp\nsearch lan\nnameserver 192.0.2.1\nnameserver\t2001:db8::1 # second\n#nameserver 9.9.9.9\n";
+        let text =
+            "# by dhcp\nsearch lan\nnameserver 192.0.2.1\nnameserver\t2001:db8::1 # second\n#nameserver 9.9.9.9\n";
         assert_eq!(servers(text), ["192.0.2.1", "2001:db8::1"]);
     }
 }

@@ -133,7 +133,9 @@ pub fn judge_codecs(key: &str, codecs: &[Codec], trunks: &[(&str, Rate)]) -> Fin
         Some((trunk, rate)) if best == Rate::Hz8000 => Finding::ok(
             Check::Codecs,
             key,
-            format!("{said}; the trunk {trunk} speaks {rate}: with \"g722\" first callers are understood better, if the PBX has it"),
+            format!(
+                "{said}; the trunk {trunk} speaks {rate}: with \"g722\" first callers are understood better, if the PBX has it"
+            ),
         ),
         _ => Finding::ok(Check::Codecs, key, said),
     }
@@ -154,9 +156,8 @@ mod tests {
         let (status, found, fix) = register(Registered::Refused(Failure::WrongPassword));
         assert_eq!(status, Status::Fail);
         assert!(found.contains("does not take the password of 201") && fix.contains("\"auth201\""), "{found} {fix}");
-        let answered = |status, reason: &str| {
-            register(Registered::Refused(Failure::Status { status, reason: reason.to_owned() }))
-        };
+        let answered =
+            |status, reason: &str| register(Registered::Refused(Failure::Status { status, reason: reason.to_owned() }));
         let (_, found, fix) = answered(403, "Forbidden");
         assert!(found.contains("403 Forbidden") && fix.contains("password is wrong, or"), "{found} {fix}");
         let (_, found, fix) = answered(404, "Not Found");

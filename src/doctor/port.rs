@@ -163,7 +163,9 @@ pub fn judge_rtp(
         return Finding::warn(
             Check::RtpPorts,
             key,
-            format!("{given} of {ports} are among those that the kernel gives to any program ({first}-{last}): a call may find its port taken"),
+            format!(
+                "{given} of {ports} are among those that the kernel gives to any program ({first}-{last}): a call may find its port taken"
+            ),
             format!(
                 "`sudo sysctl -w net.ipv4.ip_local_reserved_ports={ports}`, and the same in /etc/sysctl.d/; or take \
                  rtp-ports = \"61000-64999\""
@@ -205,7 +207,10 @@ mod tests {
         let owner = Some(Owner { pid: 7, name: "asterisk".to_owned() });
         let in_use = Facts { refused: Some(io::ErrorKind::AddrInUse), owner, ..Facts::default() };
         let finding = judge(&wanted(), &in_use);
-        assert_eq!((finding.status, finding.found.as_str()), (Status::Fail, "udp 0.0.0.0:5060 is in use by asterisk (pid 7)"));
+        assert_eq!(
+            (finding.status, finding.found.as_str()),
+            (Status::Fail, "udp 0.0.0.0:5060 is in use by asterisk (pid 7)")
+        );
         let unknown = Facts { owner: None, ..in_use.clone() };
         assert!(judge(&wanted(), &unknown).fix.is_some_and(|fix| fix.contains("sudo ss -lnup 'sport = :5060'")));
         let ours = Facts { daemon: Some(7), ..in_use.clone() };

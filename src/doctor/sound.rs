@@ -28,7 +28,9 @@ pub fn judge_card(key: &str, name: &str, card: &Card) -> Finding {
         ),
         Card::OfDaemon(says) => Finding::ok(Check::Sound, key, format!("{name}: the daemon has it, {says}")),
         Card::There(formats) => Finding::ok(Check::Sound, key, format!("{name}: {formats}")),
-        Card::Refused(why) => Finding::fail_in_words(Check::Sound, key, why, format!("`trunkline devices --test {name}`")),
+        Card::Refused(why) => {
+            Finding::fail_in_words(Check::Sound, key, why, format!("`trunkline devices --test {name}`"))
+        }
     }
 }
 
@@ -74,8 +76,7 @@ impl Unit {
             match key.trim() {
                 "User" => unit.user = Some(value.to_owned()),
                 "SupplementaryGroups" | "ReadWritePaths" => {
-                    let list =
-                        if key.trim() == "ReadWritePaths" { &mut unit.writable } else { &mut unit.groups };
+                    let list = if key.trim() == "ReadWritePaths" { &mut unit.writable } else { &mut unit.groups };
                     // An empty one forgets those before it (systemd.exec(5)).
                     if value.is_empty() { list.clear() } else { list.extend(words()) }
                 }
@@ -128,7 +129,11 @@ pub fn judge_rights(rights: &Rights<'_>) -> Finding {
         Check::Sound,
         RIGHTS,
         format!("{name} may not open {first}: it is not in the group audio"),
-        if unit.is_some() { format!("`{DROP_IN}`") } else { format!("`sudo usermod -aG audio {name}`, and log in again") },
+        if unit.is_some() {
+            format!("`{DROP_IN}`")
+        } else {
+            format!("`sudo usermod -aG audio {name}`, and log in again")
+        },
     )
 }
 
@@ -140,7 +145,11 @@ pub fn judge_realtime(unit: Option<&Unit>, limit: u64) -> Finding {
         None => (limit >= WANTED, "this user"),
     };
     if may {
-        return Finding::ok(Check::Realtime, "realtime", format!("{whose} may run before others (SCHED_FIFO {WANTED})"));
+        return Finding::ok(
+            Check::Realtime,
+            "realtime",
+            format!("{whose} may run before others (SCHED_FIFO {WANTED})"),
+        );
     }
     Finding::warn(
         Check::Realtime,
@@ -148,7 +157,9 @@ pub fn judge_realtime(unit: Option<&Unit>, limit: u64) -> Finding {
         format!("{whose} may not run before others: a busy machine is heard as clicks"),
         match unit {
             Some(_) => format!("`{DROP_IN}`"),
-            None => format!("a line `@audio - rtprio {WANTED}` in /etc/security/limits.d/trunkline.conf, and log in again"),
+            None => {
+                format!("a line `@audio - rtprio {WANTED}` in /etc/security/limits.d/trunkline.conf, and log in again")
+            }
         },
     )
 }
@@ -190,7 +201,10 @@ mod tests {
         let (plain, with) = (Unit::read([UNIT]), Unit::read([UNIT, SOUND]));
         assert_eq!(plain.user.as_deref(), Some("trunkline"));
         let finding = judged(Some(&plain), &devices());
-        assert_eq!((finding.status, finding.found.as_str()), (Status::Fail, "the unit keeps the service from every device"));
+        assert_eq!(
+            (finding.status, finding.found.as_str()),
+            (Status::Fail, "the unit keeps the service from every device")
+        );
         assert!(finding.fix.unwrap().contains("trunkline-sound.conf"));
         assert_eq!(judged(Some(&with), &devices()).status, Status::Ok);
         assert_eq!(judge_realtime(Some(&plain), 99).status, Status::Warn);
@@ -211,7 +225,8 @@ mod tests {
 
     #[test]
     fn an_empty_list_forgets_those_before_it() {
-        let unit = Unit::read(["SupplementaryGroups=audio video\n", "SupplementaryGroups=\nReadWritePaths=-/srv/a /srv/b"]);
+        let unit =
+            Unit::read(["SupplementaryGroups=audio video\n", "SupplementaryGroups=\nReadWritePaths=-/srv/a /srv/b"]);
         assert_eq!((unit.groups.len(), unit.writable), (0, vec!["/srv/a".to_owned(), "/srv/b".to_owned()]));
     }
 

@@ -65,8 +65,7 @@ struct Service {
 impl Service {
     /// The unit counts where this is the config that it runs.
     fn of(config: &Path) -> Self {
-        let [passwd, group] =
-            ["/etc/passwd", "/etc/group"].map(|file| fs::read_to_string(file).unwrap_or_default());
+        let [passwd, group] = ["/etc/passwd", "/etc/group"].map(|file| fs::read_to_string(file).unwrap_or_default());
         let unit = (config == Path::new(SERVICE_CONFIG)).then(unit).flatten();
         let own = rustix::process::geteuid().as_raw();
         let account = match &unit {
@@ -179,9 +178,9 @@ fn owner(wanted: &port::Wanted) -> Option<port::Owner> {
     let processes = fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let has_it = |pid: &u32| {
         let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-        files.filter_map(|file| fs::read_link(file.ok()?.path()).ok()).any(|link| {
-            link.to_str().is_some_and(|link| inodes.iter().any(|inode| inode == link))
-        })
+        files
+            .filter_map(|file| fs::read_link(file.ok()?.path()).ok())
+            .any(|link| link.to_str().is_some_and(|link| inodes.iter().any(|inode| inode == link)))
     };
     let pid = processes.into_iter().find(has_it)?;
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned();
@@ -242,7 +241,9 @@ async fn card(device: &str, way: Way) -> Card {
     match timeout(SOUND, looking).await {
         Ok(Ok(Ok(formats))) => Card::There(formats),
         Ok(Ok(Err(fault))) => Card::Refused(fault.words),
-        Ok(Err(_)) | Err(_) => Card::Refused(format!("{device} did not answer; another name of it may: `trunkline devices`")),
+        Ok(Err(_)) | Err(_) => {
+            Card::Refused(format!("{device} did not answer; another name of it may: `trunkline devices`"))
+        }
     }
 }
 

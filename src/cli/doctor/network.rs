@@ -155,8 +155,7 @@ async fn reach(site: &Site, n: usize, trunk: &Trunk) -> Result<Reached, String> 
         sip.audio.codecs.iter().map(|codec| codec.rate()).max()
     });
     let facts = facts_of_nobody(&site.config.account).map_err(|error| error.to_string())?;
-    let claims =
-        Claims { tenant_id: facts.account.to_string(), interaction_id: facts.call_sid_or_ours().to_owned() };
+    let claims = Claims { tenant_id: facts.account.to_string(), interaction_id: facts.call_sid_or_ours().to_owned() };
     let dialling = async {
         let mut attempt = 1;
         loop {

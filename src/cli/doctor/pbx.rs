@@ -56,7 +56,8 @@ pub(super) async fn line(site: &Site, n: usize, names: &Names) -> Vec<Finding> {
     let Some(sip) = site.config.lines[n].kind.sip() else { return Vec::new() };
     let mut findings = vec![codecs(site, n, sip)];
     for (key, uri) in peers(sip) {
-        let place = if key == "proxy" { format!("[line.{name}.dial] {key}") } else { format!("[line.{name}.register] {key}") };
+        let place =
+            if key == "proxy" { format!("[line.{name}.dial] {key}") } else { format!("[line.{name}.register] {key}") };
         if !names.has(&uri.host) {
             findings.push(Finding::skip(Check::SipOptions, place, "its name has no address: see the line on DNS"));
             continue;
@@ -174,6 +175,8 @@ impl Probe {
         let host = line.public_ip().to_string();
         let port = sockets.addresses().udp.map_or(0, |address| address.port());
         let sent_by = SentBy { host: host.clone(), port: Some(port) };
+        // A socket takes datagrams only when the runtime has looked at it once.
+        sleep(A_TURN).await;
         let now = clock::now();
         let mut probe = Self {
             sockets,
@@ -323,6 +326,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// For taking the registration back. What is not taken back runs out by itself.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+const A_TURN: Duration = Duration::from_millis(1);
 
 /// Nothing is waited for longer without looking.
 const LONGEST: Duration = Duration::from_millis(200);

@@ -634,6 +634,17 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_end_of_a_certificate_is_known_whoever_issued_it() {
+        let dir = tempfile::tempdir().unwrap();
+        throwaway_ca(dir.path(), &[]).unwrap();
+        let ends = (UnixTime::now().as_secs() / DAY + VALID_DAYS) * DAY;
+        assert_eq!(file_valid_until(&dir.path().join(SERVER)).unwrap(), ends);
+        assert_eq!(file_valid_until(&dir.path().join(CA)).unwrap(), ends);
+        assert!(matches!(file_valid_until(&dir.path().join(KEY)), Err(TlsError::NoCertificate(_))));
+        assert_eq!(valid_until(&CertificateDer::from(vec![0x30, 0])), None);
+    }
+
+    #[test]
     fn the_platforms_roots_are_read_once() {
         assert!(core::ptr::eq(PlatformRoots::get(), PlatformRoots::get()));
     }
