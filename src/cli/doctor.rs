@@ -1,11 +1,11 @@
 //! `trunkline doctor`: looks at everything that calls need, and says of each thing how it stands and what mends it.
 //!
 //! Names come first, because whatever has none need not be dialled; then all peers at once, while this machine is looked
-//! at. Each step has a limit of its own, and no step waits for two of the others:
+//! at. Each step has a limit of its own:
 //!
 //! ```text
-//!   config --> names (4 s) --> TLS, trunk and its call (10 s), PBX (8 s), sinks (4 s) --> findings, in the config's order
-//!        \---> daemon, clock, ports, folders, sound -------------------------------/
+//!   config --> names (4 s) ----+--> trunks: handshake and call (10 s), PBX (7 s), sinks (4 s) --> findings, in order
+//!        \---> clock, daemon --+--> ports, folders, sound (4 s each) ----------------------/
 //! ```
 
 use core::{future::Future, pin::Pin, time::Duration};
@@ -23,7 +23,10 @@ use tokio::task::{LocalSet, spawn_local};
 
 use self::network::Names;
 use crate::{
-    cli::{ask::At, panel::Look},
+    cli::{
+        ask::{AskError, At},
+        panel::Look,
+    },
     clock,
     config::{self, Config, LineKind, ServiceEnvironment},
     control::desk,
@@ -87,9 +90,9 @@ impl Daemon {
 
 /// Everything that a look at the site shares.
 struct Site {
-    path: PathBuf,
     config: Config,
     daemon: Daemon,
+    service: machine::Service,
     no_call: bool,
     now: u64,
 }
@@ -134,12 +137,11 @@ fn exit_code(findings: &[Finding]) -> u8 {
 
 async fn look(args: &DoctorArgs) -> Vec<Finding> {
     let now = clock::epoch_ms() / 1000;
-    let clock = machine::clock(now).await;
     let config = match config::load(&args.config, &ServiceEnvironment) {
         Ok(config) => config,
         Err(problems) => {
             let mut findings: Vec<_> = problems.0.iter().map(of_problem).collect();
-            findings.push(clock);
+            findings.push(machine::clock(now).await);
             findings.push(Finding::skip(Check::Daemon, "all else", "it takes a config that can be read"));
             return findings;
         }
@@ -147,20 +149,22 @@ async fn look(args: &DoctorArgs) -> Vec<Finding> {
     let mut findings = of_config(&args.config, &config);
     let default = || PathBuf::from("/run/trunkline/control.sock");
     let socket = args.socket.clone().or_else(|| config.control.socket.clone()).unwrap_or_else(default);
-    let (said, daemon) = of_daemon(At { socket }).await;
+    let names = async { if args.offline { None } else { Some(network::names(&config).await) } };
+    let (clock, asked, names) = tokio::join!(machine::clock(now), ask_daemon(At { socket }), names);
+    let service = machine::Service::of(&args.config);
+    let (daemon, said) = of_daemon(asked, service.is_installed());
     findings.extend([said, clock]);
-    let site = Rc::new(Site { path: args.config.clone(), config, daemon, no_call: args.no_call, now });
+    let site = Rc::new(Site { config, daemon, service, no_call: args.no_call, now });
     findings.extend(own_certificates(&site));
     let here = Rc::clone(&site);
     let mut looks: Vec<Looking> =
         vec![("this machine".to_owned(), Box::pin(async move { machine::look(&here).await }))];
-    if args.offline {
-        let why = "not asked (--offline)";
-        findings.extend([Check::Dns, Check::Trunk].map(|check| Finding::skip(check, "whoever is elsewhere", why)));
-    } else {
-        let (names, found) = network::names(&site).await;
-        findings.extend(found);
-        looks.extend(peers(&site, &Rc::new(names)));
+    match names {
+        None => findings.push(Finding::skip(Check::Dns, "all peers", "they are not asked (--offline)")),
+        Some((names, found)) => {
+            findings.extend(found);
+            looks.extend(peers(&site, &Rc::new(names)));
+        }
     }
     findings.extend(all(looks).await);
     findings
@@ -183,6 +187,10 @@ fn peers(site: &Rc<Site>, names: &Rc<Names>) -> Vec<Looking> {
             }
             LineKind::Websocket(_) | LineKind::Audiosocket { .. } | LineKind::Sound(_) | LineKind::Pipe(_) => {}
         }
+    }
+    if site.config.telnyx.is_some() {
+        let (site, names) = (Rc::clone(site), Rc::clone(names));
+        looks.push(("[telnyx]".to_owned(), Box::pin(async move { network::telnyx(&site, &names).await })));
     }
     for n in 0..site.config.sinks.len() {
         let (site, names) = (Rc::clone(site), Rc::clone(names));
@@ -235,6 +243,14 @@ fn of_problem(problem: &config::Problem) -> Finding {
         (key, found) => format!("{key} = {found}: "),
     };
     let words = format!("{key}{wanted}");
+    let is_root = rustix::process::geteuid().is_root();
+    if *line == 0 && wanted.contains("No such file") {
+        let fix = format!("`sudo trunkline config init --output {}` asks five questions and writes it", file.display());
+        return Finding::fail(Check::Config, place, words, fix);
+    }
+    if !is_root && (wanted.contains("Permission denied") || wanted.contains("no credentials")) {
+        return Finding::fail(Check::Config, place, words, "it is not for this user: run this by sudo");
+    }
     Finding::fail_in_words(Check::Config, place, &words, "mend it, until `sudo trunkline check` says \"good\"")
 }
 
@@ -251,31 +267,39 @@ fn of_config(path: &Path, config: &Config) -> Vec<Finding> {
     findings
 }
 
-async fn of_daemon(at: At) -> (Finding, Daemon) {
-    let asked = at.ask(Method::GET, "/status").await.and_then(|said| at.understand::<desk::Status>(&said));
+async fn ask_daemon(at: At) -> Result<desk::Status, AskError> {
+    let said = at.ask(Method::GET, "/status").await?;
+    at.understand(&said)
+}
+
+/// `is_installed`: as a service, which is meant to run.
+fn of_daemon(asked: Result<desk::Status, AskError>, is_installed: bool) -> (Daemon, Finding) {
+    let (check, subject) = (Check::Daemon, "daemon");
     match asked {
         Ok(status) => {
-            let said = format!(
-                "trunkline {} runs (pid {}) for {} s, with {} calls",
-                status.version,
-                status.pid,
-                status.uptime_seconds,
-                status.calls.len()
-            );
-            let finding = if status.problems.is_empty() {
-                Finding::ok(Check::Daemon, "daemon", said)
+            let desk::Status { version, pid, uptime_seconds, calls, problems, .. } = &status;
+            let said =
+                format!("trunkline {version} runs (pid {pid}) for {uptime_seconds} s, with {} calls", calls.len());
+            let finding = if problems.is_empty() {
+                Finding::ok(check, subject, said)
             } else {
-                let problems = status.problems.join("; ");
-                Finding::warn(Check::Daemon, "daemon", format!("{said}: {problems}"), "`trunkline status` shows more")
+                let problems = problems.join("; ");
+                Finding::warn(check, subject, format!("{said}: {problems}"), "`trunkline status` shows more")
             };
-            (finding, Daemon::Runs(Box::new(status)))
+            (Daemon::Runs(Box::new(status)), finding)
         }
-        Err(error) if error.is_nobody() => (Finding::skip(Check::Daemon, "daemon", "it does not run"), Daemon::Down),
-        Err(error) => {
-            let words = error.to_string();
-            let finding = Finding::warn(Check::Daemon, "daemon", words, "run this by sudo");
-            (finding, Daemon::Unknown)
-        }
+        Err(error) if error.is_nobody() && is_installed => (
+            Daemon::Down,
+            Finding::warn(
+                check,
+                subject,
+                "the service does not run",
+                "once nothing here fails: `sudo systemctl enable --now trunkline`; `journalctl -u trunkline -n 20` has why it \
+                 ended",
+            ),
+        ),
+        Err(error) if error.is_nobody() => (Daemon::Down, Finding::skip(check, subject, "it does not run")),
+        Err(error) => (Daemon::Unknown, Finding::warn(check, subject, error.to_string(), "run this by sudo")),
     }
 }
 
@@ -390,5 +414,27 @@ mod tests {
         assert_eq!(finding.subject, "/etc/t.toml:3");
         assert_eq!(finding.found, "[trunk.agent] dialect = \"ozontel\": no such dialect");
         assert_eq!(finding.fix.as_deref(), Some("did you mean `ozonetel`?"));
+        let missing = config::Problem {
+            line: 0,
+            key: String::new(),
+            found: String::new(),
+            wanted: "cannot be read: No such file or directory (os error 2)".to_owned(),
+            ..problem
+        };
+        let finding = of_problem(&missing);
+        assert!(finding.fix.is_some_and(|fix| fix.contains("trunkline config init --output /etc/t.toml")));
+    }
+
+    #[test]
+    fn a_service_that_does_not_run_is_told_with_how_to_start_it() {
+        let nobody = || {
+            let at = At { socket: "/nonexistent/control.sock".into() };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(ask_daemon(at))
+        };
+        let (daemon, finding) = of_daemon(nobody(), true);
+        assert!(matches!(daemon, Daemon::Down) && finding.status == Status::Warn);
+        assert!(finding.fix.is_some_and(|fix| fix.contains("systemctl enable --now trunkline")));
+        assert_eq!(of_daemon(nobody(), false).1.status, Status::Skip);
     }
 }

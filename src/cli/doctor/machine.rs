@@ -43,18 +43,17 @@ pub(super) async fn clock(now: u64) -> Finding {
     clock::judge(now, clock::BUILT, told.or_else(by_file))
 }
 
-/// The rest, off the thread on which others wait for their peers.
+/// The rest: what is a matter of microseconds, and sound cards on a thread of their own.
 pub(super) async fn look(site: &Site) -> Vec<Finding> {
-    let service = Service::of(&site.path);
-    let mut findings = ports(site, &service);
+    let mut findings = ports(site);
     findings.extend(rtp(&site.config));
-    findings.extend(sounds(site, &service).await);
-    findings.extend(folders(&site.config, &service));
+    findings.extend(sounds(site).await);
+    findings.extend(folders(&site.config, &site.service));
     findings
 }
 
 /// Who runs the config: the installed service, or whoever calls us.
-struct Service {
+pub(super) struct Service {
     unit: Option<Unit>,
     account: Option<Account>,
     audio: Option<u32>,
@@ -64,7 +63,7 @@ struct Service {
 
 impl Service {
     /// The unit counts where this is the config that it runs.
-    fn of(config: &Path) -> Self {
+    pub(super) fn of(config: &Path) -> Self {
         let [passwd, group] = ["/etc/passwd", "/etc/group"].map(|file| fs::read_to_string(file).unwrap_or_default());
         let unit = (config == Path::new(SERVICE_CONFIG)).then(unit).flatten();
         let own = rustix::process::geteuid().as_raw();
@@ -74,6 +73,11 @@ impl Service {
         };
         let is_us = account.as_ref().is_some_and(|account| account.uid == own);
         Self { unit, account, audio: gid_of("audio", &group), is_us }
+    }
+
+    /// It is the service's config, and there is one.
+    pub(super) const fn is_installed(&self) -> bool {
+        self.unit.is_some()
     }
 
     fn name(&self) -> String {
@@ -98,7 +102,8 @@ fn unit() -> Option<Unit> {
     Some(Unit::read(core::iter::once(text.as_str()).chain(more.iter().map(String::as_str))))
 }
 
-fn ports(site: &Site, service: &Service) -> Vec<Finding> {
+fn ports(site: &Site) -> Vec<Finding> {
+    let service = &site.service;
     let may_bind_all = service.unit.is_none() && service.account.as_ref().is_some_and(|account| account.uid == 0);
     let first_free = (!may_bind_all).then(|| {
         let text = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
@@ -200,7 +205,8 @@ fn rtp(config: &Config) -> Vec<Finding> {
         .collect()
 }
 
-async fn sounds(site: &Site, service: &Service) -> Vec<Finding> {
+async fn sounds(site: &Site) -> Vec<Finding> {
+    let service = &site.service;
     let lines: Vec<_> =
         site.config.lines.iter().filter_map(|line| Some((line.name.clone(), line.kind.sound()?.clone()))).collect();
     let mut findings = Vec::new();

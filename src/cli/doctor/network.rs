@@ -23,7 +23,7 @@ use crate::{
     dialect::{Dialect, Facts},
     doctor::{Check, Finding, Status, call, certificate, name},
     leg::websocket::{
-        dial::Dialed,
+        dial::{self, Dialed},
         dialer,
         jwt::Claims,
         tls::{self, TlsError},
@@ -45,9 +45,9 @@ impl Names {
 }
 
 /// Looks up every name of the config; gives those that have an address, and what was found of each.
-pub(super) async fn names(site: &Site) -> (Names, Vec<Finding>) {
+pub(super) async fn names(config: &Config) -> (Names, Vec<Finding>) {
     let servers = name::servers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
-    let lookups: BTreeMap<String, _> = hosts(&site.config)
+    let lookups: BTreeMap<String, _> = hosts(config)
         .into_iter()
         .filter(|host| host.parse::<IpAddr>().is_err())
         .map(|host| {
@@ -127,6 +127,7 @@ pub(super) async fn trunk(site: &Site, n: usize, names: &Names) -> Vec<Finding> 
             let ms = |time: Duration| time.as_secs_f64() * 1000.0;
             let tried = call::Tried {
                 round_trip_ms: heard_at.zip(sent_at).map(|(heard, sent)| ms(heard.saturating_sub(*sent))),
+                trouble: out.tried.trouble.map(|words| dial::shown(&words, trunk)),
                 ..out.tried
             };
             findings.push(call::judge_call(subject, &tried));
@@ -191,6 +192,17 @@ pub(super) async fn vendor(site: &Site, n: usize, names: &Names) -> Vec<Finding>
         handshake(&place, &trunk.url, trunk.ca_file.as_deref(), site.now).await.into_iter().collect();
     findings.push(connection(Check::Trunk, place, &trunk.url).await);
     findings
+}
+
+/// Telnyx, where commands go.
+pub(super) async fn telnyx(site: &Site, names: &Names) -> Vec<Finding> {
+    let Some(telnyx) = &site.config.telnyx else { return Vec::new() };
+    let place = "[telnyx] api-url".to_owned();
+    if !names.has(&telnyx.api_url.host) {
+        return vec![Finding::skip(Check::Tls, place, NAMELESS)];
+    }
+    let shaken = handshake(&place, &telnyx.api_url, None, site.now).await;
+    shaken.into_iter().chain([connection(Check::Sink, place, &telnyx.api_url).await]).collect()
 }
 
 /// A sink: its certificate, and whether it takes connections.
@@ -297,4 +309,4 @@ const STEP: Duration = Duration::from_secs(4);
 const DIAL: Duration = Duration::from_secs(5);
 
 /// A second of sound, as long again to answer, and goodbye.
-const CALL: Duration = Duration::from_secs(5);
+const CALL: Duration = Duration::from_millis(4500);

@@ -36,11 +36,11 @@ use crate::{
     media::{Now, Rate},
 };
 
-/// Whom a line speaks to, each once, by the key of the config.
+/// Whom a line speaks to, each once, and as what beside a registrar.
 pub(super) fn peers(line: &SipLine) -> impl Iterator<Item = (&'static str, &SipUri)> {
     let register = line.register.iter().flat_map(|register| {
-        let backup = register.backup.iter().map(|backup| ("backup-registrar", backup));
-        [("registrar", &register.registrar)].into_iter().chain(backup)
+        let backup = register.backup.iter().map(|backup| ("backup", backup));
+        [("", &register.registrar)].into_iter().chain(backup)
     });
     let mut known: Vec<(&'static str, &SipUri)> = register.collect();
     let proxy = line.dial.as_ref().map(|dial| &dial.proxy);
@@ -56,8 +56,7 @@ pub(super) async fn line(site: &Site, n: usize, names: &Names) -> Vec<Finding> {
     let Some(sip) = site.config.lines[n].kind.sip() else { return Vec::new() };
     let mut findings = vec![codecs(site, n, sip)];
     for (key, uri) in peers(sip) {
-        let place =
-            if key == "proxy" { format!("[line.{name}.dial] {key}") } else { format!("[line.{name}.register] {key}") };
+        let place = format!("[line.{name}]{}", if key.is_empty() { "" } else { " " }) + key;
         if !names.has(&uri.host) {
             findings.push(Finding::skip(Check::SipOptions, place, "its name has no address: see the line on DNS"));
             continue;
