@@ -256,9 +256,10 @@ fn of_problem(problem: &config::Problem) -> Finding {
 
 fn of_config(path: &Path, config: &Config) -> Vec<Finding> {
     let (lines, trunks, sinks) = (config.lines.len(), config.trunks.len(), config.sinks.len());
-    let mut said = format!("{} is good: {lines} lines, {trunks} trunks", path.display());
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let mut said = format!("{} is good: {}, {}", path.display(), count(lines, "line"), count(trunks, "trunk"));
     if sinks > 0 {
-        said += &format!(", {sinks} sinks");
+        said += &format!(", {}", count(sinks, "sink"));
     }
     let mut findings = vec![Finding::ok(Check::Config, "config", said)];
     findings.extend(config.warnings().into_iter().map(|warning| {

@@ -57,13 +57,13 @@ pub struct Tried {
 #[must_use]
 pub fn judge_call(subject: impl Into<String>, tried: &Tried) -> Finding {
     let Tried { seconds, first_voice_ms, round_trip_ms, trouble, was_ended, listen_only } = tried;
-    if let Some(trouble) = trouble {
-        return Finding::fail(
-            Check::Call,
-            subject,
-            format!("a call of {seconds:.1} s had trouble: {trouble}"),
-            "the agent's log has the reason; are `dialect` and `sample-rate` those that it speaks?",
-        );
+    let said = |trouble: &str| format!("a call of {seconds:.1} s had trouble: {trouble}");
+    let log = "the agent's log has the reason; are `dialect` and `sample-rate` those that it speaks?";
+    match trouble {
+        Some(trouble) if *was_ended => return Finding::fail(Check::Call, subject, said(trouble), log),
+        // It was borne to the end, as a caller's would be.
+        Some(trouble) => return Finding::warn(Check::Call, subject, said(trouble), log),
+        None => {}
     }
     if *was_ended {
         return Finding::warn(
@@ -184,10 +184,12 @@ mod tests {
         assert!(finding.found.contains("normal for an agent that waits"));
         let echo = Tried { round_trip_ms: Some(43.2), first_voice_ms: Some(300.0), ..quiet.clone() };
         assert_eq!(judge_call("x", &echo).found, "sound came back after 43 ms");
-        let ended = Tried { was_ended: true, ..quiet.clone() };
+        let ended = Tried { was_ended: true, ..quiet };
         assert_eq!(judge_call("x", &ended).status, Status::Warn);
-        let broken = Tried { trouble: Some("the agent closed with code 1008".to_owned()), ..quiet };
+        let broken = Tried { trouble: Some("the agent closed with code 1008".to_owned()), ..ended };
         assert_eq!(judge_call("x", &broken).status, Status::Fail);
+        let borne = Tried { was_ended: false, ..broken };
+        assert_eq!(judge_call("x", &borne).status, Status::Warn);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub fn judge_options(subject: impl Into<String>, peer: &str, asked: &Asked) -> F
             subject,
             format!("{peer} did not answer OPTIONS in {seconds} s"),
             "is it the PBX's address, port and transport? A firewall, fail2ban or an allow-list there may drop what \
-             comes from this machine; `sudo tcpdump -ni any port 5060` shows whether it leaves and comes back",
+             comes from this machine; `sudo tcpdump -ni any port 5060` (or its port) shows whether it leaves and comes back",
         ),
         Asked::Unreachable(why) => Finding::fail(
             Check::SipOptions,

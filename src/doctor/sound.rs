@@ -125,16 +125,21 @@ pub fn judge_rights(rights: &Rights<'_>) -> Finding {
     let Some(first) = shut.first() else {
         return Finding::ok(Check::Sound, RIGHTS, format!("{name} may open the {} files of /dev/snd", devices.len()));
     };
-    Finding::fail(
-        Check::Sound,
-        RIGHTS,
-        format!("{name} may not open {first}: it is not in the group audio"),
-        if unit.is_some() {
-            format!("`{DROP_IN}`")
-        } else {
-            format!("`sudo usermod -aG audio {name}`, and log in again")
-        },
-    )
+    if audio.is_some_and(|audio| account.gids.contains(&audio)) {
+        return Finding::fail(
+            Check::Sound,
+            RIGHTS,
+            format!("{name} is in the group audio, and may not open {first}"),
+            format!(
+                "`ls -l {first}` shows whose it is; `sudo udevadm trigger --subsystem-match=sound` gives it to audio"
+            ),
+        );
+    }
+    let fix = match unit {
+        Some(_) => format!("`{DROP_IN}`"),
+        None => format!("`sudo usermod -aG audio {name}`, and log in again"),
+    };
+    Finding::fail(Check::Sound, RIGHTS, format!("{name} may not open {first}: it is not in the group audio"), fix)
 }
 
 /// Judges the right to run before others. `limit` is RLIMIT_RTPRIO of this process, where no unit decides.
@@ -207,6 +212,8 @@ mod tests {
         );
         assert!(finding.fix.unwrap().contains("trunkline-sound.conf"));
         assert_eq!(judged(Some(&with), &devices()).status, Status::Ok);
+        let shut = [("/dev/snd/controlC0".to_owned(), Owned { mode: 0o600, uid: 0, gid: 29 })];
+        assert!(judged(Some(&with), &shut).fix.unwrap().contains("udevadm trigger"));
         assert_eq!(judge_realtime(Some(&plain), 99).status, Status::Warn);
         assert_eq!(judge_realtime(Some(&with), 0).status, Status::Ok);
     }

@@ -327,4 +327,5 @@ const STATE_ROOT: &str = "/var/lib";
 /// timedatectl starts a service of systemd's for its answer.
 const ASKED: Duration = Duration::from_secs(2);
 
+#[cfg(feature = "sound")]
 const SOUND: Duration = Duration::from_secs(4);

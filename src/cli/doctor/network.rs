@@ -137,6 +137,7 @@ pub(super) async fn trunk(site: &Site, n: usize, names: &Names) -> Vec<Finding> 
             let tried = call::Tried {
                 seconds: CALL.as_secs_f64(),
                 trouble: Some("it did not come to an end".to_owned()),
+                was_ended: true,
                 ..call::Tried::default()
             };
             findings.push(call::judge_call(subject, &tried));
