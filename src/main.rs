@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         Command::Transfer(args) => done(steer::transfer(&args)),
         Command::Digits(args) => done(steer::digits(&args)),
         Command::Hangup(args) => done(steer::hang_up(&args)),
+        Command::Reload(args) => done(steer::reload(&args)),
         Command::Drain(args) => done(steer::drain(&args)),
         Command::Pipe(args) => pipe::run(&args).unwrap_or_else(|error| {
             failed(&error);

@@ -25,6 +25,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::sync::CancellationToken;
 use trunkline::{
     call::{EndReason, shard::Order, vitals::Vitals},
     config::{self, Config, Environment, LineKind, Secret},
@@ -94,6 +95,8 @@ struct Open {
     arrivals: mpsc::Receiver<Arrival>,
     house: watch::Sender<House>,
     metrics: Arc<Metrics>,
+    config: watch::Sender<Arc<Config>>,
+    closed: CancellationToken,
 }
 
 impl Open {
@@ -109,16 +112,19 @@ impl Open {
         let (house, told) = watch::channel(WELL);
         let (sender, arrivals) = mpsc::channel(8);
         let metrics = Arc::new(Metrics::default());
+        let (config, configs) = watch::channel(Arc::clone(config));
+        let closed = CancellationToken::new();
         spawn_local(door::serve(DoorSetup {
-            config: Arc::clone(config),
+            config: configs,
             line: 0,
             listener,
             arrivals: sender,
             house: told,
             metrics: Arc::clone(&metrics),
             patience,
+            closed: closed.clone(),
         }));
-        Self { address, arrivals, house, metrics }
+        Self { address, arrivals, house, metrics, config, closed }
     }
 
     /// A door without TLS, with [`PATHS`] and these keys.
@@ -330,6 +336,44 @@ fn strangers_are_refused_before_the_upgrade() {
         assert!(door.answer(&upgrade("/v1/ingest", &[])).await.contains("WWW-Authenticate: Basic realm="));
         assert!(door.is_quiet());
     });
+}
+
+#[test]
+fn a_door_goes_by_another_config_from_the_next_connection_on() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut door = Open::plain(dir.path(), "");
+        let mut before = door.connect("/ws", &[]).await;
+        let keys = format!("listen = \"127.0.0.1:0\"\nplain = true\n{}", PATHS.replace("\"/ws\"", "\"/new\""));
+        door.config.send_replace(config(dir.path(), &keys));
+        wait_until_refused(&door).await;
+        drop(door.connect("/new", &[]).await);
+        // Whoever had come in by then says which call it is, and is the line's.
+        before.write_all(&text(OZONETEL)).await.unwrap();
+        let arrival = timeout(SOON, door.arrivals.recv()).await.unwrap().unwrap();
+        assert_eq!((arrival.dialect.name(), arrival.line), ("ozonetel", 0));
+
+        let mut late = door.connect("/new", &[]).await;
+        door.closed.cancel();
+        while TcpStream::connect(door.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        late.write_all(&text(OZONETEL)).await.unwrap();
+        timeout(SOON, door.arrivals.recv()).await.unwrap().unwrap();
+    });
+}
+
+/// Waits until `/ws` is no path any more.
+async fn wait_until_refused(door: &Open) {
+    loop {
+        let mut stream = TcpStream::connect(door.address).await.unwrap();
+        stream.write_all(upgrade("/ws", &[]).as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        timeout(SOON, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+        if &answer == b"HTTP/1.1 404" {
+            return;
+        }
+    }
 }
 
 #[test]
@@ -636,7 +680,9 @@ fn a_vendor_that_we_dial_hands_over_one_call_after_the_other() {
             format!("dial = \"ws://{address}/agent\"\ndialect = \"ozonetel\"\nheaders = {{ X-Site = \"depot\" }}\n");
         let (house, told) = watch::channel(WELL);
         let (arrivals, mut arrived) = mpsc::channel(8);
-        let setup = OutboundSetup { config: config(dir.path(), &keys), line: 0, arrivals, house: told, ids: None };
+        let closed = CancellationToken::new();
+        let config = config(dir.path(), &keys);
+        let setup = OutboundSetup { config, line: 0, arrivals, house: told, ids: None, closed };
         let serving = spawn_local(outbound::serve(setup, None));
         for number in 1..=2 {
             let mut stream = vendor(&listener, "GET /agent HTTP/1.1\r\n").await;
@@ -656,6 +702,28 @@ fn a_vendor_that_we_dial_hands_over_one_call_after_the_other() {
         let mut goodbye = [0; 8];
         timeout(SOON, waiting.read_exact(&mut goodbye)).await.unwrap().unwrap();
         assert_eq!(goodbye[..2], [0x88, 0x82]);
+        drop(waiting);
+        timeout(SOON, serving).await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_vendor_whose_line_is_closed_is_told_goodbye_and_dialled_no_more() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let keys = format!("dial = \"ws://{}/agent\"\ndialect = \"ozonetel\"\n", listener.local_addr().unwrap());
+        let (_house, house) = watch::channel(WELL);
+        let (arrivals, _arrived) = mpsc::channel(8);
+        let closed = CancellationToken::new();
+        let config = config(dir.path(), &keys);
+        let setup = OutboundSetup { config, line: 0, arrivals, house, ids: None, closed: closed.clone() };
+        let serving = spawn_local(outbound::serve(setup, None));
+        let mut waiting = vendor(&listener, "GET /agent HTTP/1.1\r\n").await;
+        closed.cancel();
+        let mut goodbye = [0; 8];
+        timeout(SOON, waiting.read_exact(&mut goodbye)).await.unwrap().unwrap();
+        assert_eq!(goodbye[..2], [0x88, 0x82], "a close frame with a code");
         drop(waiting);
         timeout(SOON, serving).await.unwrap().unwrap();
     });
@@ -702,7 +770,8 @@ async fn reach(url: &str, dialect: &str, dir: &Path) -> Result<(), EndReason> {
     let (seq, call_id, trunks) = (1, "abcdefghijkl".to_owned(), vec![0]);
     let request = dialer::Request { seq, call_id, trunks, line_rate: Rate::Hz8000, facts, cancelled, reply };
     requests.send(request).await.unwrap();
-    let roots = Roots::load(&config).unwrap();
+    let (_roots, roots) = watch::channel(Arc::new(Roots::load(&config).unwrap()));
+    let (_config, config) = watch::channel(config);
     let setup = DialSetup { config, roots, requests: mailbox, doors, news, vitals: Arc::new(Vitals::default()) };
     let thread = std::thread::spawn(move || dialer::run(setup));
     let order = timeout(SOON, orders.recv()).await.unwrap().unwrap();

@@ -6,7 +6,7 @@ mod sip;
 mod site;
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, UdpSocket},
     process::Command,
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use sip::{
     scenario::{SDP, Scenario, offer},
     wire::Wire,
 };
-use site::{Process, SOON, TRUNKLINE, field, number, wait_for, wait_within};
+use site::{Process, SOON, TRUNKLINE, field, free_ports, number, wait_for, wait_within};
 
 /// A call that is answered, up to its ACK.
 fn answered() -> Scenario {
@@ -293,6 +293,38 @@ fn options_say_what_the_line_can_do_and_that_it_is_there() {
     // In a dialog, too.
     let call = answered().within("OPTIONS", "", "").expect(200).header("Allow", "INVITE");
     site.plays(&call.bye());
+}
+
+#[test]
+fn a_line_that_is_taken_from_the_config_finishes_its_live_call_and_frees_its_port() {
+    let Some(site) = Site::start() else { return };
+    let live = site.sipp(&answered().pause(3000).bye()).start();
+    live.until_seen("ACK sip:");
+    site.daemon.reload(|config| {
+        let (before, rest) = config.split_once("[line.pbx]").unwrap();
+        let after = rest.find("[trunk.t0]").unwrap();
+        let port = free_ports(1)[0];
+        format!("{before}[line.pbx]\nkind = \"audiosocket\"\nlisten = \"127.0.0.1:{port}\"\n{}", &rest[after..])
+    });
+    let refused = Scenario::caller().invite("", SDP).may(100).expect(503).header("Retry-After", "[0-9]");
+    site.plays(&refused.ack_refusal().end());
+    live.ends_well(SOON);
+    let ended = site.daemon.ended("pbx");
+    assert_eq!((field(&ended, "end_reason"), number(&ended, "dropped")), ("line-hung-up", 0), "{ended}");
+    wait_for("its port is free", || UdpSocket::bind(site.address()).is_ok());
+}
+
+#[test]
+fn a_line_goes_by_its_new_keys_with_the_sockets_that_it_has() {
+    let Some(site) = Site::start() else { return };
+    let live = site.sipp(&answered().pause(2000).bye()).start();
+    live.until_seen("ACK sip:");
+    let told = site.daemon.reload(|config| config.replace("[line.pbx]\n", "[line.pbx]\nuser-agent = \"Depot 7\"\n"));
+    assert!(told.ends_with("line pbx changes"), "{told}");
+    site.plays(&Scenario::caller().request("OPTIONS", "", "").expect(200).header("Server", "Depot 7").end());
+    live.ends_well(SOON);
+    let told = site.daemon.reload(|config| config.replace("[line.pbx]\n", "[line.pbx]\ntransports = [\"udp\"]\n"));
+    assert!(told.contains("only a restart can change [line.pbx]"), "{told}");
 }
 
 #[test]

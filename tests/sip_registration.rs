@@ -146,6 +146,39 @@ fn a_wrong_password_is_told_in_one_clear_line_and_tried_more_and_more_seldom() {
 }
 
 #[test]
+fn a_password_that_was_mended_is_tried_when_the_config_is_read_again() {
+    let Some(extension) = Extension::start_with(&[], "wrong", "") else { return };
+    let refused = extension.until("403").len();
+    extension.change_password(PASSWORD);
+    let told = extension.daemon.reload(str::to_owned);
+    assert!(told.ends_with("line pbx changes"), "{told}");
+    let requests = extension.until("200");
+    assert!(requests.len() <= refused + 2, "{requests:#?}");
+    wait_for("it is healthy", || is_healthy(&extension.daemon));
+}
+
+#[test]
+fn a_line_that_is_taken_from_the_config_says_goodbye_to_its_registrar_and_hello_when_it_is_back() {
+    let Some(extension) = Extension::start(&[]) else { return };
+    extension.until("200");
+    let mut whole = String::new();
+    extension.daemon.reload(|config| {
+        config.clone_into(&mut whole);
+        let (before, rest) = config.split_once("[line.pbx]").unwrap();
+        let after = rest.find("[trunk.agent]").unwrap();
+        let port = free_ports(1)[0];
+        format!("{before}[line.pbx]\nkind = \"audiosocket\"\nlisten = \"127.0.0.1:{port}\"\n{}", &rest[after..])
+    });
+    extension.registrar.line(&["method=REGISTER", "expires=0 ", "status=200"]);
+    wait_for("it is healthy", || is_healthy(&extension.daemon));
+    let before = extension.registrar.count(&["method=REGISTER", "status=200"]);
+    let told = extension.daemon.reload(|_| whole);
+    assert!(told.contains("line pbx opens, line pbx closes"), "{told}");
+    extension.registrar.nth_line(before, &["method=REGISTER", "status=200"]);
+    wait_for("it is healthy", || is_healthy(&extension.daemon));
+}
+
+#[test]
 fn a_registrar_that_nobody_knows_is_told_and_tried_again_without_end() {
     // A port that nobody has, and a name that nobody has (RFC 2606 2). Where datagrams go to nobody, only time tells.
     let nobody = format!("127.0.0.1:{}", free_ports(1)[0]);

@@ -15,12 +15,15 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::task::{LocalSet, spawn_blocking, spawn_local};
+use tokio::{
+    sync::oneshot,
+    task::{LocalSet, spawn_blocking, spawn_local},
+};
 use trunkline::{
     control::{
         call_info::{Announcements, CallInfo},
         desk::{
-            CallState, CallStatus, Desk, LineStatus, Readiness, RecordsStatus, SinksStatus, Status, TellError,
+            CallState, CallStatus, CameOf, Desk, LineStatus, Readiness, RecordsStatus, SinksStatus, Status, TellError,
             TrunkStatus,
         },
         http,
@@ -45,6 +48,8 @@ struct OneCall {
     /// Line or call, and what was asked of it.
     ordered: RefCell<Vec<(String, String)>>,
     told: RefCell<Announcements>,
+    /// What comes of the next reload.
+    reload: RefCell<Option<CameOf>>,
 }
 
 impl Desk for OneCall {
@@ -130,6 +135,12 @@ impl Desk for OneCall {
     fn send_digits(self: Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
         self.ordered.borrow_mut().push((call_id.to_owned(), digits.to_owned()));
         Ok(())
+    }
+
+    fn reload(&self) -> Result<oneshot::Receiver<CameOf>, String> {
+        let (answer, came_of_it) = oneshot::channel();
+        answer.send(self.reload.take().unwrap_or(Ok("line desk opens".to_owned()))).unwrap();
+        Ok(came_of_it)
     }
 
     fn drain(&self) {

@@ -21,6 +21,7 @@ use machine::{Machine, kill, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 use site::{Process, SOON, monotonic_ns};
+use trunkline::control::messages;
 
 const CONFIG: &str = r#"
 [control]
@@ -251,6 +252,42 @@ fn a_wrong_config_is_not_tried_again() {
     ]);
     let journal = machine.run(["journalctl", "--unit", "trunkline.service"]);
     assert!(journal.contains("did you mean `dialect`?"), "{journal}");
+}
+
+#[test]
+fn a_reload_changes_the_service_around_a_live_call() {
+    let Some(service) = Service::start(CONFIG) else { return };
+    let machine = &service.machine;
+    let process = machine.property("MainPID");
+    let live = machine.call(Duration::from_secs(4));
+    service.agent.line(&["call began"]);
+    // What it came by is gone, and something else is there.
+    let other = CONFIG.replace("[line.pbx]\n", "[line.other]\nlisten = \"127.0.0.1:9093\"\n");
+    let other = other.replace("line = \"pbx\"", "line = \"other\"");
+    machine.write("/etc/trunkline/trunkline.toml", &other);
+    machine.run(["systemctl", "reload", "trunkline.service"]);
+    let status = machine.run(["trunkline", "status"]);
+    assert!(status.contains("127.0.0.1:9093"), "{status}");
+
+    // A file that is wrong fails the reload, in words, and the service goes on.
+    machine.write("/etc/trunkline/trunkline.toml", &other.replace("dialect", "dialekt"));
+    let (status, _) = machine.try_run(["systemctl", "reload", "trunkline.service"]);
+    assert!(!status.success());
+    machine.assert_properties(&[("ActiveState", "active"), ("MainPID", &process), ("NRestarts", "0")]);
+    let journal = machine.run(["journalctl", "--unit", "trunkline.service"]);
+    assert!(journal.contains("trunkline.toml:") && journal.contains("did you mean `dialect`?"), "{journal}");
+
+    machine.write("/etc/trunkline/trunkline.toml", CONFIG);
+    machine.run(["systemctl", "reload", "trunkline.service"]);
+    live.assert_served();
+    machine.run(["journalctl", "--sync"]);
+    let ended = machine.journal().into_iter().rfind(|entry| entry["MESSAGE_ID"] == messages::CALL_ENDED).unwrap();
+    for count in ["DROPPED", "MISSED", "UNDERRUNS"] {
+        assert_eq!(ended[count], "0", "{ended}");
+    }
+    assert_eq!(ended["LINE"], "pbx");
+    machine.serves_a_call();
+    machine.assert_properties(&[("ActiveState", "active"), ("MainPID", &process), ("NRestarts", "0")]);
 }
 
 #[test]

@@ -178,7 +178,8 @@ fn server_of(headers: &HeaderMap) -> Option<String> {
     headers.get(header::SERVER)?.to_str().ok().map(str::to_owned)
 }
 
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A reload that opens sound cards takes some seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

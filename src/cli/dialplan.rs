@@ -98,7 +98,7 @@ impl core::fmt::Display for Piece {
 
 fn pieces(config: &Config, only: Option<&str>, number: &str) -> Vec<Piece> {
     let mut pieces = Vec::new();
-    for Line { name, kind } in config.lines.iter().filter(|line| only.is_none_or(|only| only == line.name)) {
+    for Line { name, kind, .. } in config.lines.iter().filter(|line| only.is_none_or(|only| only == line.name)) {
         match kind {
             LineKind::Audiosocket { listen, .. } => pieces.extend(audiosocket(name, *listen, number)),
             LineKind::Sip(sip) => pieces.extend(of_sip(name, sip, number)),

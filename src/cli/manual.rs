@@ -68,6 +68,7 @@ fn write_page(args: &ManArgs, name: &str, command: clap::Command) -> io::Result<
 const NAME: &str = "trunkline";
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -94,6 +94,8 @@ pub enum Command {
     Digits(steer::DigitsArgs),
     /// End one live call; its caller goes on in the dialplan
     Hangup(steer::HangupArgs),
+    /// Have the daemon read its config again, while calls go on
+    Reload(steer::ReloadArgs),
     /// Take no new calls, let the live ones end, and then end the daemon
     Drain(steer::DrainArgs),
     /// Put standard input and output on a voice agent: one call, without a config file

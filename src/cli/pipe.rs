@@ -89,7 +89,7 @@ const NOT_WITH_SOCKET: [&str; 11] = [
 pub fn run(args: &PipeArgs) -> Result<u8, PipeError> {
     match &args.socket {
         Some(socket) => through(socket, args.sample_rate).map(|()| exit::OK),
-        None => Ok(daemon::run_with(args.config(&ProcessEnvironment)?)),
+        None => Ok(daemon::run_with(args.config(&ProcessEnvironment)?, None)),
     }
 }
 

@@ -1,5 +1,5 @@
-//! What changes something in a running daemon: `trunkline dial`, `press`, `release`, `transfer`, `digits`, `hangup` and
-//! `drain`.
+//! What changes something in a running daemon: `trunkline dial`, `press`, `release`, `transfer`, `digits`, `hangup`,
+//! `reload` and `drain`.
 
 use std::io::{self, Write as _};
 
@@ -74,6 +74,15 @@ pub struct KeyArgs {
     /// The line, by its name in the config, as `trunkline status` shows it
     #[arg(value_name = "LINE", value_parser = parse_line)]
     pub line: String,
+    #[allow(missing_docs, reason = "its arguments have their own")]
+    #[command(flatten)]
+    pub at: At,
+}
+
+/// Has the daemon read its config again, while calls go on.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = RELOAD_EXAMPLES)]
+pub struct ReloadArgs {
     #[allow(missing_docs, reason = "its arguments have their own")]
     #[command(flatten)]
     pub at: At,
@@ -174,6 +183,21 @@ pub fn hang_up(args: &HangupArgs) -> Result<(), AskError> {
     Ok(())
 }
 
+/// Has the config read again, and says what changes by it.
+///
+/// # Errors
+/// The config is refused, and the daemon goes on with the one before; or there is no daemon.
+pub fn reload(args: &ReloadArgs) -> Result<(), AskError> {
+    #[derive(Deserialize)]
+    struct Reloaded {
+        words: String,
+    }
+    let said = args.at.wait(args.at.ask(Method::POST, "/reload"))?;
+    let Reloaded { words } = args.at.understand(&said)?;
+    say(&format!("the config is read again: {words}"));
+    Ok(())
+}
+
 /// Drains the daemon, and says what that means.
 ///
 /// # Errors
@@ -245,6 +269,15 @@ Examples:
 What the config needs first, e.g. for the line pbx:
   [line.pbx.dial]
   plan = [\"300\", \"+49*\"]";
+
+const RELOAD_EXAMPLES: &str = "\
+Lines, trunks and routes change without a frame lost on live calls; secrets and certificates are read anew. What only a
+restart can change is named. A file that is wrong is refused with every problem and its line, and the daemon goes on with
+the one before. `systemctl reload trunkline` does the same.
+
+Examples:
+  trunkline reload
+  trunkline check && trunkline reload";
 
 const KEY_EXAMPLES: &str = "\
 For a line of the kind `sound` with start = \"key\": press begins a call, release ends it. A button's program can run them,

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// What is kept beside records. Each part is off unless its folder is named.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
     /// `[events]`
     pub events: Option<Events>,
@@ -54,7 +54,7 @@ pub struct Spools {
 }
 
 /// `[sink.NAME]`: who is told of calls that are over.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sink {
     /// Its name in routes, logs and folders.
     pub name: String,
@@ -73,7 +73,7 @@ pub struct Sink {
 }
 
 /// The kinds of sink.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SinkKind {
     /// Takes each item as the body of a POST.
     Webhook {

@@ -30,6 +30,7 @@ mod route_test;
 mod secret;
 mod sip;
 mod sound;
+mod succession;
 mod telnyx;
 mod websocket;
 
@@ -42,6 +43,7 @@ pub use self::{
     secret::Secret,
     sip::{Audio, Dial, Dtmf, Hold, Intake, PortRange, Register, Ringing, SessionTimer, SipLine, SipUri, TlsListen},
     sound::{Echo, SoundLine},
+    succession::Succession,
     telnyx::Telnyx,
     websocket::{Access, Jwt, Listen, Origin, Pair, WebsocketLine, WebsocketPath},
 };
@@ -77,7 +79,7 @@ pub fn parse(path: &Path, text: &str, environment: &dyn Environment) -> Result<C
 }
 
 /// All that Trunkline was told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Whose calls these are: `account_sid` and `tenant_id` in the dialects that have them.
     pub account: String,
@@ -106,7 +108,7 @@ impl Config {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        for Line { name, kind } in &self.lines {
+        for Line { name, kind, .. } in &self.lines {
             if let LineKind::Audiosocket { listen, allow } = kind
                 && allow.is_empty()
                 && !is_loopback(listen.ip())
@@ -192,7 +194,7 @@ impl Config {
 }
 
 /// `[media]`: what the media path may use.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Media {
     /// Live calls at once.
     pub max_calls: usize,
@@ -227,7 +229,7 @@ impl Media {
 }
 
 /// `[control]`: watching and steering.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
     /// Where `/metrics` and `/health` are served; `None`: nowhere.
     pub http: Option<SocketAddr>,
@@ -240,7 +242,7 @@ pub struct Control {
 }
 
 /// `[records]`: what is kept of calls that are over.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Records {
     /// The folder of `records.jsonl` and `open/`; `None`: nothing is kept.
     pub directory: Option<PathBuf>,
@@ -249,16 +251,18 @@ pub struct Records {
 }
 
 /// `[line.NAME]`: where calls come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     /// Its name in routes, logs and metrics.
     pub name: String,
     /// What it is.
     pub kind: LineKind,
+    /// The file does not have it any more: no call comes by it, and those that it has go on.
+    pub is_gone: bool,
 }
 
 /// The kinds of line.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LineKind {
     /// Asterisk's AudioSocket; Asterisk connects to us.
     Audiosocket {
@@ -310,7 +314,7 @@ impl LineKind {
 }
 
 /// `[trunk.NAME]`: where an agent is and how to talk to it; or the vendor that a `websocket` line dials.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trunk {
     /// Its name in routes, logs and metrics.
     pub name: String,
@@ -334,6 +338,8 @@ pub struct Trunk {
     pub insecure: bool,
     /// What `[trunk.NAME.DIALECT]` says.
     pub options: dialect::Options,
+    /// The file does not have it any more: no call is brought to it, and those that it has go on.
+    pub is_gone: bool,
 }
 
 impl Trunk {
@@ -354,7 +360,7 @@ impl Trunk {
 
 /// The value of a request header. Printed, it keeps itself to itself either way: a plain one may be a token by a name
 /// that nobody thought of.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum HeaderValue {
     /// It stands in the file.
     Plain(String),

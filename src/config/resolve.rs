@@ -191,7 +191,7 @@ impl Resolver<'_> {
             }
         };
         section.finish();
-        Some(Line { name: name.to_owned(), kind: kind? })
+        Some(Line { name: name.to_owned(), kind: kind?, is_gone: false })
     }
 
     fn trunk(&self, name: &str, section: &mut Section<'_>) -> Option<Trunk> {
@@ -270,6 +270,7 @@ impl Resolver<'_> {
             ca_file,
             insecure,
             options,
+            is_gone: false,
         })
     }
 

@@ -22,7 +22,7 @@ impl Config {
         let Some(index) = names.iter().position(|name| *name == line) else {
             return Err(no_such("line", line, &names));
         };
-        let Line { name, kind } = &self.lines[index];
+        let Line { name, kind, .. } = &self.lines[index];
         let Some(route) = self.routes.iter().find(|route| route.line == index) else {
             return Err(format!("no [[route]] names the line {name}: its calls would be refused"));
         };

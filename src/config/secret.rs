@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use subtle::ConstantTimeEq;
+
 use crate::config::{Environment, file::Value};
 
 /// A text that is never printed.
@@ -29,6 +31,15 @@ impl Secret {
         &self.0
     }
 }
+
+/// How long it takes to find two different tells nothing of them.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+}
+
+impl Eq for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

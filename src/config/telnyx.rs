@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Call control at Telnyx.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Telnyx {
     /// Where webhooks come in.
     pub webhook_listen: SocketAddr,

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// A line whose calls come over WebSockets. We play the agent on it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebsocketLine {
     /// Who connects to whom.
     pub origin: Origin,
@@ -33,7 +33,7 @@ pub struct WebsocketLine {
 }
 
 /// Who connects to whom.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// Clouds connect to us.
     Listen(Box<Listen>),
@@ -42,7 +42,7 @@ pub enum Origin {
 }
 
 /// Where clouds connect to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// Where we listen. Port 0 is any free one.
     pub address: SocketAddr,
@@ -68,7 +68,7 @@ pub struct Pair {
 }
 
 /// `[[line.NAME.path]]`: where calls are taken, and from whom.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct WebsocketPath {
     /// Begins with `/`; a request has exactly this before its `?`.
     pub path: String,
@@ -92,7 +92,7 @@ impl core::fmt::Debug for WebsocketPath {
 }
 
 /// Who may place calls: whoever meets one of these; anyone, if there is none of them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// From these addresses.
     pub allow: Vec<Cidr>,
@@ -105,7 +105,7 @@ pub struct Access {
 }
 
 /// Which tokens are good.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Jwt {
     /// What reads them.
     pub verifier: Verifier,

@@ -7,12 +7,16 @@ use core::fmt;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use crate::{
     call,
     control::{call_info::CallInfo, metrics::Metrics},
     leg::audiosocket::Uuid,
 };
+
+/// What came of reading the config again: what changed, or why nothing did.
+pub type CameOf = Result<String, String>;
 
 /// What the daemon answers for. No method waits.
 pub trait Desk {
@@ -52,6 +56,12 @@ pub trait Desk {
     /// # Errors
     /// Says in plain words why nothing does.
     fn key(self: Rc<Self>, line: &str, pressed: bool) -> Result<String, String>;
+
+    /// Has the config read again. What is given tells what changes by it, or why nothing does.
+    ///
+    /// # Errors
+    /// Says in plain words why it is not read.
+    fn reload(&self) -> Result<oneshot::Receiver<CameOf>, String>;
 
     /// Takes no new calls, lets the live ones end, and then ends the daemon. Again is as good as once.
     fn drain(&self);
@@ -319,6 +329,7 @@ pub(crate) mod tests {
         pub(crate) drained: Cell<bool>,
         pub(crate) told: RefCell<Vec<(Uuid, CallInfo)>>,
         pub(crate) refuses: Cell<Option<TellError>>,
+        pub(crate) reload: RefCell<Option<CameOf>>,
     }
 
     impl Desk for FakeDesk {
@@ -363,6 +374,12 @@ pub(crate) mod tests {
         fn send_digits(self: Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
             self.ordered.borrow_mut().push((call_id.to_owned(), digits.to_owned()));
             Ok(())
+        }
+
+        fn reload(&self) -> Result<oneshot::Receiver<CameOf>, String> {
+            let (answer, came_of_it) = oneshot::channel();
+            let _ = answer.send(self.reload.borrow().clone().unwrap_or(Ok("nothing changes".to_owned())));
+            Ok(came_of_it)
         }
 
         fn key(self: Rc<Self>, line: &str, pressed: bool) -> Result<String, String> {

@@ -19,6 +19,10 @@ messages! {
     CONFIG_WRONG = "603bfc8c96104a2a89f173b36ca69527", "the config has to be mended before the daemon can start";
     /// Something else keeps it from starting.
     CANNOT_START = "65537b533c9d4110bdf12ee9b5882556", "the daemon cannot start";
+    /// The config was read again while calls went on.
+    RELOADED = "4f5a0e8938814ffc9d2f6fae1562ed45", "the config is read again";
+    /// It was, and is wrong or cannot be used: the one before stays.
+    RELOAD_REFUSED = "7acd6c7a513c4381ab5a1b5b99b35fb8", "the config was read again and is refused";
     /// Every line listens.
     READY = "e4bff8855298464e8f9205bcd29647b5", "ready for calls";
     /// A call has come in.

@@ -1,4 +1,5 @@
-//! The control socket: what `trunkline status`, `calls`, `dial`, `press`, `transfer`, `digits`, `hangup` and `drain` talk to.
+//! The control socket: what `trunkline status`, `calls`, `dial`, `press`, `transfer`, `digits`, `hangup`,
+//! `reload` and `drain` talk to.
 //!
 //! HTTP over a Unix socket, so that `curl --unix-socket` does as well. Who may is said by the file: its owner and the group
 //! `trunkline`.
@@ -116,6 +117,17 @@ where
                 Err(words) => refuse(StatusCode::CONFLICT, words),
             }
         }
+        (&Method::POST, ["reload"]) => {
+            info!(uid, pid; "config is read again by order");
+            let came_of_it = match desk.reload() {
+                Ok(came_of_it) => came_of_it.await.unwrap_or_else(|_| Err("the daemon is going down".to_owned())),
+                Err(words) => Err(words),
+            };
+            match came_of_it {
+                Ok(words) => json(StatusCode::OK, &Reloaded { words: &words }),
+                Err(words) => refuse(StatusCode::CONFLICT, words),
+            }
+        }
         (&Method::POST, ["drain"]) => {
             info!(uid, pid; "daemon drains by order");
             desk.drain();
@@ -124,11 +136,13 @@ where
         (_, ["status" | "calls"]) => only("GET"),
         (
             _,
-            ["calls", _, "hangup" | "transfer" | "digits"] | ["lines", _, "dial" | "press" | "release"] | ["drain"],
+            ["calls", _, "hangup" | "transfer" | "digits"]
+            | ["lines", _, "dial" | "press" | "release"]
+            | ["reload" | "drain"],
         ) => only("POST"),
         _ => http::watch(&**desk, &method, &path).unwrap_or_else(|| {
             let there = "here are /status, /calls, /health, /metrics, POST /lines/LINE/dial, press or release, POST \
-                         /calls/CALL_ID/transfer, digits or hangup, and POST /drain";
+                         /calls/CALL_ID/transfer, digits or hangup, and POST /reload or /drain";
             refuse(StatusCode::NOT_FOUND, there)
         }),
     }
@@ -188,6 +202,12 @@ impl Wish for Keys {
 #[derive(Serialize)]
 struct Taken<'a> {
     call_id: &'a str,
+}
+
+/// The config was read again.
+#[derive(Serialize)]
+struct Reloaded<'a> {
+    words: &'a str,
 }
 
 /// A key was pressed or released.

@@ -25,7 +25,16 @@ use sd_notify::NotifyState;
 /// # Errors
 /// When systemd could not be told. It waits for this word, so it has to be said again.
 pub fn ready() -> io::Result<()> {
-    notify(&NotifyState::Ready)
+    notify(&[NotifyState::Ready])
+}
+
+/// The config is read again, until [`ready`] is said once more (systemd.service(5), `Type=notify-reload`).
+///
+/// # Errors
+/// When systemd could not be told.
+pub fn reloading() -> io::Result<()> {
+    let since = NotifyState::monotonic_usec_now()?;
+    notify(&[NotifyState::Reloading, since])
 }
 
 /// One line for `systemctl status`.
@@ -34,7 +43,7 @@ pub fn ready() -> io::Result<()> {
 /// When systemd could not be told.
 pub fn status(line: &str) -> io::Result<()> {
     // A line break would begin another assignment.
-    notify(&NotifyState::Status(line.lines().next().unwrap_or_default()))
+    notify(&[NotifyState::Status(line.lines().next().unwrap_or_default())])
 }
 
 /// The end has begun.
@@ -42,7 +51,7 @@ pub fn status(line: &str) -> io::Result<()> {
 /// # Errors
 /// When systemd could not be told.
 pub fn stopping() -> io::Result<()> {
-    notify(&NotifyState::Stopping)
+    notify(&[NotifyState::Stopping])
 }
 
 /// The start or end that is under way takes so much longer, from now on.
@@ -50,7 +59,7 @@ pub fn stopping() -> io::Result<()> {
 /// # Errors
 /// When systemd could not be told.
 pub fn extend_timeout(by: Duration) -> io::Result<()> {
-    notify(&NotifyState::ExtendTimeoutUsec(u32::try_from(by.as_micros()).unwrap_or(u32::MAX)))
+    notify(&[NotifyState::ExtendTimeoutUsec(u32::try_from(by.as_micros()).unwrap_or(u32::MAX))])
 }
 
 /// A sign of life.
@@ -58,7 +67,7 @@ pub fn extend_timeout(by: Duration) -> io::Result<()> {
 /// # Errors
 /// When systemd could not be told.
 pub fn feed_watchdog() -> io::Result<()> {
-    notify(&NotifyState::Watchdog)
+    notify(&[NotifyState::Watchdog])
 }
 
 /// Without a sign of life for so long systemd starts us again; feed it twice as often. `None`: it does not watch.
@@ -67,14 +76,14 @@ pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
 }
 
-fn notify(state: &NotifyState<'_>) -> io::Result<()> {
+fn notify(states: &[NotifyState<'_>]) -> io::Result<()> {
     match env::var_os("NOTIFY_SOCKET") {
-        Some(manager) => tell(&manager, state),
+        Some(manager) => tell(&manager, states),
         None => Ok(()),
     }
 }
 
-fn tell(manager: &OsStr, state: &NotifyState<'_>) -> io::Result<()> {
+fn tell(manager: &OsStr, states: &[NotifyState<'_>]) -> io::Result<()> {
     let address = match manager.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         _ => SocketAddr::from_pathname(manager)?,
@@ -83,7 +92,8 @@ fn tell(manager: &OsStr, state: &NotifyState<'_>) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     socket.connect_addr(&address)?;
     // A datagram goes as a whole or not at all.
-    socket.send(state.to_string().as_bytes()).map(drop)
+    let words: Vec<_> = states.iter().map(ToString::to_string).collect();
+    socket.send(words.join("\n").as_bytes()).map(drop)
 }
 
 #[cfg(test)]
@@ -116,7 +126,7 @@ mod tests {
             (NotifyState::Stopping, "STOPPING=1"),
         ];
         for (state, words) in table {
-            tell(path.as_os_str(), &state).unwrap();
+            tell(path.as_os_str(), &[state]).unwrap();
             assert_eq!(received(&socket), words);
         }
     }
@@ -125,7 +135,7 @@ mod tests {
     fn an_abstract_socket_is_found_too() {
         let name = format!("trunkline-test-{}", std::process::id());
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        tell(OsStr::new(&format!("@{name}")), &NotifyState::Ready).unwrap();
+        tell(OsStr::new(&format!("@{name}")), &[NotifyState::Ready]).unwrap();
         assert_eq!(received(&socket), "READY=1");
     }
 
@@ -134,7 +144,7 @@ mod tests {
         let (dir, _socket) = manager();
         let path = dir.path().join("notify");
         // Far beyond what net.unix.max_dgram_qlen lets wait.
-        let error = (0..100_000).find_map(|_| tell(path.as_os_str(), &NotifyState::Watchdog).err()).unwrap();
+        let error = (0..100_000).find_map(|_| tell(path.as_os_str(), &[NotifyState::Watchdog]).err()).unwrap();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 }

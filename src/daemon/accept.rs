@@ -10,6 +10,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::spawn_local,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     call::EndReason,
@@ -24,18 +25,19 @@ use crate::{
     media::Rate,
 };
 
-/// Takes connections of PBXs.
-pub(super) async fn accept(shared: Rc<Shared>, line: usize, listener: TcpListener) {
-    let LineKind::Audiosocket { allow, .. } = &shared.config.lines[line].kind else { return };
-    loop {
-        let (stream, peer) = match listener.accept().await {
+/// Takes connections of PBXs, until the line is closed.
+pub(super) async fn accept(shared: Rc<Shared>, line: usize, listener: TcpListener, closed: CancellationToken) {
+    while let Some(accepted) = closed.run_until_cancelled(listener.accept()).await {
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(line = shared.config.lines[line].name, error:%; "a connection could not be accepted");
+                warn!(line = shared.config().lines[line].name, error:%; "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
+        let config = shared.config();
+        let LineKind::Audiosocket { allow, .. } = &config.lines[line].kind else { return };
         if !allow.is_empty() && !allow.iter().any(|cidr| cidr.contains(peer.ip())) {
             shared.on_outsider(line, peer);
             continue;
@@ -52,7 +54,8 @@ pub(super) async fn accept(shared: Rc<Shared>, line: usize, listener: TcpListene
 
 /// Hears which call a connection is, and begins it.
 async fn arrive(shared: Rc<Shared>, line: usize, mut stream: TcpStream, peer: SocketAddr) {
-    let name = &shared.config.lines[line].name;
+    let config = shared.config();
+    let name = &config.lines[line].name;
     let mut reader = Reader::new();
     let first = tokio::select! {
         first = tokio::time::timeout(FIRST_MESSAGE, first_message(&mut stream, &mut reader)) => Some(first),

@@ -16,6 +16,7 @@ use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     task::spawn_local,
 };
+use tokio_util::sync::DropGuard;
 
 use crate::{
     call::{
@@ -38,6 +39,7 @@ use crate::{
     daemon::{
         LAST_NOTES, LAST_RECORDS,
         accept::turn_away,
+        reload,
         sip::{SipArrival, SipLine},
         sound::SoundLine,
     },
@@ -62,12 +64,20 @@ use crate::{
 
 /// What the tasks of the control thread share.
 pub(super) struct Shared {
-    pub(super) config: Arc<Config>,
+    /// The config in use. At a reload another takes its place, in which everything has the place that it had.
+    pub(super) config: watch::Sender<Arc<Config>>,
+    /// Whom it trusts.
+    pub(super) roots: watch::Sender<Arc<dialer::Roots>>,
+    /// Who reads it again.
+    pub(super) reload: mpsc::Sender<reload::Wanted>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) media: RefCell<Vec<mpsc::Sender<Order>>>,
     /// The threads that have to turn, by name; the media threads' come last, in their order.
     pub(super) vitals: Vec<(String, Arc<Vitals>)>,
     pub(super) dial: mpsc::Sender<dialer::Request>,
+    /// Websocket lines that are opened on the dial thread, and where their calls come from there.
+    pub(super) openings: mpsc::Sender<dialer::Opening>,
+    pub(super) arrived: mpsc::Sender<door::Arrival>,
     pub(super) calls: RefCell<Calls>,
     /// What is known of each line.
     pub(super) lines: RefCell<Vec<LineNews>>,
@@ -87,6 +97,8 @@ pub(super) struct Shared {
     pub(super) announced: RefCell<Announcements>,
     /// Threads that did not answer when they were last asked.
     pub(super) silent: RefCell<Vec<String>>,
+    /// systemd has heard that calls may come, since the start or the last reload.
+    pub(super) is_ready_told: Cell<bool>,
     /// The daemon is going down.
     pub(super) draining: Notify,
     /// Somebody wants it to.
@@ -156,6 +168,20 @@ pub(super) struct LineNews {
     pub(super) listens_on: Option<SocketAddr>,
     /// When its last call came.
     pub(super) last_call: Option<Now>,
+    /// Takes calls for as long as it is here.
+    pub(super) open: Option<DropGuard>,
+    /// What listens there, for a line that takes its place.
+    pub(super) listener: Option<std::net::TcpListener>,
+    /// How often it was changed or closed: whoever does so over time sees whether somebody has done so since.
+    pub(super) turn: u64,
+}
+
+impl LineNews {
+    /// It is changed or closed now.
+    pub(super) fn next_turn(&mut self) -> u64 {
+        self.turn += 1;
+        self.turn
+    }
 }
 
 /// The last that was heard of a trunk, with when it was (ms since 1970).
@@ -186,6 +212,11 @@ pub(super) struct PipeArrival {
 }
 
 impl Shared {
+    /// The config as it is now.
+    pub(super) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.borrow())
+    }
+
     /// A call begins: its media thread gets the line, the dial thread the route.
     ///
     /// Gives its number in this process. Where there is no such call afterwards, it was over at once.
@@ -193,12 +224,13 @@ impl Shared {
         let mut calls = self.calls.borrow_mut();
         let seq = calls.next;
         calls.next += 1;
-        let line_name = &self.config.lines[line_index].name;
-        let route = self.config.routes.iter().find(|route| route.line == line_index);
+        let config = self.config();
+        let line_name = &config.lines[line_index].name;
+        let route = config.routes.iter().find(|route| route.line == line_index);
         let trunks = route.map(|route| route.trunks.clone()).unwrap_or_default();
-        let timeouts: Duration = trunks.iter().map(|&trunk| self.config.trunks[trunk].longest_dial()).sum();
+        let timeouts: Duration = trunks.iter().map(|&trunk| config.trunks[trunk].longest_dial()).sum();
 
-        let mut facts = made_up_facts(&self.config.account);
+        let mut facts = made_up_facts(&config.account);
         let peer = match &arrival {
             Arrival::Audiosocket { peer, .. } => Some(*peer),
             Arrival::Websocket(arrival) => Some(arrival.peer),
@@ -255,7 +287,7 @@ impl Shared {
         let trunkless = trunks.is_empty();
         let barge_in = route.map(|route| route.barge_in).unwrap_or_default();
         let listen = match route {
-            Some(route) if self.notes.borrow().is_some() && Notes::want_sound(&self.config, route) => Listen::Sound,
+            Some(route) if self.notes.borrow().is_some() && Notes::want_sound(&config, route) => Listen::Sound,
             Some(_) if self.notes.borrow().is_some() => Listen::Notes,
             Some(_) | None => Listen::No,
         };
@@ -265,7 +297,7 @@ impl Shared {
         let gauges = Arc::new(Gauges::default());
         let call_id = facts.call_id.to_string();
         let media = self.least_busy(&calls);
-        let numbers = if self.config.records.full_numbers { Numbers::Full } else { Numbers::Redacted };
+        let numbers = if config.records.full_numbers { Numbers::Full } else { Numbers::Redacted };
         let started = Started::of(&facts, line_name, peer, clock::epoch_ms(), numbers);
         if let Some(records) = &*self.records.borrow() {
             records.started(&started);
@@ -276,7 +308,7 @@ impl Shared {
         }
         let since = clock::now();
         let mut give_up_after = timeouts + Duration::from_secs(1);
-        if let Some(sip) = self.config.lines[line_index].kind.sip() {
+        if let Some(sip) = config.lines[line_index].kind.sip() {
             give_up_after = give_up_after.min(sip.ringing.limit);
         }
         let told = Box::new(facts.clone());
@@ -346,7 +378,8 @@ impl Shared {
             facts.call_id = call_id;
         }
         (facts.call_sid, facts.from, facts.to, facts.did, facts.custom) = (call_sid, from, to, did, custom);
-        let line = &self.config.lines[line_index];
+        let config = self.config();
+        let line = &config.lines[line_index];
         info!(
             message_id = messages::CALL_STARTED, call_id = facts.call_id.as_str(), line = line.name,
             dialect = dialect.name(), peer:%, cipher = cipher.unwrap_or("none"), rate = rate.hz(),
@@ -402,7 +435,8 @@ impl Shared {
         let wait = live.redial.wait(clock::now());
         // The trunk that has the call first: the agent behind another knows nothing of it.
         let own = live.trunk.map(|(index, _)| index);
-        let route = self.config.routes.iter().find(|route| route.line == live.line);
+        let config = self.config();
+        let route = config.routes.iter().find(|route| route.line == live.line);
         let others = route.map(|route| route.trunks.as_slice()).unwrap_or_default();
         let trunks: Vec<_> = own.into_iter().chain(others.iter().copied().filter(|&it| Some(it) != own)).collect();
         let (call_id, line_rate, facts) = (live.call_id.clone(), live.redial.line_rate, live.redial.facts.clone());
@@ -418,6 +452,13 @@ impl Shared {
                 let _ = request.reply.send(refused).await;
             }
         });
+    }
+
+    /// Whether every line is a pipe whose one call begins at once.
+    pub(super) fn has_only_pipes(&self) -> bool {
+        let is_one_call =
+            |line: &config::Line| matches!(&line.kind, config::LineKind::Pipe(pipe) if pipe.is_one_call());
+        self.config.borrow().lines.iter().filter(|line| !line.is_gone).all(is_one_call)
     }
 
     /// Waits until no more calls are taken.
@@ -474,17 +515,16 @@ impl Shared {
 
     /// Whether a trunk of this line takes the line's rate, which the first audio tells.
     pub(super) fn wants_rate(&self, line: usize) -> bool {
-        let trunks = self.config.routes.iter().filter(|route| route.line == line).flat_map(|route| &route.trunks);
-        trunks
-            .map(|&trunk| &self.config.trunks[trunk])
-            .any(|trunk| trunk.dialect == "binary" && trunk.sample_rate.is_none())
+        let config = self.config();
+        let trunks = config.routes.iter().filter(|route| route.line == line).flat_map(|route| &route.trunks);
+        trunks.map(|&trunk| &config.trunks[trunk]).any(|trunk| trunk.dialect == "binary" && trunk.sample_rate.is_none())
     }
 
     /// How it goes, in one line, for `systemctl status`.
     pub(super) fn status_line(&self) -> String {
         let calls = self.calls.borrow();
         let state = if calls.draining { "draining, " } else { "" };
-        format!("{state}{} of {} calls", calls.live.len(), self.config.media.max_calls)
+        format!("{state}{} of {} calls", calls.live.len(), self.config().media.max_calls)
     }
 
     /// Ends the call of this id. `false`: there is none.
@@ -548,7 +588,7 @@ impl Shared {
         self.metrics.add(Counter::CallsRefused, 1);
         let mut calls = self.calls.borrow_mut();
         if let Some(refused) = calls.refused.count(clock::now()) {
-            let (live, max_calls) = (calls.live.len(), self.config.media.max_calls);
+            let (live, max_calls) = (calls.live.len(), self.config().media.max_calls);
             warn!(message_id = messages::CALLS_REFUSED, refused, live, max_calls, why; "calls are refused");
         }
         false
@@ -557,7 +597,7 @@ impl Shared {
     /// Why no more calls may come, if so.
     pub(super) fn why_full(&self) -> Option<&'static str> {
         let calls = self.calls.borrow();
-        let max_calls = self.config.media.max_calls;
+        let max_calls = self.config().media.max_calls;
         let calling: usize = self.sip.borrow().values().map(|line| line.calling()).sum();
         if calls.draining {
             Some("the daemon is going down")
@@ -585,7 +625,7 @@ impl Shared {
     pub(super) fn on_outsider(&self, line: usize, peer: SocketAddr) {
         if let Some(connections) = self.calls.borrow_mut().outsiders.count(clock::now()) {
             warn!(
-                message_id = messages::OUTSIDER, line = self.config.lines[line].name, peer:%, connections;
+                message_id = messages::OUTSIDER, line = self.config().lines[line].name, peer:%, connections;
                 "a connection from outside `allow` was closed"
             );
         }
@@ -596,7 +636,7 @@ impl Shared {
         let door::Arrival { line, peer, facts, .. } = arrival;
         if let Some(connections) = self.calls.borrow_mut().strangers.count(clock::now()) {
             warn!(
-                message_id = messages::VENDOR_REFUSED, line = self.config.lines[*line].name, peer:%,
+                message_id = messages::VENDOR_REFUSED, line = self.config().lines[*line].name, peer:%,
                 call_control_id = facts.call_sid.as_str(), connections;
                 "a connection did not become a call: no webhook of Telnyx told of that call; a stream that somebody \
                  else asks for needs another path than stream-path"
@@ -629,8 +669,9 @@ impl Shared {
         let refused_by = sip.and_then(|sip| sip.on_call_over(self, outcome.seq, outcome.reason));
         self.metrics.call_ended(outcome.reason);
         self.tell_doors();
+        let config = self.config();
         let taken = live.trunk.map(|(index, Handshake { cipher, stages, .. })| {
-            let config::Trunk { name, dialect, .. } = &self.config.trunks[index];
+            let config::Trunk { name, dialect, .. } = &config.trunks[index];
             Taken { trunk: name, dialect, cipher, stages }
         });
         let lasted = outcome.ended.saturating_sub(live.since);
@@ -643,7 +684,7 @@ impl Shared {
         }
         let Outcome { reason, figures, ref words, .. } = outcome;
         let (trunk, dialect) = taken.map_or(("none", "none"), |taken| (taken.trunk, taken.dialect));
-        let line = self.config.lines[live.line].name.as_str();
+        let line = config.lines[live.line].name.as_str();
         let (up, down, heard) = (figures.uplink, figures.downlink, figures.trunk);
         let (times, clears, marks) = (figures.times, figures.clears, figures.marks);
         // What never happened is shown as -1, so that the field is a number in every line.
@@ -681,7 +722,7 @@ impl Shared {
                 "messages of the trunk were dropped: {malformed}"
             );
         }
-        if matches!(&self.config.lines[live.line].kind, config::LineKind::Pipe(pipe) if pipe.is_one_call()) {
+        if matches!(&config.lines[live.line].kind, config::LineKind::Pipe(pipe) if pipe.is_one_call()) {
             let good = matches!(
                 reason,
                 EndReason::LineHungUp | EndReason::TrunkHungUp | EndReason::HandedBack | EndReason::Drained

@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use tokio::sync::oneshot;
+
 use crate::{
     call::gauges::{Reading, RtpReading},
     clock,
@@ -9,8 +11,8 @@ use crate::{
     control::{
         call_info::CallInfo,
         desk::{
-            CallStatus, Desk, Handshake, LineStatus, Readiness, RecordsStatus, Refusal, RtpStatus, SinksStatus, Status,
-            TellError, TrunkStatus,
+            CallStatus, CameOf, Desk, Handshake, LineStatus, Readiness, RecordsStatus, Refusal, RtpStatus, SinksStatus,
+            Status, TellError, TrunkStatus,
         },
         journal,
         metrics::{Counter, Metrics},
@@ -22,6 +24,7 @@ use crate::{
 
 impl Desk for Shared {
     fn status(&self) -> Status {
+        let config = self.config();
         let calls = self.calls.borrow();
         let mut live: Vec<_> = calls.live.iter().collect();
         live.sort_by_key(|(seq, _)| **seq);
@@ -31,8 +34,8 @@ impl Desk for Shared {
             uptime_seconds: clock::now().as_secs(),
             state: if calls.draining { Readiness::Draining } else { Readiness::Ready },
             problems: self.problems(),
-            max_calls: self.config.media.max_calls,
-            drain_seconds: self.config.control.drain.as_secs(),
+            max_calls: config.media.max_calls,
+            drain_seconds: config.control.drain.as_secs(),
             pool_high_water_bytes: self.metrics.pool_bytes(),
             lines: self.lines_status(),
             trunks: self.trunks_status(),
@@ -58,8 +61,8 @@ impl Desk for Shared {
         for thread in &*self.silent.borrow() {
             problems.push(format!("the thread {thread} does not answer"));
         }
-        problems.extend(self.sip.borrow().values().filter_map(|line| line.problem(self)));
-        problems.extend(self.sound.borrow().values().filter_map(|line| line.problem(self)));
+        problems.extend(self.sip.borrow().values().filter_map(|line| line.problem()));
+        problems.extend(self.sound.borrow().values().filter_map(|line| line.problem()));
         if self.is_overloaded() {
             problems.push("overload: more than 1 % of the last 10 s' frames left over 20 ms late".to_owned());
         }
@@ -103,6 +106,10 @@ impl Desk for Shared {
         self.order_key(line, pressed)
     }
 
+    fn reload(&self) -> Result<oneshot::Receiver<CameOf>, String> {
+        self.order_reload()
+    }
+
     fn tell_of_call(&self, uuid: Uuid, info: CallInfo) -> Result<(), TellError> {
         if self.calls.borrow().draining {
             return Err(TellError::Draining);
@@ -125,8 +132,10 @@ fn socket_of(line: &LineKind) -> Option<String> {
 impl Shared {
     fn lines_status(&self) -> Vec<LineStatus> {
         let (calls, news, now) = (self.calls.borrow(), self.lines.borrow(), clock::now());
-        let lines = self.config.lines.iter().zip(&*news).enumerate();
+        let config = self.config();
+        let lines = config.lines.iter().zip(&*news).enumerate();
         lines
+            .filter(|(index, (line, _))| !line.is_gone || calls.live.values().any(|live| live.line == *index))
             .map(|(index, (line, news))| LineStatus {
                 name: line.name.clone(),
                 kind: line.kind.name().to_owned(),
@@ -141,8 +150,12 @@ impl Shared {
 
     fn trunks_status(&self) -> Vec<TrunkStatus> {
         let (calls, news) = (self.calls.borrow(), self.trunks.borrow());
-        let trunks = self.config.trunks.iter().zip(&*news).enumerate();
+        let config = self.config();
+        let has_calls =
+            |index: usize| calls.live.values().any(|live| live.trunk.is_some_and(|(trunk, _)| trunk == index));
+        let trunks = config.trunks.iter().zip(&*news).enumerate();
         trunks
+            .filter(|(index, (trunk, _))| !trunk.is_gone || has_calls(*index))
             .map(|(index, (trunk, news))| TrunkStatus {
                 name: trunk.name.clone(),
                 url: trunk.url.to_string(),
@@ -168,10 +181,11 @@ impl Shared {
             late,
             rtp,
         } = live.gauges.get();
+        let config = self.config();
         CallStatus {
             call_id: live.call_id.clone(),
-            line: self.config.lines[live.line].name.clone(),
-            trunk: live.trunk.map(|(trunk, _)| self.config.trunks[trunk].name.clone()),
+            line: config.lines[live.line].name.clone(),
+            trunk: live.trunk.map(|(trunk, _)| config.trunks[trunk].name.clone()),
             state,
             seconds: clock::now().saturating_sub(live.since).as_secs(),
             level_up_dbov: level_up,

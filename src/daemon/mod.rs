@@ -30,7 +30,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, mpsc, oneshot, watch as tokio_watch},
-    task::{LocalSet, spawn_local},
+    task::{LocalSet, spawn_blocking, spawn_local},
 };
 
 use crate::{
@@ -43,15 +43,13 @@ use crate::{
         vitals::Vitals,
     },
     clock,
-    config::{self, Config, LineKind, ProcessEnvironment},
+    config::{self, Config, ProcessEnvironment},
     control::{desk::Desk, http, local::Local, messages, metrics::Metrics, socket, systemd},
     daemon::calls::Shared,
     exit,
     leg::websocket::{
-        dialer::{self, DialSetup, News, Opening},
-        door::{self, DoorSetup, House},
-        outbound::OutboundSetup,
-        tls,
+        dialer::{self, DialSetup, News},
+        door::{self, House},
     },
     media::{Now, pool::BLOCK},
     notes::Notes,
@@ -64,8 +62,10 @@ mod accept;
 mod arrivals;
 mod calls;
 mod desk;
+mod lines;
 mod outgoing;
 mod pipes;
+mod reload;
 mod sip;
 mod sound;
 mod watch;
@@ -88,12 +88,12 @@ pub fn run(path: &Path) -> u8 {
         message_id = messages::STARTED, config = path.display().to_string(), version = env!("CARGO_PKG_VERSION");
         "trunkline starts"
     );
-    run_with(config)
+    run_with(config, Some(path))
 }
 
-/// Runs it with a config that was read already.
+/// Runs it with a config that was read already, from this file if it was from one.
 #[must_use]
-pub fn run_with(config: Config) -> u8 {
+pub fn run_with(config: Config, path: Option<&Path>) -> u8 {
     for warning in config.warnings() {
         warn!("{warning}");
     }
@@ -105,7 +105,7 @@ pub fn run_with(config: Config) -> u8 {
         }
     };
     let code = LocalSet::new().block_on(&runtime, async {
-        match Daemon::start(Arc::new(config)).await {
+        match Daemon::start(Arc::new(config), path).await {
             Ok(daemon) => daemon.run().await,
             Err(fault) => {
                 error!(message_id = messages::CANNOT_START; "the daemon cannot start: {}", fault.words);
@@ -135,7 +135,6 @@ impl Fault {
 }
 
 struct Daemon {
-    config: Arc<Config>,
     reports: mpsc::Receiver<Box<Outcome>>,
     news: mpsc::Receiver<News>,
     asks: mpsc::Receiver<Ask>,
@@ -148,13 +147,24 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn start(config: Arc<Config>) -> Result<Self, Fault> {
+    async fn start(config: Arc<Config>, path: Option<&Path>) -> Result<Self, Fault> {
         let metrics = Arc::new(Metrics::default());
         let (dial, requests) = mpsc::channel(config.media.max_calls + 1);
         let (tell_news, news) = mpsc::channel(4 * config.media.max_calls + 64);
         let (openings, doors) = mpsc::channel(config.lines.len());
         let dial_vitals = Arc::new(Vitals::default());
-        let roots = start_dialing(&config, requests, doors, tell_news, Arc::clone(&dial_vitals))?;
+        let own = Arc::clone(&config);
+        let roots_read = spawn_blocking(move || dialer::Roots::load(&own));
+        let (configs, roots) = (tokio_watch::Sender::new(Arc::clone(&config)), tokio_watch::Sender::default());
+        let vitals = Arc::clone(&dial_vitals);
+        let (config_told, roots_told) = (configs.subscribe(), roots.subscribe());
+        let dialing = DialSetup { config: config_told, roots: roots_told, requests, doors, news: tell_news, vitals };
+        let work = move || {
+            if let Err(error) = dialer::run(dialing) {
+                error!(error:%; "the dial thread ended");
+            }
+        };
+        spawn("dial", work)?;
 
         // Every call that ends has room for its report, whatever keeps this thread.
         let (reporter, reports) = mpsc::channel(2 * config.media.max_calls + 64);
@@ -207,12 +217,18 @@ impl Daemon {
         };
         let sinks = Sinks::open(&config, &metrics).map_err(|error| Fault::config(error.to_string()))?;
 
+        let (arrived, arrivals) = mpsc::channel(config.media.max_calls + 1);
+        let (reload, reloads) = mpsc::channel(MOST_RELOADS);
         let shared = Rc::new(Shared {
-            config: Arc::clone(&config),
+            config: configs,
+            roots,
+            reload,
             metrics: Arc::clone(&metrics),
             media: RefCell::new(media),
             vitals,
             dial,
+            openings,
+            arrived,
             calls: RefCell::default(),
             lines: RefCell::new(config.lines.iter().map(|_| calls::LineNews::default()).collect()),
             telnyx,
@@ -226,6 +242,7 @@ impl Daemon {
             sip: RefCell::default(),
             sound: RefCell::default(),
             fetches: RefCell::default(),
+            is_ready_told: Cell::default(),
             draining: Notify::new(),
             drain: Notify::new(),
             house: tokio_watch::Sender::new(House { accepting: true, draining: false, healthy: true, pubsub: None }),
@@ -238,47 +255,12 @@ impl Daemon {
             let desk: Rc<dyn Desk> = shared.clone();
             spawn_local(http::serve(listener, address, config.control.call_info, desk));
         }
-        roots
-            .await
-            .map_err(|_| Fault::config("the dial thread ended".to_owned()))?
-            .map_err(|error| Fault::config(format!("TLS cannot be set up: {error}")))?;
-        let (arrived, arrivals) = mpsc::channel(config.media.max_calls + 1);
+        let read = roots_read.await.map_err(|_| Fault::config("the roots of TLS could not be read".to_owned()))?;
+        let read = read.map_err(|error| Fault::config(format!("TLS cannot be set up: {error}")))?;
+        shared.roots.send_replace(Arc::new(read));
         for (index, line) in config.lines.iter().enumerate() {
-            match &line.kind {
-                LineKind::Websocket(websocket) => {
-                    let metrics = Arc::clone(&metrics);
-                    let (config, arrivals, house) = (Arc::clone(&config), arrived.clone(), shared.house.subscribe());
-                    let opening = if let Some(listen) = websocket.listen() {
-                        let listener = door::bind(listen.address).map_err(|error| {
-                            cannot_listen(listen.address, &format!("[line.{}] listen", line.name), &error)
-                        })?;
-                        let address = listener.local_addr().unwrap_or(listen.address);
-                        info!(line = line.name, listen:% = address; "line listens");
-                        shared.lines.borrow_mut()[index].listens_on = Some(address);
-                        let patience = door::PATIENCE;
-                        Opening::Door(DoorSetup { config, line: index, listener, arrivals, house, metrics, patience })
-                    } else {
-                        let ids = websocket.fetches().then(|| {
-                            let (sender, ids) = mpsc::channel(config.media.max_calls);
-                            shared.fetches.borrow_mut().insert(index, sender);
-                            ids
-                        });
-                        Opening::Outbound(OutboundSetup { config, line: index, arrivals, house, ids })
-                    };
-                    let sent = openings.send(opening).await;
-                    sent.map_err(|_| Fault::config("the dial thread ended".to_owned()))?;
-                }
-                LineKind::Audiosocket { listen, .. } => {
-                    let listener = bind(*listen, &format!("[line.{}] listen", line.name)).await?;
-                    let address = listens_on(&listener, *listen);
-                    info!(line = line.name, listen:% = address; "line listens");
-                    shared.lines.borrow_mut()[index].listens_on = Some(address);
-                    spawn_local(accept::accept(Rc::clone(&shared), index, listener));
-                }
-                LineKind::Sip(_) => sip::SipLine::open(&shared, index)?,
-                LineKind::Sound(_) => sound::SoundLine::open(&shared, index).await?,
-                LineKind::Pipe(pipe) => pipes::open(&shared, index, pipe)?,
-            }
+            let bound = lines::bind(line, &shared.roots.borrow())?;
+            lines::start(&shared, index, bound).await?;
         }
         // After the lines: whoever is answered has somewhere to be streamed to.
         if let (Some(telnyx), Some(of_config)) = (shared.telnyx.clone(), &config.telnyx) {
@@ -293,18 +275,20 @@ impl Daemon {
             let desk: Rc<dyn Desk> = shared.clone();
             spawn_local(socket::serve(local, desk));
         }
-        Ok(Self { config, reports, news, asks, arrivals, shared, ended, writers: writers_to_join })
+        if let Some(path) = path {
+            spawn_local(reload::serve(Rc::clone(&shared), path.to_owned(), reloads));
+        }
+        Ok(Self { reports, news, asks, arrivals, shared, ended, writers: writers_to_join })
     }
 
     async fn run(mut self) -> u8 {
-        let Ok(mut signals) = Signals::open() else {
+        let (Ok(mut signals), Ok(mut hangup)) = (Signals::open(), signal(SignalKind::hangup())) else {
             error!("signals cannot be received");
             return exit::FAILED;
         };
-        info!(message_id = messages::READY, max_calls = self.config.media.max_calls; "ready for calls");
+        let max_calls = self.shared.config().media.max_calls;
+        info!(message_id = messages::READY, max_calls; "ready for calls");
         spawn_local(watch::watch(Rc::clone(&self.shared)));
-        let is_one_call = |line: &config::Line| matches!(&line.kind, LineKind::Pipe(pipe) if pipe.is_one_call());
-        let only_pipes = self.config.lines.iter().all(is_one_call);
         loop {
             tokio::select! {
                 Some(news) = self.news.recv() => self.shared.on_news(news),
@@ -312,6 +296,7 @@ impl Daemon {
                 Some(ask) = self.asks.recv() => self.shared.on_ask(ask),
                 Some(arrival) = self.arrivals.recv() => self.shared.on_arrival(arrival),
                 () = signals.recv() => break,
+                Some(()) = hangup.recv() => self.shared.reload_by_signal(),
                 () = self.shared.drain.notified() => break,
                 Some(()) = self.ended.recv() => {
                     error!(
@@ -322,7 +307,7 @@ impl Daemon {
                     return exit::FAILED;
                 }
             }
-            if only_pipes && self.shared.calls.borrow().live.is_empty() {
+            if self.shared.calls.borrow().live.is_empty() && self.shared.has_only_pipes() {
                 break;
             }
         }
@@ -348,8 +333,6 @@ impl Daemon {
                 Some(ask) = self.asks.recv() => self.shared.on_ask(ask),
                 // Those that were on their way are given back.
                 Some(arrival) = self.arrivals.recv() => self.shared.on_arrival(arrival),
-                // Every thread is gone, and its calls with it.
-                else => break,
             }
         }
     }
@@ -365,7 +348,7 @@ impl Daemon {
             line.stop_calling(&shared);
         }
         let live = shared.calls.borrow().live.len();
-        let grace = self.config.control.drain;
+        let grace = shared.config().control.drain;
         // What systemd does not hear it does not need: then it waits as long as its unit says.
         let _ = systemd::stopping();
         let _ = systemd::extend_timeout(
@@ -424,7 +407,7 @@ impl Daemon {
             // It panicked: the log has it.
             let _ = left.await;
         }
-        let Self { mut ended, mut writers, config, .. } = self;
+        let Self { mut ended, mut writers, .. } = self;
         let failed = shared.calls.borrow().pipe_failed;
         shared.close_records().await;
 
@@ -432,7 +415,7 @@ impl Daemon {
         let written = async {
             while let Ok(writer) = writers.try_recv() {
                 // It panicked: the log has it.
-                let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+                let _ = spawn_blocking(move || writer.join()).await;
             }
         };
         let _ = tokio::time::timeout(CLOSE, written).await;
@@ -441,7 +424,7 @@ impl Daemon {
             while shared.has_connections() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            let threads = config.media.threads;
+            let threads = shared.config().media.threads;
             shared.close();
             for _ in 0..threads {
                 ended.recv().await;
@@ -460,29 +443,18 @@ impl Daemon {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
 }
 
 impl Signals {
     fn open() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Waits for one that ends the daemon. A hangup does not: many send it to have a config read again, and by itself it
-    /// would end the process in a way that systemd takes for wanted.
+    /// Waits for one that ends the daemon.
     async fn recv(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                Some(()) = self.hangup.recv() => {
-                    info!("SIGHUP changes nothing: the config is read at the start; `systemctl restart trunkline` reads it anew");
-                }
-            }
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }
@@ -532,35 +504,6 @@ fn heard(config: &Config) -> usize {
     if config.routes.iter().any(|route| Notes::want_sound(config, route)) { (seats * 50).min(MOST_HEARD) } else { 1 }
 }
 
-type RootsReady = oneshot::Receiver<Result<(), tls::TlsError>>;
-
-fn start_dialing(
-    config: &Arc<Config>,
-    requests: mpsc::Receiver<dialer::Request>,
-    doors: mpsc::Receiver<Opening>,
-    news: mpsc::Sender<News>,
-    vitals: Arc<Vitals>,
-) -> Result<RootsReady, Fault> {
-    let (ready, roots_ready) = oneshot::channel();
-    let config = Arc::clone(config);
-    let work = move || {
-        let roots = match dialer::Roots::load(&config) {
-            Ok(roots) => roots,
-            Err(error) => {
-                // The daemon that asked is there, or the process is ending anyway.
-                let _ = ready.send(Err(error));
-                return;
-            }
-        };
-        let _ = ready.send(Ok(()));
-        if let Err(error) = dialer::run(DialSetup { config, roots, requests, doors, news, vitals }) {
-            error!(error:%; "the dial thread ended");
-        }
-    };
-    spawn("dial", work)?;
-    Ok(roots_ready)
-}
-
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, Fault> {
     let builder = thread::Builder::new().name(name.to_owned());
     builder.spawn(work).map_err(|error| Fault::system("a thread could not be started", &error))
@@ -602,6 +545,8 @@ const CLOSE: Duration = Duration::from_millis(2500);
 const LAST_RECORDS: Duration = Duration::from_secs(2);
 /// How long the disk has for what calls told, and again for the spools of the sinks.
 const LAST_NOTES: Duration = Duration::from_secs(2);
+/// Wishes for a reload that may wait for one that is under way.
+const MOST_RELOADS: usize = 8;
 /// Things that a media thread's tap holds: a second of many calls.
 const TOLD: usize = 4096;
 /// Frames that it holds at most: 64 MB, of which only what is used is ever touched.

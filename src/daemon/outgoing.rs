@@ -17,7 +17,7 @@ use crate::{
 impl Shared {
     /// Calls somebody through the line of this name. Gives the call's id, or says what is wrong and what would do.
     pub(super) fn order_call(self: &Rc<Self>, line: &str, target: &str) -> Result<String, String> {
-        let line = named(&self.config.lines, line)?;
+        let line = named(&self.config().lines, line)?;
         if self.fetches.borrow().contains_key(&line) {
             return self.fetch(line, target);
         }
@@ -36,7 +36,7 @@ impl Shared {
         if let Some(why) = self.why_full() {
             return Err(format!("no call can be fetched now: {why}"));
         }
-        let call_id = made_up_facts(&self.config.account).call_id;
+        let call_id = made_up_facts(&self.config().account).call_id;
         let fetch = Fetch { id: id.to_owned(), call_id: call_id.clone() };
         let sent = self.fetches.borrow().get(&line).map(|ids| ids.try_send(fetch).is_ok());
         if sent != Some(true) {
@@ -54,7 +54,8 @@ impl Shared {
 
     /// Presses keys in a live call.
     pub(super) fn order_keys(self: &Rc<Self>, call_id: &str, digits: &str) -> Result<(), String> {
-        let line = &self.config.lines[self.line_of(call_id)?];
+        let config = self.config();
+        let line = &config.lines[self.line_of(call_id)?];
         if line.kind.sip().is_none() {
             return Err(cannot(line));
         }
@@ -64,7 +65,7 @@ impl Shared {
     /// Whom the line at this place of the config may call when this is asked for, or pass a caller on to; or why not, in
     /// words that name no number.
     pub(super) fn allowed(&self, line: usize, target: &str) -> Result<Target, String> {
-        allowed(&self.config.lines[line], target)
+        allowed(&self.config().lines[line], target)
     }
 
     fn line_of(&self, call_id: &str) -> Result<usize, String> {
@@ -76,8 +77,9 @@ impl Shared {
 }
 
 pub(super) fn named(lines: &[Line], name: &str) -> Result<usize, String> {
-    lines.iter().position(|line| line.name == name).ok_or_else(|| {
-        let names: Vec<_> = lines.iter().map(|line| line.name.as_str()).collect();
+    lines.iter().position(|line| line.name == name && !line.is_gone).ok_or_else(|| {
+        let there = lines.iter().filter(|line| !line.is_gone);
+        let names: Vec<_> = there.map(|line| line.name.as_str()).collect();
         no_such("line", name, &names)
     })
 }
@@ -88,7 +90,7 @@ fn allowed(line: &Line, target: &str) -> Result<Target, String> {
     let Some(dial) = &sip.dial else {
         return Err(format!(
             "the line {name} has no dial plan, so nobody may be called through it; write the numbers that may be into the \
-             config, e.g. [line.{name}.dial] plan = [\"2??\"], and restart the daemon"
+             config, e.g. [line.{name}.dial] plan = [\"2??\"], and have it read by `trunkline reload`"
         ));
     };
     dial.plan.target(target).map_err(|refusal| {
@@ -226,7 +228,7 @@ mod tests {
                 "mute",
                 "201",
                 "the line mute has no dial plan, so nobody may be called through it; write the numbers that may be into \
-                 the config, e.g. [line.mute.dial] plan = [\"2??\"], and restart the daemon",
+                 the config, e.g. [line.mute.dial] plan = [\"2??\"], and have it read by `trunkline reload`",
             ),
             ("pbx", "+19005550100", "the dial plan does not allow this number: [line.pbx.dial] plan has 2??, +49*"),
             (

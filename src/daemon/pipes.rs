@@ -7,10 +7,11 @@ use std::{net::Shutdown, rc::Rc};
 use log::{debug, info, warn};
 use socket2::SockRef;
 use tokio::{io::AsyncReadExt, net::UnixStream, sync::mpsc, task::spawn_local, time::timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     call::EndReason,
-    config::{PipeEnd, PipeLine, PipeSource},
+    config::{LineKind, PipeEnd, PipeLine, PipeSource},
     control::{call_info::CallInfo, local::Local},
     daemon::{
         Fault,
@@ -25,10 +26,15 @@ use crate::{
     media::Rate,
 };
 
-/// Opens a pipe line.
-pub(super) fn open(shared: &Rc<Shared>, line: usize, pipe: &PipeLine) -> Result<(), Fault> {
+/// Opens a line of files or FIFOs.
+pub(super) fn open(
+    shared: &Rc<Shared>,
+    line: usize,
+    name: &str,
+    pipe: &PipeLine,
+    closed: CancellationToken,
+) -> Result<(), Fault> {
     let PipeLine { source, sample_rate, direction } = pipe;
-    let name = &shared.config.lines[line].name;
     let failed = |error: &dyn core::fmt::Display| Fault::config(format!("[line.{name}] {error}"));
     let (rate, direction) = (*sample_rate, *direction);
     match source {
@@ -39,28 +45,23 @@ pub(super) fn open(shared: &Rc<Shared>, line: usize, pipe: &PipeLine) -> Result<
                 Some(PipeEnd::Standard | PipeEnd::Wav(_)) | None => None,
             };
             let (calls, taken) = mpsc::channel(1);
-            pipe::serve(Fifos { line: name.clone(), input: input.clone(), output, rate, direction }, calls)
+            pipe::serve(Fifos { line: name.to_owned(), input: input.clone(), output, rate, direction }, calls)
                 .map_err(|error| Fault::system("a thread could not be started", &error))?;
             info!(line = name, path = input.display().to_string(); "line waits for who writes to its FIFO");
-            spawn_local(take_writers(Rc::clone(shared), line, taken));
+            spawn_local(take_writers(Rc::clone(shared), line, taken, closed));
         }
         PipeSource::Ends { input, output } => {
             let (ends, writer) = pipe::open(input, output.as_ref(), rate, direction).map_err(|error| failed(&error))?;
             shared.begin(line, Arrival::Pipe(PipeArrival { ends, facts: None, writer }), rate);
         }
-        PipeSource::Socket(path) => {
-            let socket = Local::open(path, &format!("[line.{name}] listen"))
-                .map_err(|error| Fault::config(error.to_string()))?;
-            info!(line = name, listen = path.display().to_string(); "line listens");
-            spawn_local(accept(Rc::clone(shared), line, socket, (rate, direction)));
-        }
+        PipeSource::Socket(_) => {} // it was bound, and is accepted from
     }
     Ok(())
 }
 
 /// Begins the calls of a FIFO's writers. One for whom there is no seat is shut out.
-async fn take_writers(shared: Rc<Shared>, line: usize, mut calls: mpsc::Receiver<Ends>) {
-    while let Some(ends) = calls.recv().await {
+async fn take_writers(shared: Rc<Shared>, line: usize, mut calls: mpsc::Receiver<Ends>, closed: CancellationToken) {
+    while let Some(Some(ends)) = closed.run_until_cancelled(calls.recv()).await {
         if shared.has_seat() {
             let rate = ends.rate;
             shared.begin(line, Arrival::Pipe(PipeArrival { ends, facts: None, writer: None }), rate);
@@ -69,16 +70,19 @@ async fn take_writers(shared: Rc<Shared>, line: usize, mut calls: mpsc::Receiver
 }
 
 /// Takes the connections of a Unix socket.
-async fn accept(shared: Rc<Shared>, line: usize, socket: Local, sound: (Rate, Direction)) {
-    loop {
-        let stream = match socket.accept().await {
+pub(super) async fn accept(shared: Rc<Shared>, line: usize, socket: Local, closed: CancellationToken) {
+    while let Some(accepted) = closed.run_until_cancelled(socket.accept()).await {
+        let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
-                warn!(line = shared.config.lines[line].name, error:%; "a connection could not be accepted");
+                warn!(line = shared.config().lines[line].name, error:%; "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
+        let config = shared.config();
+        let LineKind::Pipe(pipe) = &config.lines[line].kind else { return };
+        let sound = (pipe.sample_rate, pipe.direction);
         let has_seat = shared.has_seat();
         {
             let mut calls = shared.calls.borrow_mut();
@@ -108,7 +112,8 @@ async fn arrive(shared: Rc<Shared>, line: usize, mut stream: UnixStream, has_sea
         let mut calls = shared.calls.borrow_mut();
         if has_seat { calls.arriving -= 1 } else { calls.leaving -= 1 }
     }
-    let name = &shared.config.lines[line].name;
+    let config = shared.config();
+    let name = &config.lines[line].name;
     match opened {
         // Somebody looked whether there is somebody.
         Ok(false) => return debug!(line = name; "a connection closed before it said anything"),
@@ -138,7 +143,7 @@ async fn arrive(shared: Rc<Shared>, line: usize, mut stream: UnixStream, has_sea
             return refuse(&stream, words);
         }
     };
-    let mut facts = made_up_facts(&shared.config.account);
+    let mut facts = made_up_facts(&config.account);
     if let Some(CallInfo { from, to, did, custom }) = told {
         (facts.from, facts.to, facts.did, facts.custom) = (from, to, did, custom);
         // Fits: nothing was written to it before.

@@ -11,7 +11,12 @@ use core::{
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
-use std::{collections::BTreeMap, io, net::UdpSocket, rc::Rc};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::UdpSocket,
+    rc::{Rc, Weak},
+};
 
 use log::{Level, info, log, warn};
 use socket2::SockRef;
@@ -52,7 +57,7 @@ use crate::{
             transaction::{Random, Timers},
             transport::{self, Received, Sockets},
         },
-        websocket::{certificate::Certificate, tls},
+        websocket::{certificate::Certificate, dialer::Roots},
     },
     media::{Now, codec::Codec, jitter::Bounds},
     told::Told,
@@ -62,6 +67,9 @@ use crate::{
 pub(super) struct SipLine {
     /// Its place in the config.
     index: usize,
+    name: String,
+    /// What the config says of it now.
+    config: RefCell<Rc<config::SipLine>>,
     line: RefCell<Line>,
     sockets: Sockets,
     /// The legs that are calls, or are about to be.
@@ -70,6 +78,10 @@ pub(super) struct SipLine {
     next_port: Cell<usize>,
     /// Something was done that may be due sooner than what is waited for.
     woken: Notify,
+    /// No more calls come by it.
+    is_retired: Cell<bool>,
+    /// And its last call is over.
+    is_over: Cell<bool>,
     /// Calls that were not taken, and those that found no port: they may come all day.
     not_taken: RefCell<Told>,
     portless: RefCell<Told>,
@@ -98,48 +110,60 @@ pub(super) struct SipArrival {
     pub(super) peer: SocketAddr,
 }
 
+/// The sockets of a SIP line that does not run yet.
+pub(super) struct Bound {
+    sockets: Sockets,
+    received: mpsc::Receiver<Received>,
+    /// The line that says who is heard, once it runs. It has the sockets, so they do not have it.
+    own: Rc<OnceCell<Weak<SipLine>>>,
+}
+
+/// Opens the sockets of a line.
+pub(super) fn bind(name: &str, config: &config::SipLine, roots: &Roots) -> Result<Bound, Fault> {
+    let certificate = config.tls.as_ref().map(|tls| Certificate::load(name, &tls.pair).map(Rc::new)).transpose();
+    let certificate = certificate.map_err(|error| Fault::config(format!("[line.{name}] {error}")))?;
+    let own: Rc<OnceCell<Weak<SipLine>>> = Rc::default();
+    let gate = Rc::clone(&own);
+    let line = move || gate.get().and_then(Weak::upgrade);
+    let is_known = move |address: IpAddr| line().is_some_and(|line| line.line.borrow().is_known(address));
+    let setup = transport::Setup {
+        line: name.to_owned(),
+        udp: config.udp.then_some(config.listen),
+        tcp: config.tcp.then_some(config.listen),
+        tls: config.tls.as_ref().map(|tls| tls.address).zip(certificate),
+        trust: roots.of(&config.ca_file).cloned(),
+        is_known: Rc::new(is_known),
+        limits: transport::Limits::default(),
+        patience: Default::default(),
+    };
+    let (sockets, received) = Sockets::open(setup)
+        .map_err(|error| Fault::config(format!("[line.{name}] listen = \"{}\": {error}", config.listen)))?;
+    Ok(Bound { sockets, received, own })
+}
+
 impl SipLine {
-    /// Opens the sockets of a line and has its signalling run.
-    pub(super) fn open(shared: &Rc<Shared>, index: usize) -> Result<(), Fault> {
-        let config::Line { name, kind } = &shared.config.lines[index];
-        let Some(config) = kind.sip() else { return Ok(()) };
-        let certificate = config.tls.as_ref().map(|tls| Certificate::load(name, &tls.pair).map(Rc::new)).transpose();
-        let certificate = certificate.map_err(|error| Fault::config(format!("[line.{name}] {error}")))?;
-        let wants_tls = config.tls.is_some() || registrars(config).any(|uri| uri.transport() == Transport::Tls);
-        let trust = wants_tls.then(|| tls::client_config(config.ca_file.as_deref())).transpose();
-        let trust = trust.map_err(|error| Fault::config(format!("[line.{name}] {error}")))?;
-        let own: Rc<OnceCell<Rc<Self>>> = Rc::default();
-        let gate = Rc::clone(&own);
-        let is_known = move |address: IpAddr| gate.get().is_some_and(|line| line.line.borrow().is_known(address));
-        let setup = transport::Setup {
-            line: name.clone(),
-            udp: config.udp.then_some(config.listen),
-            tcp: config.tcp.then_some(config.listen),
-            tls: config.tls.as_ref().map(|tls| tls.address).zip(certificate),
-            trust,
-            is_known: Rc::new(is_known),
-            limits: transport::Limits::default(),
-            patience: Default::default(),
-        };
-        let (sockets, received) = Sockets::open(setup)
-            .map_err(|error| Fault::config(format!("[line.{name}] listen = \"{}\": {error}", config.listen)))?;
+    /// Has the signalling of a line run.
+    pub(super) fn start(shared: &Rc<Shared>, index: usize, name: &str, config: &config::SipLine, bound: Bound) {
+        let Bound { sockets, received, own } = bound;
         let addresses = sockets.addresses();
-        let ports = [addresses.udp, addresses.tcp, addresses.tls].map(|address| address.map(|address| address.port()));
-        let line = RefCell::new(Line::new(line_setup(config, ports, shared.config.media.max_calls)));
-        let next_port = Cell::new(seed() as usize);
+        let line = RefCell::new(Line::new(line_setup(config, ports_of(&sockets), shared.config().media.max_calls)));
         let this = Rc::new(Self {
             index,
+            name: name.to_owned(),
+            config: RefCell::new(Rc::new(config.clone())),
             line,
             sockets,
             talks: RefCell::default(),
-            next_port,
+            next_port: Cell::new(seed() as usize),
             woken: Notify::new(),
+            is_retired: Cell::default(),
+            is_over: Cell::default(),
             not_taken: RefCell::default(),
             portless: RefCell::default(),
             told: Cell::default(),
         });
-        if own.set(Rc::clone(&this)).is_err() {
-            return Ok(()); // it was made a moment ago
+        if own.set(Rc::downgrade(&this)).is_err() {
+            return; // it was made a moment ago
         }
         let listens_on = addresses.udp.or(addresses.tcp).or(addresses.tls);
         if let Some(address) = listens_on {
@@ -148,13 +172,58 @@ impl SipLine {
         shared.lines.borrow_mut()[index].listens_on = listens_on;
         shared.sip.borrow_mut().insert(index, Rc::clone(&this));
         spawn_local(this.serve(Rc::clone(shared), received));
-        Ok(())
+    }
+
+    /// Whether it can go on by this config with the sockets that it has.
+    pub(super) fn is_bound_as(&self, config: &config::SipLine) -> bool {
+        self.config().has_the_sockets_of(config)
+    }
+
+    /// Trusts those whom the config trusts now.
+    pub(super) fn trust(&self, roots: &Roots) {
+        if let Some(trust) = roots.of(&self.config().ca_file) {
+            self.sockets.set_trust(trust);
+        }
+    }
+
+    /// Goes on by another config with the same sockets, and the calls with it. `was_gone`: it is one that had retired.
+    pub(super) async fn change(self: Rc<Self>, shared: Rc<Shared>, to: config::SipLine, was_gone: bool) {
+        self.is_retired.set(false);
+        let from = self.config.replace(Rc::new(to.clone()));
+        self.trust(&shared.roots.borrow());
+        let registers_anew = was_gone || from.register != to.register;
+        let is_elsewhere = |a: &config::Register, b: &config::Register| {
+            (&a.registrar, &a.backup, &a.user) != (&b.registrar, &b.backup, &b.user)
+        };
+        if !was_gone
+            && let Some(from) = &from.register
+            && to.register.as_ref().is_none_or(|to| is_elsewhere(from, to))
+        {
+            self.unregister(&shared, Line::is_unregistered).await;
+        }
+        let setup = line_setup(&to, ports_of(&self.sockets), shared.config().media.max_calls);
+        self.line.borrow_mut().succeed(clock::now(), setup, registers_anew);
+        self.drive(&shared);
+    }
+
+    /// No more calls come by it; it goes with the last that it has. Until then it can be taken up again.
+    pub(super) async fn retire(self: Rc<Self>, shared: Rc<Shared>) {
+        self.is_retired.set(true);
+        self.leave(&shared).await;
+        while self.is_retired.get() && !(self.talks.borrow().is_empty() && self.line.borrow().is_empty()) {
+            tokio::time::sleep(A_WHILE).await;
+        }
+        if self.is_retired.get() {
+            shared.sip.borrow_mut().remove(&self.index);
+            self.is_over.set(true);
+            self.woken.notify_one();
+        }
     }
 
     async fn serve(self: Rc<Self>, shared: Rc<Shared>, mut received: mpsc::Receiver<Received>) {
         self.line.borrow_mut().handle_timeout(clock::now());
         self.drive(&shared);
-        loop {
+        while !self.is_over.get() {
             let due = self.line.borrow().poll_timeout();
             let sleep = async {
                 match due {
@@ -173,7 +242,7 @@ impl SipLine {
                     Some(Received::Closed { flow, why }) => {
                         // One that did not come about is told by what needed it.
                         let level = if let Close::Unreachable(_) = why { Level::Debug } else { Level::Warn };
-                        log!(level, line = self.name(&shared), peer:% = flow.remote; "a SIP connection is over: {why}");
+                        log!(level, line = self.name, peer:% = flow.remote; "a SIP connection is over: {why}");
                         self.line.borrow_mut().handle_flow_failed(clock::now(), flow, why.to_string());
                     }
                     None => return,
@@ -185,12 +254,8 @@ impl SipLine {
         }
     }
 
-    fn name<'s>(&self, shared: &'s Shared) -> &'s str {
-        &shared.config.lines[self.index].name
-    }
-
-    fn config<'s>(&self, shared: &'s Shared) -> &'s config::SipLine {
-        shared.config.lines[self.index].kind.sip().expect("a SIP line is made of a SIP line's config")
+    fn config(&self) -> Rc<config::SipLine> {
+        Rc::clone(&self.config.borrow())
     }
 
     /// Sends what is to be sent, and does what is to be done about what happened.
@@ -203,7 +268,7 @@ impl SipLine {
         }
         let refusals: Vec<_> = core::iter::from_fn(|| self.line.borrow_mut().poll_refusals()).collect();
         for admission::News { reason, requests, source } in refusals {
-            let line = self.name(shared);
+            let line = &self.name;
             match reason {
                 // Its sockets tell.
                 Reason::Stranger => {}
@@ -240,11 +305,11 @@ impl SipLine {
                 let (this, shared) = (Rc::clone(self), Rc::clone(shared));
                 spawn_local(async move { this.reach(&shared, target).await });
             }
-            Event::Registration(news) => self.on_registration(shared, &news),
+            Event::Registration(news) => self.on_registration(&news),
             Event::NotTaken { source, status, why } => {
                 shared.metrics.call_never_began(EndReason::Protocol);
                 if let Some(calls) = self.not_taken.borrow_mut().count(clock::now()) {
-                    warn!(line = self.name(shared), peer:% = source, status, calls; "a call was not taken: {why}");
+                    warn!(line = self.name, peer:% = source, status, calls; "a call was not taken: {why}");
                 }
             }
             Event::Ended { leg, why } => self.on_ended(shared, leg, &why),
@@ -256,16 +321,16 @@ impl SipLine {
         let leg = invitation.leg;
         if !shared.has_seat() {
             // An extension is busy; a trunk that says so would be taken for the callee.
-            let status = if self.config(shared).register.is_some() { 486 } else { 503 };
+            let status = if self.config().register.is_some() { 486 } else { 503 };
             return self.refuse(leg, status, &[(Name::RetryAfter, BUSY_FOR.to_owned())]);
         }
-        let Some((rtp, address)) = self.open_rtp(shared, invitation.codec) else {
+        let Some((rtp, address)) = self.open_rtp(invitation.codec) else {
             return self.refuse(leg, 503, &[(Name::RetryAfter, BUSY_FOR.to_owned())]);
         };
         self.line.borrow_mut().ring(clock::now(), leg, address);
         self.send();
         let peer = invitation.source;
-        let facts = Box::new(facts_of(&shared.config.account, invitation));
+        let facts = Box::new(facts_of(&shared.config().account, invitation));
         let arrival = SipArrival { facts, rtp: Box::new(rtp), peer };
         self.begin(shared, leg, arrival, false);
     }
@@ -310,7 +375,7 @@ impl SipLine {
             Some(Talk::Call { seq, .. }) => shared.call_id_of(*seq),
             Some(Talk::Calling { .. }) | None => None,
         };
-        let (call_id, line) = (call_id.as_deref().unwrap_or_default(), self.name(shared));
+        let (call_id, line) = (call_id.as_deref().unwrap_or_default(), &self.name);
         match &what {
             Transferred::Trying => info!(call_id, line; "the PBX passes the caller on"),
             Transferred::Done => info!(call_id, line; "the caller was passed on"),
@@ -343,7 +408,7 @@ impl SipLine {
         match talk {
             Some(Talk::Call { seq, .. }) => shared.tell_line(seq, LineOrder::Ended { reason, words }),
             Some(Talk::Calling { facts, .. }) => {
-                let (call_id, line, to) = (facts.call_id.as_str(), self.name(shared), shown(shared, &facts.to));
+                let (call_id, line, to) = (facts.call_id.as_str(), &self.name, shown(shared, &facts.to));
                 warn!(call_id, line, to; "the call that was asked for did not come about: {why}");
             }
             None => {}
@@ -367,7 +432,8 @@ impl SipLine {
         if is_answered {
             self.line.borrow_mut().hang_up(clock::now(), leg);
         } else {
-            let ringing = &self.config(shared).ringing;
+            let config = self.config();
+            let ringing = &config.ringing;
             let retry_after = (Name::RetryAfter, BUSY_FOR.to_owned());
             let (status, header) = match (reason, &ringing.fallback) {
                 (EndReason::TrunkRefused | EndReason::TrunkTimeout | EndReason::TrunkLost, Some(fallback)) => {
@@ -400,7 +466,7 @@ impl SipLine {
     fn press(self: &Rc<Self>, shared: &Rc<Shared>, seq: u64, keys: &str) -> Result<(), String> {
         let leg = self.leg_of(seq).ok_or("the call is not up")?;
         let in_rtp = self.line.borrow().takes_rtp_digits(leg);
-        if !in_rtp && self.config(shared).audio.dtmf == config::Dtmf::Rtp {
+        if !in_rtp && self.config().audio.dtmf == config::Dtmf::Rtp {
             return Err("the PBX takes no keys in RTP, and `dtmf` allows no other way".to_owned());
         }
         let now = clock::now();
@@ -435,8 +501,8 @@ impl SipLine {
     }
 
     /// A pair of sockets for a call's audio, and the address that peers are told.
-    fn open_rtp(&self, shared: &Shared, codec: Codec) -> Option<(NewRtp, SocketAddr)> {
-        let config = self.config(shared);
+    fn open_rtp(&self, codec: Codec) -> Option<(NewRtp, SocketAddr)> {
+        let config = self.config();
         let ports = config.audio.rtp_ports;
         let ip = config.listen.ip();
         let start = self.next_port.get() % ports.pairs().count().max(1);
@@ -450,7 +516,7 @@ impl SipLine {
         let Some(((rtp, rtcp), port)) = pair else {
             if let Some(calls) = self.portless.borrow_mut().count(clock::now()) {
                 warn!(
-                    line = self.name(shared), ports:%, calls;
+                    line = self.name, ports:%, calls;
                     "no port is free for a call's audio; who has them shows `ss -ulnp`, and `rtp-ports` takes others"
                 );
             }
@@ -470,11 +536,16 @@ impl SipLine {
 
     /// Finds a flow to a registrar.
     async fn reach(self: Rc<Self>, shared: &Rc<Shared>, target: registration::Target) {
-        let registration::Target { host, port, transport } = target;
-        let flow = self.flow_to(shared, &host, Some(port), transport).await;
+        let registration::Target { host, port, transport } = &target;
+        let (port, transport) = (*port, *transport);
+        let flow = self.flow_to(host, Some(port), transport).await;
+        // Meanwhile it may have become another's.
+        if !self.line.borrow().registers_at(&target) {
+            return;
+        }
         let now = clock::now();
         let contact_port = self.port_of(transport);
-        let config = self.config(shared);
+        let config = self.config();
         {
             let mut line = self.line.borrow_mut();
             match flow {
@@ -491,12 +562,11 @@ impl SipLine {
 
     async fn flow_to(
         &self,
-        shared: &Shared,
         host: &str,
         port: Option<u16>,
         transport: Transport,
     ) -> Result<(Flow, Vec<IpAddr>), String> {
-        let local = self.config(shared).listen.ip();
+        let local = self.config().listen.ip();
         let found = resolve(host, port, transport, local).await?;
         let first = *found.first().ok_or_else(|| format!("{host} has no address"))?;
         let flow = self.sockets.connect(transport, first, host).map_err(|unsent| format!("{host}: {unsent}"))?;
@@ -513,8 +583,8 @@ impl SipLine {
         address.or(addresses.udp).or(addresses.tcp).map_or(0, |address| address.port())
     }
 
-    fn on_registration(&self, shared: &Shared, news: &News) {
-        let line = self.name(shared);
+    fn on_registration(&self, news: &News) {
+        let line = &self.name;
         match news {
             News::Registered { registrar, refresh_in } => info!(
                 message_id = messages::REGISTERED, line, registrar, refresh_seconds = refresh_in.as_secs();
@@ -546,9 +616,12 @@ impl SipLine {
     }
 
     /// How it stands, where it is not as it should be.
-    pub(super) fn problem(&self, shared: &Shared) -> Option<String> {
+    pub(super) fn problem(&self) -> Option<String> {
+        if self.is_retired.get() {
+            return None;
+        }
         let state = self.line.borrow().registration(clock::now())?;
-        (!state.is_registered()).then(|| format!("[line.{}] {state}", self.name(shared)))
+        (!state.is_registered()).then(|| format!("[line.{}] {state}", self.name))
     }
 
     /// How its registration stands, if it has one.
@@ -567,28 +640,32 @@ impl SipLine {
         for ((counter, before), now) in COUNTERS.into_iter().zip(self.told.replace(counts)).zip(counts) {
             metrics.add(counter, now - before);
         }
-        line.registration(clock::now()).is_some_and(|state| !state.is_registered())
+        !self.is_retired.get() && line.registration(clock::now()).is_some_and(|state| !state.is_registered())
     }
 
     /// The daemon goes down: the registrar is told, and what is said is sent.
     pub(super) async fn leave(self: &Rc<Self>, shared: &Rc<Shared>) {
         self.stop_calling(shared);
+        self.unregister(shared, |line| line.is_unregistered() && line.is_empty()).await;
+    }
+
+    /// Tells the registrar that we are gone, and waits until that is done, within limits.
+    async fn unregister(self: &Rc<Self>, shared: &Rc<Shared>, is_done: fn(&Line) -> bool) {
         self.line.borrow_mut().unregister(clock::now(), LEAVE);
         self.drive(shared);
-        let is_done = || self.line.borrow().is_unregistered() && self.line.borrow().is_empty();
         let until = clock::now() + LEAVE;
-        while !is_done() && clock::now() < until {
+        while !is_done(&self.line.borrow()) && clock::now() < until {
             tokio::time::sleep(Now::from_millis(20)).await;
         }
     }
 
     /// Calls somebody, once it is known where they are.
     async fn call(self: Rc<Self>, shared: Rc<Shared>, target: dial_plan::Target, mut facts: Facts) {
-        let config = self.config(&shared);
+        let config = self.config();
         let Some(dial) = &config.dial else { return };
-        let (line, call_id) = (self.name(&shared), facts.call_id.to_string());
+        let (line, call_id) = (&self.name, facts.call_id.to_string());
         let uri = uri_of(&target, &dial.proxy);
-        let flow = self.flow_to(&shared, &dial.proxy.host, dial.proxy.port, dial.proxy.transport()).await;
+        let flow = self.flow_to(&dial.proxy.host, dial.proxy.port, dial.proxy.transport()).await;
         let flow = match flow {
             Ok((flow, _)) => flow,
             Err(words) => return warn!(call_id, line; "nobody could be called: {words}"),
@@ -598,7 +675,7 @@ impl SipLine {
             return warn!(call_id, line; "nobody could be called: {why}");
         }
         let Some(codec) = config.audio.codecs.first().copied() else { return };
-        let Some((rtp, address)) = self.open_rtp(&shared, codec) else { return };
+        let Some((rtp, address)) = self.open_rtp(codec) else { return };
         (facts.from, facts.to) = (text(&dial.from), text(&target.number));
         facts.custom.add("direction", "outbound");
         let leg = self.line.borrow_mut().call(clock::now(), uri, flow, address);
@@ -617,7 +694,11 @@ impl Shared {
         if self.calls.borrow().draining {
             return Some(("Draining", 30));
         }
-        let route = self.config.routes.iter().find(|route| route.line == line)?;
+        let config = self.config();
+        if self.sip_line_of(line).is_some_and(|line| line.is_retired.get()) {
+            return Some(("Line Closed", 30));
+        }
+        let route = config.routes.iter().find(|route| route.line == line)?;
         let (trunks, now) = (self.trunks.borrow(), clock::now());
         // Until it is worth trying one again. A trunk that was never tried may well be there.
         let until = |&trunk: &usize| trunks[trunk].unreachable_until.filter(|until| *until > now);
@@ -654,7 +735,7 @@ impl Shared {
     /// Calls somebody by a SIP line. Gives the id that the call will have once it is answered.
     pub(super) fn place_call(self: &Rc<Self>, line: usize, target: &dial_plan::Target) -> Result<String, String> {
         let sip = self.sip_line_of(line).ok_or("the line is not open")?;
-        let facts = made_up_facts(&self.config.account);
+        let facts = made_up_facts(&self.config().account);
         let call_id = facts.call_id.to_string();
         spawn_local(sip.call(Rc::clone(self), target.clone(), facts));
         Ok(call_id)
@@ -664,7 +745,8 @@ impl Shared {
     pub(super) fn pass_on(&self, call_id: &str, target: &dial_plan::Target) -> Result<(), String> {
         let (seq, line) = self.sip_call(call_id)?;
         let sip = self.sip_line_of(line).ok_or("the line is not open")?;
-        let dial = sip.config(self).dial.as_ref().ok_or("the line has no dial plan")?;
+        let config = sip.config();
+        let dial = config.dial.as_ref().ok_or("the line has no dial plan")?;
         let uri = uri_of(target, &dial.proxy).to_string();
         self.tell_line(seq, LineOrder::PassOn(uri));
         Ok(())
@@ -681,7 +763,7 @@ impl Shared {
             Wish::Digits(digits) => self.press(&call_id, digits),
         };
         let Err(words) = done else { return };
-        warn!(call_id, line = self.config.lines[line].name; "what the agent asked for cannot be done: {words}");
+        warn!(call_id, line = self.config().lines[line].name; "what the agent asked for cannot be done: {words}");
         if let Wish::Transfer(_) = wish {
             self.tell_line(seq, LineOrder::Transfer(Transfer::Failed { status: 403 }));
         }
@@ -695,7 +777,7 @@ impl Shared {
         let is_taken = sip.line.borrow_mut().transfer(clock::now(), leg, uri);
         if !is_taken {
             // Nothing to tell the agent: the one that is under way goes on.
-            info!(line = sip.name(self); "a caller who is being passed on already is not passed on once more");
+            info!(line = sip.name; "a caller who is being passed on already is not passed on once more");
         }
         sip.drive(self);
     }
@@ -711,7 +793,7 @@ impl Shared {
         let calls = self.calls.borrow();
         let live = calls.live.iter().find(|(_, live)| live.call_id == call_id);
         let (&seq, live) = live.ok_or_else(|| format!("there is no call {call_id}; see `trunkline status`"))?;
-        match self.config.lines[live.line].kind.sip() {
+        match self.config().lines[live.line].kind.sip() {
             Some(_) => Ok((seq, live.line)),
             None => Err(format!("the line of call {call_id} is not of the kind sip, and cannot do that")),
         }
@@ -767,9 +849,10 @@ fn line_setup(config: &config::SipLine, ports: [Option<u16>; 3], max_calls: usiz
     }
 }
 
-fn registrars(config: &config::SipLine) -> impl Iterator<Item = &SipUri> {
-    let register = config.register.iter().flat_map(|register| [Some(&register.registrar), register.backup.as_ref()]);
-    register.flatten().chain(config.dial.iter().map(|dial| &dial.proxy))
+/// The ports of its sockets, as [`Flow::local`] counts them.
+fn ports_of(sockets: &Sockets) -> [Option<u16>; 3] {
+    let addresses = sockets.addresses();
+    [addresses.udp, addresses.tcp, addresses.tls].map(|address| address.map(|address| address.port()))
 }
 
 /// Who calls, as agents are told.
@@ -801,7 +884,7 @@ fn media_order(media: Media, up: bool) -> LineOrder {
 
 /// A number, as logs have it.
 fn shown(shared: &Shared, number: &str) -> String {
-    let numbers = if shared.config.records.full_numbers { Numbers::Full } else { Numbers::Redacted };
+    let numbers = if shared.config().records.full_numbers { Numbers::Full } else { Numbers::Redacted };
     numbers.keep(number).unwrap_or_default()
 }
 
@@ -863,5 +946,7 @@ const PAUSE: Now = Now::from_millis(500);
 const KEY: Now = Now::from_millis(160);
 /// Keys that wait for longer would be pressed at something else.
 const MOST_KEYS_WAIT: Now = Now::from_secs(30);
+/// How often a line that is given up looks whether its last call is over.
+const A_WHILE: Duration = Duration::from_millis(250);
 /// How long goodbyes may take.
 pub(super) const LEAVE: Now = Now::from_secs(2);

@@ -1,12 +1,17 @@
 //! Sound lines: what their stations tell becomes calls, and what becomes of calls is told to their stations.
 
+use core::time::Duration;
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
 };
 
 use log::{info, warn};
-use tokio::{sync::mpsc, task::spawn_local, time};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::spawn_local,
+    time,
+};
 
 use crate::{
     call::{EndReason, shard::LineOrder},
@@ -33,6 +38,9 @@ use crate::{
 /// A sound line, as the control thread has it.
 pub(super) struct SoundLine {
     index: usize,
+    name: String,
+    /// What the config said of it when it was opened: a card that changes is another line.
+    config: config::SoundLine,
     start: RefCell<Start>,
     station: RefCell<mpsc::UnboundedSender<Command>>,
     /// Its live call.
@@ -43,6 +51,10 @@ pub(super) struct SoundLine {
     told_rights: Cell<bool>,
     /// Why the card is out, and since when.
     out: RefCell<Option<(Now, String)>>,
+    /// No call begins any more, and after the last one its card is given back.
+    is_retired: Cell<bool>,
+    /// Its thread has given it back.
+    given_back: Notify,
 }
 
 impl SoundLine {
@@ -50,9 +62,12 @@ impl SoundLine {
     ///
     /// # Errors
     /// When the card can never be opened as the config wants it.
-    pub(super) async fn open(shared: &Rc<Shared>, index: usize) -> Result<(), Fault> {
-        let config::Line { name, kind } = &shared.config.lines[index];
-        let Some(config) = kind.sound() else { return Ok(()) };
+    pub(super) async fn open(
+        shared: &Rc<Shared>,
+        index: usize,
+        name: &str,
+        config: &config::SoundLine,
+    ) -> Result<(), Fault> {
         let (station::Handle { commands, first }, news) = start_station(shared, name, config)?;
         let hangs = match time::timeout(PATIENCE, first).await {
             Ok(Ok(Ok(()))) => None,
@@ -70,12 +85,16 @@ impl SoundLine {
         }
         let this = Rc::new(Self {
             index,
+            name: name.to_owned(),
+            config: config.clone(),
             start: RefCell::new(Start::new(config.start)),
             station: RefCell::new(commands),
             seq: Cell::new(None),
             running: Cell::new(None),
             out: RefCell::new(hangs.map(|words| (clock::now(), words))),
             told_rights: Cell::new(false),
+            is_retired: Cell::new(false),
+            given_back: Notify::new(),
         });
         shared.sound.borrow_mut().insert(index, Rc::clone(&this));
         spawn_local(this.run(Rc::clone(shared), news));
@@ -88,7 +107,11 @@ impl SoundLine {
             let wait = self.start.borrow().poll_timeout().map(|at| at.saturating_sub(clock::now()));
             tokio::select! {
                 told = news.recv() => match told {
-                    Some(told) => self.on_news(&shared, told),
+                    Some(told) => self.on_news(told),
+                    None if self.is_retired.get() && self.seq.get().is_none() => {
+                        self.given_back.notify_waiters();
+                        return;
+                    }
                     None => news = self.begin_anew(&shared).await,
                 },
                 () = time::sleep(wait.unwrap_or(FOREVER)), if wait.is_some() => {}
@@ -99,24 +122,39 @@ impl SoundLine {
     /// The card's thread ended, which is a fault of ours, and the log has it: another takes its place.
     async fn begin_anew(&self, shared: &Shared) -> mpsc::UnboundedReceiver<News> {
         let words = "its thread ended, and is started again".to_owned();
-        self.on_news(shared, News::Out(card::Fault { words, is_lasting: false }));
-        let config::Line { name, kind } = &shared.config.lines[self.index];
+        self.on_news(News::Out(card::Fault { words, is_lasting: false }));
         loop {
             time::sleep(ANEW).await;
-            match kind.sound().map(|config| start_station(shared, name, config)) {
-                Some(Ok((handle, news))) => {
+            match start_station(shared, &self.name, &self.config) {
+                Ok((handle, news)) => {
                     *self.station.borrow_mut() = handle.commands;
                     return news;
                 }
-                Some(Err(fault)) => warn!(line = name; "the sound card's thread is not started: {}", fault.words),
-                None => core::future::pending().await,
+                Err(fault) => warn!(line = self.name; "the sound card's thread is not started: {}", fault.words),
             }
         }
     }
 
-    fn on_news(&self, shared: &Shared, news: News) {
+    /// No call begins any more. Once there is none, the card is given back; then this returns.
+    pub(super) async fn retire(self: Rc<Self>, shared: Rc<Shared>) {
+        self.drain();
+        self.is_retired.set(true);
+        while self.seq.get().is_some() {
+            time::sleep(A_WHILE).await;
+        }
+        let own = shared.sound_line_of(self.index).filter(|line| Rc::ptr_eq(line, &self));
+        if own.is_some() {
+            shared.sound.borrow_mut().remove(&self.index);
+            let given_back = self.given_back.notified();
+            // Its thread ends when nobody can tell it anything any more.
+            *self.station.borrow_mut() = mpsc::unbounded_channel().0;
+            given_back.await;
+        }
+    }
+
+    fn on_news(&self, news: News) {
         let now = clock::now();
-        let line = shared.config.lines[self.index].name.as_str();
+        let line = self.name.as_str();
         let mut start = self.start.borrow_mut();
         match news {
             News::There(running) => {
@@ -186,7 +224,7 @@ impl SoundLine {
         if !shared.has_seat() {
             return self.start.borrow_mut().handle_no_seat(clock::now());
         }
-        let Some(config) = shared.config.lines[self.index].kind.sound() else { return };
+        let config = &self.config;
         let (ends, heard, to_play) = pipe::queues(config.rate, PIECES, FRAMES);
         // A station whose thread is gone drops its ends, and the call is over.
         let _ = self.station.borrow().send(Command::Call { heard, to_play });
@@ -200,7 +238,7 @@ impl SoundLine {
             self.start.borrow_mut().handle_ended(clock::now(), EndReason::Overload);
         }
         drop(calls);
-        if shared.config.routes.iter().any(|route| route.line == self.index && route.trunks.is_empty()) {
+        if shared.config().routes.iter().any(|route| route.line == self.index && route.trunks.is_empty()) {
             self.start.borrow_mut().handle_bridged(clock::now());
         }
     }
@@ -228,10 +266,10 @@ impl SoundLine {
     }
 
     /// Why no calls can come, if so.
-    pub(super) fn problem(&self, shared: &Shared) -> Option<String> {
+    pub(super) fn problem(&self) -> Option<String> {
         let out = self.out.borrow();
         let (_, words) = out.as_ref()?;
-        Some(format!("line {}: its sound card is out: {words}", shared.config.lines[self.index].name))
+        Some(format!("line {}: its sound card is out: {words}", self.name))
     }
 
     /// How its card is, for `trunkline status`.
@@ -248,10 +286,15 @@ impl SoundLine {
 impl Shared {
     /// `trunkline press` and `trunkline release`.
     pub(super) fn order_key(self: &Rc<Self>, line: &str, pressed: bool) -> Result<String, String> {
-        let index = super::outgoing::named(&self.config.lines, line)?;
+        let index = super::outgoing::named(&self.config().lines, line)?;
         let Some(sound) = self.sound.borrow().get(&index).cloned() else {
             return Err(format!("the line {line} is not of the kind sound, and has no key"));
         };
+        if pressed && sound.is_retired.get() {
+            return Err(format!(
+                "line {line}: its config has changed, and it takes that up after the call that it has"
+            ));
+        }
         let now = clock::now();
         let answer = {
             let mut start = sound.start.borrow_mut();
@@ -264,7 +307,7 @@ impl Shared {
             }
             Answer::Begins | Answer::Ends => Ok(answer.to_string()),
             Answer::NoCard => Err(sound
-                .problem(self)
+                .problem()
                 .unwrap_or_else(|| format!("line {line}: its sound card only begins; try again in a moment"))),
             Answer::AlreadyOn | Answer::NotOn | Answer::NotByKey | Answer::Draining => {
                 Err(format!("line {line}: {answer}"))
@@ -307,6 +350,8 @@ fn start_station(
 const PIECES: usize = 64;
 /// And frames: 80 ms of the agent.
 const FRAMES: usize = 4;
+/// How often a line that is given up looks whether its call is over.
+const A_WHILE: Duration = Duration::from_millis(100);
 /// Signs of life that are older are not news.
 const FRESH: Now = Now::from_secs(1);
 /// How long the start waits for a card that does not open.

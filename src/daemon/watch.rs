@@ -22,11 +22,13 @@ pub(super) async fn watch(shared: Rc<Shared>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut silent: Vec<String> = Vec::new();
     let mut records = Progress::default();
-    let (mut is_ready_told, mut told) = (false, String::new());
+    let mut told = String::new();
     loop {
         ticks.tick().await;
         // The service manager may be busy: what it did not take is said again.
-        is_ready_told = is_ready_told || systemd::ready().is_ok();
+        if !shared.is_ready_told.get() {
+            shared.is_ready_told.set(systemd::ready().is_ok());
+        }
         // Threads that were told to end need not answer any more.
         let now_silent = if shared.is_closed() { Vec::new() } else { ask(&shared.vitals) };
         if now_silent.is_empty() {

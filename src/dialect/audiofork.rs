@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// What can be set in `[line.NAME.path.audiofork]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     subprotocol: heapless::String<MAX_SUBPROTOCOL>,
 }

@@ -544,7 +544,7 @@ pub struct OptionInfo {
 }
 
 /// The options of all dialects, each at its default until set.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Ozonetel's.
     pub ozonetel: ozonetel::Options,

@@ -122,7 +122,7 @@ impl Notes {
     pub fn are_wanted(config: &Config) -> bool {
         config.keep.events.is_some()
             || config.keep.call_files.is_some()
-            || config.routes.iter().any(|route| Self::want_sound(config, route))
+            || config.keep.recordings.is_some()
             || !config.sinks.is_empty()
     }
 

@@ -10,7 +10,7 @@ pub(crate) struct Extension {
     pub(crate) registrar: Process,
     pub(crate) daemon: Daemon,
     _agent: Process,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Extension {
@@ -26,7 +26,12 @@ impl Extension {
         let registrar = registrar(args);
         let port = number(&registrar.line(&["listening="]), "listening");
         let (daemon, agent, dir) = line(&format!("sip:127.0.0.1:{port}"), password, keys);
-        Some(Self { registrar, daemon, _agent: agent, _dir: dir })
+        Some(Self { registrar, daemon, _agent: agent, dir })
+    }
+
+    /// Writes another password into the file that the config names.
+    pub(crate) fn change_password(&self, password: &str) {
+        std::fs::write(self.dir.path().join("password"), password).unwrap();
     }
 
     /// What the n-th REGISTER said and was told.

@@ -279,12 +279,15 @@ pub struct Route<'r> {
     pub ca: Option<&'r Path>,
 }
 
+/// The file of a [`Daemon`]'s config.
+const CONFIG: &str = "trunkline.toml";
+
 /// `trunkline run`, ready for calls.
 pub struct Daemon {
     pub process: Process,
     ports: Vec<(String, u16)>,
     http: u16,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Daemon {
@@ -333,7 +336,7 @@ impl Daemon {
         let grace = if control.contains("drain-seconds") { "" } else { "drain-seconds = 0" };
         let mut config = format!("[media]\n{media}\n[control]\nhttp = \"127.0.0.1:{http}\"\n{grace}\n{control}\n");
         config.push_str(&more(&ports));
-        let file = dir.path().join("trunkline.toml");
+        let file = dir.path().join(CONFIG);
         fs::write(&file, config).unwrap();
         let process = Process::start(Command::new(TRUNKLINE).arg("run").arg("--config").arg(&file));
         let until = Instant::now() + SOON;
@@ -351,12 +354,24 @@ impl Daemon {
         }
         drop(said);
         let names = lines.iter().map(|&name| name.to_owned());
-        Some(Self { process, ports: names.zip(ports).collect(), http, _dir: dir })
+        Some(Self { process, ports: names.zip(ports).collect(), http, dir })
     }
 
     /// Where this line listens.
     pub fn port(&self, line: &str) -> u16 {
         self.ports.iter().find(|(name, _)| name == line).unwrap().1
+    }
+
+    /// Changes its config file, and waits until the daemon has said what comes of it; gives that line.
+    pub fn reload(&self, change: impl FnOnce(&str) -> String) -> String {
+        let file = self.dir.path().join(CONFIG);
+        let text = change(&fs::read_to_string(&file).unwrap());
+        fs::write(&file, text).unwrap();
+        let words = ["the config ", " read again"];
+        let before = self.process.count(&words);
+        let id = rustix::process::Pid::from_child(&self.process.child);
+        rustix::process::kill_process(id, rustix::process::Signal::HUP).unwrap();
+        self.process.nth_line(before, &words)
     }
 
     /// The closing line of this line's first call.

@@ -136,6 +136,7 @@ impl Plan {
             ca_file: args.ca.clone(),
             insecure: args.insecure,
             options,
+            is_gone: false,
         };
         let farewell = match (args.stop_without_close, args.close_without_stop) {
             (true, _) => Farewell::StopOnly,

@@ -20,7 +20,7 @@ pub(super) use self::read::{KEYS, check_ports};
 pub use self::uri::SipUri;
 
 /// A line to a PBX that speaks SIP.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SipLine {
     /// Where UDP and TCP listen; the audio has the same address. Port 0 is any free one.
     pub listen: SocketAddr,
@@ -57,7 +57,7 @@ pub struct SipLine {
 }
 
 /// Where TLS is listened for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsListen {
     /// Port 0 is any free one.
     pub address: SocketAddr,
@@ -66,7 +66,7 @@ pub struct TlsListen {
 }
 
 /// `[line.NAME.register]`: the PBX that we are an extension of.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Register {
     /// Where we register. It has no user.
     pub registrar: SipUri,
@@ -219,6 +219,21 @@ impl SipLine {
     /// The highest rate that a call can have.
     pub(super) fn rate(&self) -> Rate {
         self.audio.codecs.iter().map(|codec| codec.rate()).max().unwrap_or(Rate::Hz8000)
+    }
+
+    /// Whether it could go on with the sockets of this one.
+    #[must_use]
+    pub fn has_the_sockets_of(&self, other: &Self) -> bool {
+        let sockets = |line: &Self| (line.listen, line.udp, line.tcp, line.tls.clone());
+        sockets(self) == sockets(other)
+    }
+
+    /// Whether somebody is to be reached by TLS.
+    #[must_use]
+    pub fn wants_trust(&self) -> bool {
+        let register = self.register.iter().flat_map(|register| [Some(&register.registrar), register.backup.as_ref()]);
+        let reached = register.flatten().chain(self.dial.iter().map(|dial| &dial.proxy));
+        self.tls.is_some() || reached.map(SipUri::transport).any(|transport| transport == Transport::Tls)
     }
 
     /// What a firewall has to let in.

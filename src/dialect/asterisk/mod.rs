@@ -38,7 +38,7 @@ pub use self::{agent::Agent, vendor::Vendor};
 pub const SUBPROTOCOL: &str = "media";
 
 /// What can be set in `[line.NAME.asterisk]` and `[line.NAME.path.asterisk]`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     control: Control,
     encoding: Encoding,

@@ -56,14 +56,17 @@ pub fn serve(fifos: Fifos, calls: mpsc::Sender<Ends>) -> io::Result<()> {
 
 impl Fifos {
     fn serve(&self, calls: &mpsc::Sender<Ends>) {
-        let mut source = self.wait_for_writer();
+        let Some(mut source) = self.wait_for_writer(calls) else { return };
         while !calls.is_closed() {
             let mut frame = Frame::silence(self.rate);
             // A read that fails is an end like any other.
             let len = source.read(&mut frame).unwrap_or(0);
             if len == 0 {
                 // Nobody writes. The one that is open stays until the next writer is there.
-                source = self.wait_for_writer();
+                match self.wait_for_writer(calls) {
+                    Some(next) => source = next,
+                    None => return,
+                }
                 continue;
             }
             match self.call(&mut source, Piece { frame, len }, calls) {
@@ -73,7 +76,10 @@ impl Fifos {
                     drop(source);
                     // Time enough for its next write to fail: opened at once, the FIFO would be whole for it again.
                     thread::sleep(SHUT);
-                    source = self.wait_for_writer();
+                    match self.wait_for_writer(calls) {
+                        Some(next) => source = next,
+                        None => return,
+                    }
                 }
                 Err(error) => {
                     warn!(line = self.line, error:%; "a call of a FIFO could not begin");
@@ -100,12 +106,13 @@ impl Fifos {
         Ok(is_done)
     }
 
-    /// Opens the input anew, and waits until there is something in it, or somebody was there and said nothing.
-    fn wait_for_writer(&self) -> Source {
+    /// Opens the input anew, and waits until there is something in it, or somebody was there and said nothing. `None`:
+    /// nobody takes its calls any more.
+    fn wait_for_writer(&self, calls: &mpsc::Sender<Ends>) -> Option<Source> {
         let mut told = false;
-        loop {
-            match self.open_input() {
-                Ok(file) => return Source::Raw(Box::new(file)),
+        while !calls.is_closed() {
+            match self.open_input(calls) {
+                Ok(file) => return Some(Source::Raw(Box::new(file))),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     if !told {
@@ -117,13 +124,15 @@ impl Fifos {
                 }
             }
         }
+        None
     }
 
-    fn open_input(&self) -> io::Result<File> {
+    fn open_input(&self, calls: &mpsc::Sender<Ends>) -> io::Result<File> {
         // An opening that waits would wait for the writer after one who came and went just before it.
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let file = OpenOptions::new().read(true).custom_flags(flags).open(&self.input)?;
-        poll(&mut [PollFd::new(&file, PollFlags::IN)], None)?;
+        let a_while = Timespec { tv_sec: 0, tv_nsec: WAKE.subsec_nanos().into() };
+        while poll(&mut [PollFd::new(&file, PollFlags::IN)], Some(&a_while))? == 0 && !calls.is_closed() {}
         fcntl_setfl(&file, OFlags::empty())?;
         Ok(file)
     }
@@ -194,6 +203,8 @@ impl FifoSink {
 
 /// How long a writer whose call is over is shut out: longer than any recorder's buffer.
 const SHUT: Duration = Duration::from_secs(1);
+/// How often a thread that waits for a writer looks whether its line was closed.
+const WAKE: Duration = Duration::from_millis(250);
 /// How often a FIFO that is not there is looked for.
 const RETRY: Duration = Duration::from_secs(2);
 /// How often a reader is looked for while a call lives.

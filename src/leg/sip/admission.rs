@@ -139,6 +139,14 @@ impl Admission {
         Self { policy, registrars: Vec::new(), sources, refused: Default::default(), news: None }
     }
 
+    /// Goes by another policy. What was counted against a source is forgotten where other counts are allowed.
+    pub fn set_policy(&mut self, policy: Policy) {
+        if (policy.invites_per_second, policy.burst) != (self.policy.invites_per_second, self.policy.burst) {
+            self.sources = Sources::new(policy.invites_per_second, policy.burst);
+        }
+        self.policy = policy;
+    }
+
     /// The addresses of whom we register with, as they are now. What a registrar was before is forgotten.
     pub fn set_registrars(&mut self, addresses: &[IpAddr]) {
         self.registrars.clear();

@@ -73,15 +73,9 @@ impl Line {
     pub fn new(setup: LineSetup) -> Self {
         let LineSetup { leg, admission, credentials, registration, timers, random: [ours, random] } = setup;
         let sent_by = SentBy { host: leg.host.clone(), port: leg.ports[0] };
-        let mut transactions = Transactions::new(Limits::default(), timers, ours, sent_by);
-        for (local, port) in (0..).zip(leg.ports) {
-            if let Some(port) = port {
-                transactions.set_sent_by(local, SentBy { host: leg.host.clone(), port: Some(port) });
-            }
-        }
-        Self {
-            setup: leg,
-            transactions,
+        let mut this = Self {
+            transactions: Transactions::new(Limits::default(), timers, ours, sent_by),
+            setup: leg.clone(),
             legs: BTreeMap::new(),
             admission: Admission::new(admission),
             digest: credentials.map(digest::Client::new),
@@ -93,6 +87,36 @@ impl Line {
             events: VecDeque::new(),
             last_leg: 0,
             closed: None,
+        };
+        this.announce(&leg);
+        this
+    }
+
+    /// Goes on by another setup; the legs that there are go on by it, too. `timers` and `random` stay, and the registration
+    /// does unless `registers_anew`.
+    pub fn succeed(&mut self, now: Now, setup: LineSetup, registers_anew: bool) {
+        let LineSetup { leg, admission, credentials, registration, timers: _, random: _ } = setup;
+        self.announce(&leg);
+        self.setup = leg;
+        self.admission.set_policy(admission);
+        if registers_anew {
+            self.digest = credentials.map(digest::Client::new);
+            // What is under way would be taken for an answer to the first of the new ones.
+            self.register = None;
+            self.registration = registration;
+            if self.registration.is_none() {
+                self.admission.set_registrars(&[]);
+            }
+            self.register(now);
+        }
+    }
+
+    /// Names us in Via.
+    fn announce(&mut self, setup: &Setup) {
+        for (local, port) in (0..).zip(setup.ports) {
+            if let Some(port) = port {
+                self.transactions.set_sent_by(local, SentBy { host: setup.host.clone(), port: Some(port) });
+            }
         }
     }
 
@@ -276,6 +300,12 @@ impl Line {
             registration.handle_failure(now, Failure::Unreachable(words));
         }
         self.register(now);
+    }
+
+    /// Whether this is a registrar of ours, still.
+    #[must_use]
+    pub fn registers_at(&self, target: &registration::Target) -> bool {
+        self.registration.as_ref().is_some_and(|registration| registration.targets().any(|own| own == *target))
     }
 
     /// How our registration stands, if we register.

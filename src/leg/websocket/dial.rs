@@ -526,6 +526,7 @@ mod tests {
             ca_file: None,
             insecure: false,
             options: dialect::Options::default(),
+            is_gone: false,
         }
     }
 

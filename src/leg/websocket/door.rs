@@ -35,6 +35,7 @@ use tokio::{
     task::spawn_local,
     time::{Instant, timeout, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
@@ -107,8 +108,8 @@ pub struct House {
 
 /// What a door is made of.
 pub struct DoorSetup {
-    /// The lines.
-    pub config: Arc<Config>,
+    /// The lines, as they are now.
+    pub config: watch::Receiver<Arc<Config>>,
     /// Which of them this is.
     pub line: usize,
     /// Where it listens; from [`bind`].
@@ -121,6 +122,8 @@ pub struct DoorSetup {
     pub metrics: Arc<Metrics>,
     /// How long a vendor may take for TLS and its request, and again for its start. [`PATIENCE`], but in tests.
     pub patience: Duration,
+    /// No more calls are wanted.
+    pub closed: CancellationToken,
 }
 
 /// A listener for a door. Its buffers are sized before it listens, because what a handshake offers as a window follows
@@ -138,9 +141,10 @@ pub fn bind(address: SocketAddr) -> io::Result<StdTcpListener> {
     Ok(socket.into())
 }
 
-/// Lets vendors in, for as long as the dial thread runs.
+/// Lets vendors in, until the line is closed.
 pub async fn serve(setup: DoorSetup) {
-    let DoorSetup { config, line, listener, arrivals, house, metrics, patience } = setup;
+    let DoorSetup { config: mut configs, line, listener, arrivals, house, metrics, patience, closed } = setup;
+    let config = Arc::clone(&configs.borrow_and_update());
     let name = config.lines[line].name.clone();
     let Some(listen) = listen(&config, line) else { return };
     let certificate = match listen.tls.as_ref().map(|pair| Certificate::load(&name, pair)).transpose() {
@@ -158,13 +162,23 @@ pub async fn serve(setup: DoorSetup) {
             return;
         }
     };
-    let sources = RefCell::new(Sources::new(listen.max_per_source));
+    let sources = Rc::new(RefCell::new(Sources::new(listen.max_per_source)));
     let (arriving, full) = Default::default();
-    let door =
+    let mut door =
         Rc::new(Door { config, line, name, certificate, sources, arriving, full, arrivals, house, metrics, patience });
     let mut told: Option<Now> = None;
     loop {
-        let (stream, peer) = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Ok(()) = configs.changed() => {
+                // Whoever is coming in goes on through the door as it was.
+                let config = Arc::clone(&configs.borrow_and_update());
+                door = Rc::new(door.rehung(config));
+                continue;
+            }
+            () = closed.cancelled() => return,
+        };
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors one is that for a while.
@@ -192,16 +206,17 @@ pub async fn serve(setup: DoorSetup) {
     }
 }
 
+#[derive(Clone)]
 struct Door {
     config: Arc<Config>,
     line: usize,
     name: String,
     certificate: Option<Rc<Certificate>>,
-    sources: RefCell<Sources>,
+    sources: Rc<RefCell<Sources>>,
     /// Connections whose call has not begun, by where they come from.
     arriving: Rc<RefCell<HashMap<IpAddr, usize>>>,
     /// Calls that found no seat since that was last told, and when it was.
-    full: Cell<(u64, Option<Now>)>,
+    full: Rc<Cell<(u64, Option<Now>)>>,
     arrivals: mpsc::Sender<Arrival>,
     house: watch::Receiver<House>,
     metrics: Arc<Metrics>,
@@ -247,6 +262,33 @@ enum Lost {
 }
 
 impl Door {
+    /// The same door by another config. What cannot be used of it leaves the door as it is.
+    fn rehung(&self, config: Arc<Config>) -> Self {
+        // It is closed soon, or has become one of the other sort, which is another door.
+        let Some(listen) = listen(&config, self.line) else { return self.clone() };
+        let certificate = match (&listen.tls, &self.listen().tls) {
+            (Some(pair), before) if before.as_ref() != Some(pair) => match Certificate::load(&self.name, pair) {
+                Ok(certificate) => Some(Rc::new(certificate)),
+                Err(error) => {
+                    warn!(
+                        message_id = messages::CERTIFICATE_KEPT, line = self.name, error:%;
+                        "a new certificate cannot be used: the line goes on as it was"
+                    );
+                    return self.clone();
+                }
+            },
+            (Some(_), _) => self.certificate.clone(),
+            (None, _) => None,
+        };
+        let is_as_patient = listen.max_per_source == self.listen().max_per_source;
+        let sources = if is_as_patient {
+            Rc::clone(&self.sources)
+        } else {
+            Rc::new(RefCell::new(Sources::new(listen.max_per_source)))
+        };
+        Self { config, certificate, sources, ..self.clone() }
+    }
+
     fn listen(&self) -> &Listen {
         listen(&self.config, self.line).expect("a door is opened for lines that listen only")
     }

@@ -77,6 +77,8 @@ pub struct Claims {
 pub struct Signer {
     algorithm: Algorithm,
     key: EncodingKey,
+    /// The key as it was given, by which two signers are told apart.
+    given: Secret,
     expires_seconds: u32,
     issuer: Option<String>,
     audience: Option<String>,
@@ -88,8 +90,8 @@ impl Signer {
     ///
     /// # Errors
     /// [`KeyError`] when the key is not one for this algorithm.
-    pub fn new(algorithm: Algorithm, key: &Secret, expires_seconds: u32) -> Result<Self, KeyError> {
-        let text = key.reveal();
+    pub fn new(algorithm: Algorithm, given: &Secret, expires_seconds: u32) -> Result<Self, KeyError> {
+        let text = given.reveal();
         let key = match algorithm {
             Algorithm::Hs256 => EncodingKey::from_secret(shared(text)?),
             Algorithm::Rs256 | Algorithm::Es256 if !text.contains("PRIVATE KEY-----") => {
@@ -104,7 +106,7 @@ impl Signer {
         };
         signer(&algorithm.theirs(), &key).map_err(|_| KeyError::NotPrivate(algorithm))?;
         use_ring();
-        Ok(Self { algorithm, key, expires_seconds, issuer: None, audience: None })
+        Ok(Self { algorithm, key, given: given.clone(), expires_seconds, issuer: None, audience: None })
     }
 
     /// Puts the claim `iss` in, if there is one.
@@ -145,6 +147,15 @@ impl Signer {
     }
 }
 
+impl PartialEq for Signer {
+    fn eq(&self, other: &Self) -> bool {
+        let of = |it: &Self| (it.algorithm, it.expires_seconds, it.issuer.clone(), it.audience.clone());
+        of(self) == of(other) && self.given == other.given
+    }
+}
+
+impl Eq for Signer {}
+
 impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Signer({})", self.algorithm)
@@ -156,6 +167,8 @@ impl fmt::Debug for Signer {
 pub struct Verifier {
     algorithm: Algorithm,
     key: DecodingKey,
+    /// The key as it was given, by which two verifiers are told apart.
+    given: Secret,
     issuer: Option<String>,
     audience: Option<String>,
 }
@@ -165,8 +178,8 @@ impl Verifier {
     ///
     /// # Errors
     /// [`KeyError`] when the key is not one for this algorithm.
-    pub fn new(algorithm: Algorithm, key: &Secret) -> Result<Self, KeyError> {
-        let text = key.reveal();
+    pub fn new(algorithm: Algorithm, given: &Secret) -> Result<Self, KeyError> {
+        let text = given.reveal();
         let key = match algorithm {
             Algorithm::Hs256 => DecodingKey::from_secret(shared(text)?),
             // A private key would be read and then match nothing; a certificate is not a key.
@@ -181,7 +194,7 @@ impl Verifier {
             }
         };
         use_ring();
-        Ok(Self { algorithm, key, issuer: None, audience: None })
+        Ok(Self { algorithm, key, given: given.clone(), issuer: None, audience: None })
     }
 
     /// Lets in only tokens whose claim `iss` is this, if there is one.
@@ -241,6 +254,15 @@ impl Verifier {
         Ok(Claims { tenant_id: text(body, "tenant_id")?, interaction_id: text(body, "interaction_id")? })
     }
 }
+
+impl PartialEq for Verifier {
+    fn eq(&self, other: &Self) -> bool {
+        let of = |it: &Self| (it.algorithm, it.issuer.clone(), it.audience.clone());
+        of(self) == of(other) && self.given == other.given
+    }
+}
+
+impl Eq for Verifier {}
 
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -18,6 +18,7 @@ use tokio::{
     task::spawn_local,
     time::{Instant, sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
@@ -49,6 +50,8 @@ pub struct OutboundSetup {
     pub house: watch::Receiver<House>,
     /// Calls to be fetched, where each has a place of its own; `None`: one connection stands there.
     pub ids: Option<mpsc::Receiver<Fetch>>,
+    /// No more calls are wanted.
+    pub closed: CancellationToken,
 }
 
 /// One call that waits for us.
@@ -60,9 +63,9 @@ pub struct Fetch {
     pub call_id: Text,
 }
 
-/// Keeps a connection dialled, until the daemon goes down.
+/// Keeps a connection dialled, until the line is closed or the daemon goes down.
 pub async fn serve(setup: OutboundSetup, tls: Option<Arc<ClientConfig>>) {
-    let OutboundSetup { config, line, arrivals, mut house, ids } = setup;
+    let OutboundSetup { config, line, arrivals, mut house, ids, closed } = setup;
     if let Some(ids) = ids {
         return fetch_all(&config, line, &arrivals, ids, tls).await;
     }
@@ -72,9 +75,16 @@ pub async fn serve(setup: OutboundSetup, tls: Option<Arc<ClientConfig>>) {
     let claims = Claims { tenant_id: config.account.clone(), ..Claims::default() };
     let (mut backoff, mut trouble) = (Backoff::default(), Trouble::default());
     // No seat: then no call is asked for.
-    while house.wait_for(|house| house.accepting || house.draining).await.is_ok_and(|house| !house.draining) {
+    loop {
+        let is_wanted = tokio::select! {
+            told = house.wait_for(|house| house.accepting || house.draining) => told.is_ok_and(|house| !house.draining),
+            () = closed.cancelled() => false,
+        };
+        if !is_wanted {
+            return;
+        }
         let began = Instant::now();
-        let words = match stand(trunk, tls.as_ref(), &claims, line, &mut house, &mut trouble).await {
+        let words = match stand(trunk, tls.as_ref(), &claims, line, &mut house, &closed, &mut trouble).await {
             Ok(Some(arrived)) => {
                 backoff = Backoff::default();
                 if let Err(error) = hand_over(&arrivals, Ok(arrived)).await {
@@ -82,7 +92,7 @@ pub async fn serve(setup: OutboundSetup, tls: Option<Arc<ClientConfig>>) {
                 }
                 continue;
             }
-            // The daemon goes down, or has no seat.
+            // The daemon goes down or has no seat, or the line is closed.
             Ok(None) => continue,
             Err(words) => words,
         };
@@ -99,6 +109,7 @@ pub async fn serve(setup: OutboundSetup, tls: Option<Arc<ClientConfig>>) {
         tokio::select! {
             () = sleep(backoff.next(chance())) => {}
             _ = house.wait_for(|house| house.draining) => {}
+            () = closed.cancelled() => {}
         }
     }
 }
@@ -194,6 +205,7 @@ async fn stand(
     claims: &Claims,
     line: usize,
     house: &mut watch::Receiver<House>,
+    closed: &CancellationToken,
     trouble: &mut Trouble,
 ) -> Result<Option<Arrival>, String> {
     let trunk = &*authorized(trunk, claims).map_err(|error| error.to_string())?;
@@ -202,11 +214,13 @@ async fn stand(
         info!(line = trunk.name, dialect = trunk.dialect, peer:%, cipher = cipher.unwrap_or("none"); "the vendor is connected");
     }
     let heard = tokio::select! {
-        heard = wait(&stream, &mut link, &mut welcome) => heard.map_err(|error| error.to_string())?,
-        _ = house.wait_for(|house| !house.accepting) => {
-            farewell(stream, link, &close_frame(Side::Client, GOING_AWAY, "")).await;
-            return Ok(None);
-        }
+        heard = wait(&stream, &mut link, &mut welcome) => Some(heard.map_err(|error| error.to_string())?),
+        _ = house.wait_for(|house| !house.accepting) => None,
+        () = closed.cancelled() => None,
+    };
+    let Some(heard) = heard else {
+        farewell(stream, link, &close_frame(Side::Client, GOING_AWAY, "")).await;
+        return Ok(None);
     };
     match heard {
         Ok(start) => {
@@ -360,7 +374,8 @@ mod tests {
             let token = accepted.request.header("authorization").unwrap().strip_prefix("Bearer ").unwrap();
             verifier.verify(token, clock::epoch_ms() / 1000).unwrap()
         };
-        let setup = OutboundSetup { config, line: 0, arrivals, house: told, ids: None };
+        let setup =
+            OutboundSetup { config, line: 0, arrivals, house: told, ids: None, closed: CancellationToken::new() };
         let told = LocalSet::new()
             .run_until(async {
                 tokio::select! {
