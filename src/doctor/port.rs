@@ -51,7 +51,7 @@ pub fn judge(wanted: &Wanted, facts: &Facts) -> Finding {
             Check::Port,
             key.clone(),
             format!("{what} is free, though the daemon runs (pid {pid})"),
-            "it was started with another config: `sudo systemctl restart trunkline` drains and takes this one",
+            "it runs with another config: `sudo trunkline reload` takes this one, and says what it cannot take",
         ),
         (None, None, _) if facts.first_free.is_some_and(|first| port < first) => Finding::fail(
             Check::Port,
