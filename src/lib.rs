@@ -27,6 +27,7 @@
 //! - [`notes`]: what live calls tell of themselves: the event log, files of calls, recordings. On a thread of its own too.
 //! - [`sinks`]: who is told of calls: webhooks and Redis, with a spool on disk in front of each.
 //! - [`explain`]: what became of one call, from what was kept of it: a story, the leg at fault, the likely cause. Pure.
+//! - [`doctor`]: why a site does not work: judgements of what was found, each with what mends it. Pure.
 //! - [`daemon`]: the control thread. [`cli`]: the commands, with the stand-ins `agent` and `call`.
 
 #![forbid(unsafe_code)]
@@ -38,6 +39,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod dialect;
+pub mod doctor;
 pub mod exit;
 pub mod explain;
 pub mod leg;

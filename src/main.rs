@@ -6,7 +6,7 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use trunkline::{
-    cli::{Cli, Command, agent, call, dialplan, eagi, explain, init, manual, pipe, status, steer},
+    cli::{Cli, Command, agent, call, dialplan, doctor, eagi, explain, init, manual, pipe, status, steer},
     config::{self, ServiceEnvironment},
     control::journal,
     daemon, exit,
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Config(init::ConfigCommand::Init(args)) => done(init::init(&args)),
         Command::Status(args) => done(status::status(&args)),
         Command::Calls(args) => done(status::calls(&args)),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Explain(args) => done(explain::explain(&args)),
         Command::Dial(args) => done(steer::dial(&args)),
         Command::Press(args) => done(steer::press(&args)),

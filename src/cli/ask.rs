@@ -105,6 +105,14 @@ enum Fault {
     },
 }
 
+impl AskError {
+    /// There is no daemon, as far as can be seen: nobody is at the socket.
+    pub(super) fn is_nobody(&self) -> bool {
+        let Fault::Connect(error) = &self.fault else { return false };
+        matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    }
+}
+
 impl fmt::Display for AskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let socket = self.socket.display();

@@ -11,6 +11,7 @@ mod connection;
 #[cfg(feature = "sound")]
 pub mod devices;
 pub mod dialplan;
+pub mod doctor;
 pub mod eagi;
 pub mod explain;
 pub mod init;
@@ -77,6 +78,8 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Show the live calls of a running daemon
     Calls(status::CallsArgs),
+    /// Say why a site does not work: names, clock, certificates, trunks, PBX, ports, sound and disk, each with what mends it
+    Doctor(doctor::DoctorArgs),
     /// Tell what became of one call: its story, the leg at fault and the likely cause, from its record and the journal
     Explain(explain::ExplainArgs),
     /// Call somebody through a SIP line and put them on its trunk, as far as its dial plan allows
@@ -148,6 +151,7 @@ Before it runs:
   trunkline dialplan
   trunkline route-test pbx
   trunkline devices
+  sudo trunkline doctor
   trunkline check --config /etc/trunkline/trunkline.toml
 
 Log lines: RUST_LOG=debug. Health and counters: http://127.0.0.1:9464/health and /metrics.";

@@ -49,6 +49,8 @@ mod score;
 mod vendor;
 mod websocket;
 
+pub(in crate::cli) use self::websocket::{facts_of_nobody, try_out};
+
 /// Places a call like a PBX or a telephony vendor: plays a WAV and records what comes back.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CallArgs {

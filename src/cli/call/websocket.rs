@@ -13,9 +13,10 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use crate::{
     cli::{
         call::{
-            CallError,
+            CallError, Ending,
             heard::Outcome,
-            score::Score,
+            random_uuid,
+            score::{LEAD_IN, Score},
             vendor::{Farewell, Vendor},
         },
         connection::Connection,
@@ -23,7 +24,8 @@ use crate::{
     },
     clock,
     config::{HeaderValue, Secret, Trunk, Url, exotel_query, is_secret, refused_header, shown_url},
-    dialect::{self, Facts, Role, Text},
+    dialect::{self, Dialect, Facts, Role, Text},
+    doctor::call::Tried,
     leg::{
         audiosocket::Uuid,
         websocket::{
@@ -35,7 +37,7 @@ use crate::{
             wire::Side,
         },
     },
-    media::{Now, Rate},
+    media::{Now, Rate, clock::PTIME},
 };
 
 /// What is said about a call on a WebSocket.
@@ -157,18 +159,8 @@ impl Plan {
                 dialed = dial(&trunk, config.as_ref(), send_buffer(&*grammar)) => dialed.map_err(CallError::Dial)?,
                 () = until(interrupted) => return Err(CallError::System(io::ErrorKind::Interrupted.into())),
             };
-            let Dialed { stream, tls, read_ahead, .. } = dialed;
-            let connection = Connection::new(stream, Link::new(tls, read_ahead)).map_err(CallError::System)?;
             let now = clock::now();
-            let leg = Leg::new(Setup {
-                side: Side::Client,
-                dialect: grammar,
-                facts,
-                rate: score.rate,
-                now,
-                epoch_ms: clock::epoch_ms(),
-                ping_every: PING_EVERY,
-            });
+            let (connection, leg) = connected(dialed, grammar, facts, score.rate, now)?;
             let mut vendor = Vendor::new(leg, score, digits, farewell, now);
             let stop = async {
                 tokio::select! {
@@ -183,6 +175,80 @@ impl Plan {
             Ok(vendor.outcome())
         })
     }
+}
+
+fn connected(
+    dialed: Dialed,
+    dialect: Box<dyn Dialect>,
+    facts: Facts,
+    rate: Rate,
+    now: Now,
+) -> Result<(Connection, Leg), CallError> {
+    let Dialed { stream, tls, read_ahead, .. } = dialed;
+    let connection = Connection::new(stream, Link::new(tls, read_ahead)).map_err(CallError::System)?;
+    let (side, epoch_ms) = (Side::Client, clock::epoch_ms());
+    Ok((connection, Leg::new(Setup { side, dialect, facts, rate, now, epoch_ms, ping_every: PING_EVERY })))
+}
+
+/// What came of a call that only asks whether there can be one.
+pub(in crate::cli) struct TriedOut {
+    /// How it went; whether what was played came back is not in it.
+    pub(in crate::cli) tried: Tried,
+    /// When each frame of the sound was sent.
+    pub(in crate::cli) sent_at: Vec<Now>,
+    /// What was heard, at the dialect's rate.
+    pub(in crate::cli) heard: Vec<i16>,
+    /// When the samples from this place on were heard.
+    pub(in crate::cli) heard_at: Vec<(usize, Now)>,
+}
+
+/// Calls the agent that was dialled, plays this at the dialect's own rate, and hangs up a while after.
+///
+/// # Errors
+/// The system refuses.
+pub(in crate::cli) async fn try_out(
+    dialed: Dialed,
+    grammar: Box<dyn Dialect>,
+    facts: Facts,
+    samples: Vec<i16>,
+) -> Result<TriedOut, CallError> {
+    let rate = grammar.rate();
+    let frames = samples.len().div_ceil(rate.frame());
+    let end = LEAD_IN + frames as u64 + (LISTENED.as_millis() / PTIME.as_millis()) as u64;
+    let score = Score { rate, samples, repeat: 1, marks: false, frames, end };
+    let now = clock::now();
+    let (connection, leg) = connected(dialed, grammar, facts, rate, now)?;
+    let mut vendor = Vendor::new(leg, &score, &[], Farewell::Whole, now);
+    connection.run(&mut vendor, core::future::pending()).await;
+    let Outcome { sent, heard, ended_by, trouble, listen_only, .. } = vendor.outcome();
+    let mut out = TriedOut {
+        tried: Tried {
+            seconds: (sent.ended - sent.began).as_secs_f64(),
+            first_voice_ms: heard.first_voice.map(|at| at.saturating_sub(sent.began).as_secs_f64() * 1000.0),
+            round_trip_ms: None,
+            trouble,
+            was_ended: ended_by != Ending::Caller,
+            listen_only,
+        },
+        sent_at: sent.at,
+        heard: Vec::new(),
+        heard_at: Vec::new(),
+    };
+    for stretch in heard.stretches.into_iter().filter(|stretch| stretch.rate == rate) {
+        let before = out.heard.len();
+        out.heard_at.extend(stretch.arrivals.iter().map(|&(place, at)| (before + place, at)));
+        out.heard.extend(stretch.samples);
+    }
+    Ok(out)
+}
+
+/// A call of nobody in particular, for this account.
+///
+/// # Errors
+/// There is no randomness.
+pub(in crate::cli) fn facts_of_nobody(account: &str) -> Result<Facts, CallError> {
+    let facts = facts(&WebSocketArgs::default(), random_uuid()?)?;
+    Ok(Facts { account: Text::try_from(account).unwrap_or_default(), ..facts })
 }
 
 /// Until somebody stops us.
@@ -292,6 +358,9 @@ const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const PING_EVERY: Now = Now::from_secs(20);
+
+/// An agent that echoes does so at once, and one that greets within a second or so.
+const LISTENED: Duration = Duration::from_millis(1500);
 
 /// How often we look if somebody stops us.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

@@ -247,6 +247,20 @@ pub fn list(all: bool) -> Result<Vec<DeviceInfo>, Fault> {
     Ok(infos)
 }
 
+/// What one way of the device of this name can do, in words.
+///
+/// # Errors
+/// [`Fault`] names the device and what to do.
+pub fn look(name: &str, way: Way) -> Result<String, Fault> {
+    hush();
+    let host = host()?;
+    match way_info(&find(&host, name, way)?, name, way) {
+        WayInfo::Formats(formats) => Ok(formats),
+        WayInfo::Refused(words) => Err(Fault { words, is_lasting: false }),
+        WayInfo::None => Err(missing(&host, name, way)),
+    }
+}
+
 fn way_info(device: &Device, name: &str, way: Way) -> WayInfo {
     let ranges = match ranges(device, way) {
         Ok(ranges) => ranges,

@@ -173,6 +173,11 @@ impl Dialing {
     }
 }
 
+/// The words of this trunk's agent as they may be shown: without what they repeat of our secrets.
+pub(crate) fn shown(words: &str, trunk: &Trunk) -> String {
+    String::from_utf8_lossy(&without_secrets(words.as_bytes(), trunk)).into_owned()
+}
+
 /// What a server repeats of our secrets is not for the log: some show the request that they refuse, and some what they
 /// decoded of it.
 fn without_secrets(text: &[u8], trunk: &Trunk) -> Vec<u8> {

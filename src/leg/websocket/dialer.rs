@@ -229,16 +229,16 @@ async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>,
 }
 
 /// Why a trunk was not reached.
-struct Refused {
+pub(crate) struct Refused {
     agent: String,
-    words: String,
+    pub(crate) words: String,
     is_timeout: bool,
     is_unreachable: bool,
-    is_worth_a_retry: bool,
+    pub(crate) is_worth_a_retry: bool,
 }
 
 /// Dials a trunk, once it is known where it is.
-async fn reach(
+pub(crate) async fn reach(
     trunk: &Trunk,
     tls: Option<&Arc<rustls::ClientConfig>>,
     line_rate: Rate,

@@ -206,6 +206,31 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
     Ok(Arc::new(config))
 }
 
+/// When the first certificate of a PEM file, the server's own, ends (s since 1970).
+///
+/// # Errors
+/// [`TlsError`] when there is none that can be read.
+pub fn file_valid_until(path: &Path) -> Result<u64, TlsError> {
+    let unreadable = || TlsError::NotPem(path.to_owned(), "its certificate cannot be understood".to_owned());
+    certificates(path)?.first().and_then(valid_until).ok_or_else(unreadable)
+}
+
+/// When a certificate ends (s since 1970), if it can be read. The verifier tells: after all time it has expired, and that
+/// is looked at before whom it is from.
+#[must_use]
+pub fn valid_until(certificate: &CertificateDer<'_>) -> Option<u64> {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone().into_owned()).ok()?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider()).build().ok()?;
+    let name = ServerName::try_from("localhost").ok()?;
+    match verifier.verify_server_cert(certificate, &[], &name, &[], UnixTime::since_unix_epoch(AFTER_ALL)) {
+        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            Some(not_after.as_secs())
+        }
+        _ => None,
+    }
+}
+
 /// The cipher suite in use, once the handshake is done.
 #[must_use]
 pub fn suite_name(connection: &Connection) -> Option<&'static str> {
@@ -502,6 +527,9 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 /// Sessions that can be resumed: one trunk rarely has more servers behind it.
 const RESUMED: usize = 8;
 
+/// Later than any certificate ends: its year has four digits (RFC 5280 4.1.2.5).
+const AFTER_ALL: Duration = Duration::from_secs(300_000_000_000);
+
 /// Names of a certificate that a message lists; some carry a hundred.
 const MAX_NAMES: usize = 6;
 
@@ -603,6 +631,17 @@ pub(super) mod tests {
 
     fn refused(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>, name: &'static str) -> String {
         explain_tls(&shake(client, server, name).unwrap_err())
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_known_whoever_issued_it() {
+        let dir = tempfile::tempdir().unwrap();
+        throwaway_ca(dir.path(), &[]).unwrap();
+        let ends = (UnixTime::now().as_secs() / DAY + VALID_DAYS) * DAY;
+        assert_eq!(file_valid_until(&dir.path().join(SERVER)).unwrap(), ends);
+        assert_eq!(file_valid_until(&dir.path().join(CA)).unwrap(), ends);
+        assert!(matches!(file_valid_until(&dir.path().join(KEY)), Err(TlsError::NoCertificate(_))));
+        assert_eq!(valid_until(&CertificateDer::from(vec![0x30, 0])), None);
     }
 
     #[test]

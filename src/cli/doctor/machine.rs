@@ -1,0 +1,331 @@
+//! This machine, looked at: its clock, ports, folders and sound.
+
+use core::{net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::{TcpListener, UdpSocket},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
+use tokio::{task::spawn_blocking, time::timeout};
+
+use super::{SERVICE_CONFIG, Site};
+use crate::{
+    config::{Config, LineKind},
+    doctor::{
+        Finding,
+        account::{Account, Owned, gid_of},
+        clock, disk, port,
+        sound::{self, Card, Unit},
+    },
+    leg::sound::Way,
+};
+
+/// The clock, by what whoever keeps it has told the kernel.
+pub(super) async fn clock(now: u64) -> Finding {
+    let asked = spawn_blocking(|| {
+        let mut command = Command::new("timedatectl");
+        command.args(["show", "--property=NTPSynchronized", "--value"]).stdin(Stdio::null()).stderr(Stdio::null());
+        let said = command.output().ok()?.stdout;
+        match said.trim_ascii() {
+            b"yes" => Some(true),
+            b"no" => Some(false),
+            _ => None,
+        }
+    });
+    let told = timeout(ASKED, asked).await.ok().and_then(Result::ok).flatten();
+    // systemd-timesyncd(8) makes it.
+    let by_file = || Path::new("/run/systemd/timesync/synchronized").exists().then_some(true);
+    clock::judge(now, clock::BUILT, told.or_else(by_file))
+}
+
+/// The rest: what is a matter of microseconds, and sound cards on a thread of their own.
+pub(super) async fn look(site: &Site) -> Vec<Finding> {
+    let mut findings = ports(site);
+    findings.extend(rtp(&site.config));
+    findings.extend(sounds(site).await);
+    findings.extend(folders(&site.config, &site.service));
+    findings
+}
+
+/// Who runs the config: the installed service, or whoever calls us.
+pub(super) struct Service {
+    unit: Option<Unit>,
+    account: Option<Account>,
+    audio: Option<u32>,
+    /// We are that account, so that what we may do tells.
+    is_us: bool,
+}
+
+impl Service {
+    /// The unit counts where this is the config that it runs.
+    pub(super) fn of(config: &Path) -> Self {
+        let [passwd, group] = ["/etc/passwd", "/etc/group"].map(|file| fs::read_to_string(file).unwrap_or_default());
+        let unit = (config == Path::new(SERVICE_CONFIG)).then(unit).flatten();
+        let own = rustix::process::geteuid().as_raw();
+        let account = match &unit {
+            Some(unit) => Account::find(unit.user.as_deref().unwrap_or("root"), &passwd, &group),
+            None => Account::of_uid(own, &passwd, &group),
+        };
+        let is_us = account.as_ref().is_some_and(|account| account.uid == own);
+        Self { unit, account, audio: gid_of("audio", &group), is_us }
+    }
+
+    /// It is the service's config, and there is one.
+    pub(super) const fn is_installed(&self) -> bool {
+        self.unit.is_some()
+    }
+
+    fn name(&self) -> String {
+        self.account.as_ref().map_or_else(|| "this user".to_owned(), |account| account.name.clone())
+    }
+}
+
+/// The unit and its drop-ins, if it is installed; /etc goes before /run before /usr (systemd.unit(5)).
+fn unit() -> Option<Unit> {
+    let folders = ["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+    let text = folders.iter().find_map(|folder| fs::read_to_string(format!("{folder}/trunkline.service")).ok())?;
+    let mut drop_ins: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for folder in folders.iter().rev() {
+        let Ok(entries) = fs::read_dir(format!("{folder}/trunkline.service.d")) else { continue };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            if let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".conf")) {
+                drop_ins.insert(name.to_owned(), path.clone());
+            }
+        }
+    }
+    let more: Vec<String> = drop_ins.values().filter_map(|path| fs::read_to_string(path).ok()).collect();
+    Some(Unit::read(core::iter::once(text.as_str()).chain(more.iter().map(String::as_str))))
+}
+
+fn ports(site: &Site) -> Vec<Finding> {
+    let service = &site.service;
+    let may_bind_all = service.unit.is_none() && service.account.as_ref().is_some_and(|account| account.uid == 0);
+    let first_free = (!may_bind_all).then(|| {
+        let text = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+        text.trim().parse().unwrap_or(1024)
+    });
+    wanted(&site.config)
+        .into_iter()
+        .map(|wanted| {
+            let refused = bind(&wanted).err().map(|error| error.kind());
+            let in_use = refused == Some(io::ErrorKind::AddrInUse);
+            let facts = port::Facts {
+                refused,
+                owner: if in_use { owner(&wanted) } else { None },
+                daemon: site.daemon.status().map(|status| status.pid),
+                first_free,
+            };
+            port::judge(&wanted, &facts)
+        })
+        .collect()
+}
+
+/// Every port that the config listens on. Port 0 is any.
+fn wanted(config: &Config) -> Vec<port::Wanted> {
+    let mut wanted = Vec::new();
+    let mut add = |key: String, address: SocketAddr, udp: bool| {
+        if address.port() != 0 {
+            wanted.push(port::Wanted { key, address, udp });
+        }
+    };
+    for line in &config.lines {
+        let key = format!("[line.{}] listen", line.name);
+        match &line.kind {
+            LineKind::Audiosocket { listen, .. } => add(key, *listen, false),
+            LineKind::Websocket(websocket) => {
+                if let Some(listen) = websocket.listen() {
+                    add(key, listen.address, false);
+                }
+            }
+            LineKind::Sip(sip) => {
+                for (is_on, udp) in [(sip.udp, true), (sip.tcp, false)] {
+                    if is_on {
+                        add(key.clone(), sip.listen, udp);
+                    }
+                }
+                if let Some(tls) = &sip.tls {
+                    add(format!("[line.{}] tls-listen", line.name), tls.address, false);
+                }
+            }
+            LineKind::Sound(_) | LineKind::Pipe(_) => {}
+        }
+    }
+    if let Some(http) = config.control.http {
+        add("[control] http".to_owned(), http, false);
+    }
+    if let Some(telnyx) = &config.telnyx {
+        add("[telnyx] webhook-listen".to_owned(), telnyx.webhook_listen, false);
+    }
+    wanted
+}
+
+fn bind(wanted: &port::Wanted) -> io::Result<()> {
+    if wanted.udp { UdpSocket::bind(wanted.address).map(drop) } else { TcpListener::bind(wanted.address).map(drop) }
+}
+
+/// Who has a port: the process with its socket. Those of others are shown to root only.
+fn owner(wanted: &port::Wanted) -> Option<port::Owner> {
+    let tables = if wanted.udp { ["udp", "udp6"] } else { ["tcp", "tcp6"] };
+    let inodes: Vec<String> = tables
+        .iter()
+        .flat_map(|table| {
+            let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+            let found = port::listeners(&text, wanted.udp);
+            let in_the_way = found.filter(|(address, _)| port::is_in_the_way(*address, wanted.address));
+            in_the_way.map(|(_, inode)| format!("socket:[{inode}]")).collect::<Vec<_>>()
+        })
+        .collect();
+    let processes = fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let has_it = |pid: &u32| {
+        let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        files
+            .filter_map(|file| fs::read_link(file.ok()?.path()).ok())
+            .any(|link| link.to_str().is_some_and(|link| inodes.iter().any(|inode| inode == link)))
+    };
+    let pid = processes.into_iter().find(has_it)?;
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned();
+    Some(port::Owner { pid, name })
+}
+
+fn rtp(config: &Config) -> Vec<Finding> {
+    let read = |name: &str| fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
+    let ephemeral = port::range(&read("ip_local_port_range"));
+    let reserved = port::ranges(&read("ip_local_reserved_ports"));
+    let lines = config.lines.iter().filter_map(|line| Some((&line.name, line.kind.sip()?)));
+    lines
+        .map(|(name, sip)| {
+            let key = format!("[line.{name}] rtp-ports");
+            port::judge_rtp(&key, sip.audio.rtp_ports, config.media.max_calls, ephemeral, &reserved)
+        })
+        .collect()
+}
+
+async fn sounds(site: &Site) -> Vec<Finding> {
+    let service = &site.service;
+    let lines: Vec<_> =
+        site.config.lines.iter().filter_map(|line| Some((line.name.clone(), line.kind.sound()?.clone()))).collect();
+    let mut findings = Vec::new();
+    for (name, line) in &lines {
+        let running = site.daemon.status().and_then(|status| status.lines.iter().find(|known| known.name == *name));
+        let told = running.and_then(|line| line.card.clone());
+        for (way, device) in [(Way::Input, &line.input), (Way::Output, &line.output)] {
+            let key = format!("[line.{name}] {}", way.key());
+            let card = match &told {
+                Some(says) => Card::OfDaemon(says.clone()),
+                None => card(device, way).await,
+            };
+            findings.push(sound::judge_card(&key, device, &card));
+        }
+    }
+    if lines.is_empty() {
+        return findings;
+    }
+    let rights = sound::Rights {
+        account: service.account.as_ref(),
+        unit: service.unit.as_ref(),
+        audio: service.audio,
+        devices: &devices(),
+    };
+    findings.push(sound::judge_rights(&rights));
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Rtprio).current.unwrap_or(u64::MAX);
+    // Root needs no limit to be raised for it.
+    let limit = if rustix::process::geteuid().is_root() { u64::MAX } else { limit };
+    findings.push(sound::judge_realtime(service.unit.as_ref(), limit));
+    findings
+}
+
+/// The card, as the daemon would open it. ALSA may take its time, and some of its plugins for ever.
+#[cfg(feature = "sound")]
+async fn card(device: &str, way: Way) -> Card {
+    let name = device.to_owned();
+    let looking = spawn_blocking(move || crate::leg::sound::alsa::look(&name, way));
+    match timeout(SOUND, looking).await {
+        Ok(Ok(Ok(formats))) => Card::There(formats),
+        Ok(Ok(Err(fault))) => Card::Refused(fault.words),
+        Ok(Err(_)) | Err(_) => {
+            Card::Refused(format!("{device} did not answer; another name of it may: `trunkline devices`"))
+        }
+    }
+}
+
+/// A config with such a line is refused before.
+#[cfg(not(feature = "sound"))]
+async fn card(_: &str, _: Way) -> Card {
+    Card::Refused("this trunkline was built without sound cards".to_owned())
+}
+
+fn devices() -> Vec<(String, Owned)> {
+    let entries = fs::read_dir("/dev/snd").into_iter().flatten();
+    let mut devices: Vec<_> = entries
+        .filter_map(|entry| {
+            let (path, found) = (entry.as_ref().ok()?.path(), entry.as_ref().ok()?.metadata().ok()?);
+            let is_card = path.file_name()?.to_str()?.starts_with(['c', 'p']);
+            is_card.then(|| (path.display().to_string(), owned(&found)))
+        })
+        .collect();
+    devices.sort_by(|a, b| a.0.cmp(&b.0));
+    devices
+}
+
+fn owned(found: &fs::Metadata) -> Owned {
+    Owned { mode: found.mode(), uid: found.uid(), gid: found.gid() }
+}
+
+fn folders(config: &Config, service: &Service) -> Vec<Finding> {
+    let keep = &config.keep;
+    // systemd names it to the service ($STATE_DIRECTORY), and not to us.
+    let state = service.unit.is_some().then(|| PathBuf::from(STATE));
+    let named = [
+        ("[records] directory", config.records.directory.clone().or(state)),
+        ("[events] directory", keep.events.as_ref().map(|events| events.directory.clone())),
+        ("[call-files] directory", keep.call_files.as_ref().map(|folder| folder.directory.clone())),
+        ("[recordings] directory", keep.recordings.as_ref().map(|folder| folder.directory.clone())),
+        ("[sinks] directory", keep.spools.as_ref().map(|spools| spools.directory.clone())),
+    ];
+    let named = named.into_iter().filter_map(|(key, path)| Some((key, path?)));
+    named.map(|(key, path)| disk::judge(&folder(key, &path, service))).collect()
+}
+
+fn folder(key: &str, path: &Path, service: &Service) -> disk::Folder {
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let space = statvfs(there).ok();
+    let read_only = space.as_ref().is_some_and(|space| space.f_flag.contains(StatVfsMountFlags::RDONLY));
+    let may = if service.is_us {
+        Some(access(there, Access::WRITE_OK | Access::EXEC_OK).is_ok())
+    } else if service.unit.is_some() && there == Path::new(STATE_ROOT) && path.starts_with(STATE) {
+        // `StateDirectory=` makes it.
+        Some(true)
+    } else {
+        let found = fs::metadata(there).ok();
+        service.account.as_ref().zip(found).map(|(account, found)| account.may(0o3, owned(&found)))
+    };
+    let is_open = |open: &str| path.starts_with(open);
+    let shut = service.unit.as_ref().is_some_and(|unit| {
+        !is_open(STATE) && !is_open("/run/trunkline") && !unit.writable.iter().any(|open| is_open(open))
+    });
+    disk::Folder {
+        key: key.to_owned(),
+        path: path.display().to_string(),
+        there: there.display().to_string(),
+        space: space.map(|space| (space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize)),
+        read_only,
+        writer: (service.name(), may),
+        shut,
+    }
+}
+
+/// `StateDirectory=` of the unit.
+const STATE: &str = "/var/lib/trunkline";
+
+const STATE_ROOT: &str = "/var/lib";
+
+/// timedatectl starts a service of systemd's for its answer.
+const ASKED: Duration = Duration::from_secs(2);
+
+#[cfg(feature = "sound")]
+const SOUND: Duration = Duration::from_secs(4);
