@@ -15,8 +15,8 @@ use std::{
 };
 
 use site::{
-    Daemon, End, FRAME, Phone, Process, Route, SOON, TRUNKLINE, assert_same, field, free_ports, hello, message, noise,
-    number, wait_for, write_wav,
+    Daemon, End, FRAME, Phone, Process, Route, SOON, TRUNKLINE, assert_same, field, free_ports, hello, http_get,
+    message, noise, number, wait_for, write_wav,
 };
 
 /// An agent that gives every caller their own voice back.
@@ -384,6 +384,30 @@ fn a_fifo_that_changes_is_opened_anew_after_the_call_that_it_has() {
     drop(next);
     let ended = daemon.process.nth_line(1, &["call ended"]);
     assert_eq!((number(&ended, "rate"), number(&ended, "samples_up")), (16_000, 5 * 320), "{ended}");
+}
+
+#[test]
+fn a_line_that_does_not_open_is_told_and_tried_again_by_the_next_reload() {
+    let (_agent, url) = agent();
+    let daemon = site(&url);
+    let folder = tempfile::tempdir().unwrap();
+    let (wav, kept) = (folder.path().join("said.wav"), folder.path().join("heard.wav"));
+    write_wav(&wav, &noise(0.1, 4));
+    // Nobody can write there, root included.
+    fs::create_dir(&kept).unwrap();
+    let line = format!(
+        "[line.tape]\nkind = \"pipe\"\ninput = {wav:?}\noutput = {kept:?}\n[[route]]\nline = \"tape\"\n\
+         trunks = [\"pbx\"]\n"
+    );
+    let told = daemon.reload(|config| format!("{config}{line}"));
+    assert!(told.contains("but not all of it holds") && told.contains("[line.tape]"), "{told}");
+    assert!(http_get(daemon.http(), "/health").contains("[line.tape]"));
+    serves_a_call(daemon.port("pbx"));
+    fs::remove_dir(&kept).unwrap();
+    let told = daemon.reload(str::to_owned);
+    assert!(told.contains("line tape opens") && !told.contains("but not"), "{told}");
+    daemon.process.line(&["call ended", "line=tape"]);
+    assert!(!http_get(daemon.http(), "/health").contains("[line.tape]"));
 }
 
 #[test]

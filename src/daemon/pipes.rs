@@ -144,7 +144,7 @@ async fn arrive(shared: Rc<Shared>, line: usize, mut stream: UnixStream, has_sea
     let seat = if has_seat { shared.seat(line) } else { None };
     let Some(line) = seat else {
         if told.is_some() {
-            refuse(&stream, shared.why_full().unwrap_or("all seats were taken").to_owned());
+            refuse(&stream, shared.why_full().unwrap_or("the line is closed").to_owned());
         }
         return;
     };
