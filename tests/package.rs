@@ -131,41 +131,59 @@ fn a_secret_reaches_the_agent(machine: &Machine) {
     }
 }
 
-/// A file that is wrong is told by `check`, and nothing happens to the service by its lying there.
+/// A file that is wrong is told by `check`, nothing happens to the service by its lying there, and a reload refuses it.
 fn a_wrong_config_stops_nothing(machine: &Machine) {
     let process = machine.property("MainPID");
     machine.write(PLACE, &CONFIG.replace("dialect", "dialekt"));
     let (status, said) = machine.try_run(["trunkline", "check"]);
     assert!(!status.success() && said.contains("trunkline.toml:10:") && said.contains("did you mean"), "{said}");
     machine.serves_a_call();
-    machine.assert_properties(&[("ActiveState", "active"), ("MainPID", &process)]);
+    let (status, _) = machine.try_run(["systemctl", "reload", "trunkline.service"]);
+    assert!(!status.success());
+    machine.serves_a_call();
+    machine.assert_properties(&[("ActiveState", "active"), ("MainPID", &process), ("NRestarts", "0")]);
     machine.write(PLACE, CONFIG);
 }
 
-/// What a step of `systemctl reload` does: secrets are changed, added and taken away under a service that runs, which can
-/// write to them no more than before.
-fn new_secrets_are_handed_to_the_service(machine: &Machine) {
-    let renew = || {
-        let process = machine.property("MainPID");
-        machine.run(["env", &format!("MAINPID={process}"), "/usr/lib/trunkline/renew-credentials"]);
-    };
-    let handed = |name: &str| machine.read(&format!("/run/credentials/trunkline.service/secrets_{name}"));
+/// A reload around a live call: secrets are changed, added and taken away under a service that runs, which can write to them
+/// no more than before, and the call loses nothing.
+fn a_reload_brings_new_secrets(machine: &Machine, agent: &Process) {
+    const UUID: &str = "0d6a5b1e-7f0c-4f53-9a3e-6f2b8a1c9d47";
+    let process = machine.property("MainPID");
+    let reload = || machine.run(["systemctl", "reload", "trunkline.service"]);
+    let folder = "/run/credentials/trunkline.service";
+    let handed = |name: &str| machine.read(&format!("{folder}/secrets_{name}"));
+    let live = machine.call_named(Duration::from_secs(5), Some(UUID));
+    agent.nth_line(1, &["call began"]);
     machine.write("/etc/trunkline/secrets/agent-token", "tok-new\n");
     machine.write("/etc/trunkline/secrets/another", "more\n");
     assert_eq!((handed("agent-token"), handed("another")), (format!("{TOKEN}\n"), String::new()));
-    renew();
+    reload();
     assert_eq!((handed("agent-token"), handed("another")), ("tok-new\n".to_owned(), "more\n".to_owned()));
+    // That it has reached the daemon, too.
+    let told = || machine.run(["journalctl", "--output", "cat", "--unit", "trunkline.service"]);
+    assert!(told().contains("the config is read again: trunk agent changes"), "{}", told());
+
     machine.write("/etc/trunkline/secrets/agent-token", &format!("{TOKEN}\n"));
     machine.run(["rm", "/etc/trunkline/secrets/another"]);
-    renew();
-    let folder = "/run/credentials/trunkline.service";
+    reload();
     assert_eq!(machine.run(["ls", "-A", folder]), "secrets_agent-token");
     assert_eq!(machine.run(["stat", "--format=%U %a", &format!("{folder}/secrets_agent-token")]), "trunkline 400");
     // As the service sees it.
-    let inside = format!("/proc/{}/root{folder}", machine.property("MainPID"));
+    let inside = format!("/proc/{process}/root{folder}");
     assert_eq!(machine.run(["cat", &format!("{inside}/secrets_agent-token")]), TOKEN);
     let (status, said) = machine.try_run(["touch", &format!("{inside}/more")]);
     assert!(!status.success() && said.contains("Read-only"), "{said}");
+
+    live.assert_served();
+    machine.run(["journalctl", "--sync"]);
+    let (told, _) = explained(machine, UUID, &[]);
+    assert_eq!((&told["fault"], &told["symptom"]), (&"nobody".into(), &Value::Null), "{told}");
+    let ended = machine.journal().into_iter().rfind(|entry| entry["MESSAGE_ID"] == ENDED).unwrap();
+    for count in ["DROPPED", "MISSED", "UNDERRUNS", "REPAID"] {
+        assert_eq!(ended[count], "0", "{ended}");
+    }
+    machine.assert_properties(&[("ActiveState", "active"), ("MainPID", &process), ("NRestarts", "0")]);
 }
 
 fn ms(from: u64, to: u64) -> u64 {
@@ -210,8 +228,8 @@ fn a_package_is_installed_upgraded_removed_and_purged_around_the_calls_of_its_si
     a_secret_reaches_the_agent(&machine);
     let agent = machine.agent();
     machine.serves_a_call();
+    a_reload_brings_new_secrets(&machine, &agent);
     a_wrong_config_stops_nothing(&machine);
-    new_secrets_are_handed_to_the_service(&machine);
 
     // A config that the new version does not take: the old one goes on, and the next upgrade mends nothing by itself.
     let process = machine.property("MainPID");
@@ -225,7 +243,7 @@ fn a_package_is_installed_upgraded_removed_and_purged_around_the_calls_of_its_si
     // Mended, it is upgraded around a live call.
     machine.write(PLACE, CONFIG);
     let live = machine.call(Duration::from_secs(5));
-    agent.nth_line(3, &["call began"]);
+    agent.nth_line(5, &["call began"]);
     let (status, said) = machine.dpkg(["--install", "/opt/new.deb"]);
     assert!(status.success() && said.contains("restarted"), "{said}");
     live.assert_served();
@@ -254,7 +272,7 @@ fn a_package_is_installed_upgraded_removed_and_purged_around_the_calls_of_its_si
     assert!(!machine.path("/usr/bin/trunkline").exists());
     machine.assert_properties(&[("ActiveState", "inactive"), ("LoadState", "not-found")]);
     assert_eq!(machine.read(PLACE), CONFIG);
-    assert_eq!(machine.records().len(), 7);
+    assert_eq!(machine.records().len(), 9);
     let (status, said) = machine.dpkg(["--purge", "trunkline"]);
     assert!(status.success(), "{said}");
     for file in [
