@@ -193,6 +193,29 @@ fn a_secret_that_was_changed_opens_the_next_call() {
 }
 
 #[test]
+fn a_ca_file_that_was_changed_is_trusted_by_the_next_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = Process::start(
+        Command::new(TRUNKLINE).args(["agent", "--listen", "127.0.0.1:0", "--tls"]).arg(folder.path().join("agent")),
+    );
+    let said = agent.line(&["wss://127.0.0.1:"]);
+    let port = said.split("wss://127.0.0.1:").nth(1).unwrap().split(' ').next().unwrap();
+    trunkline::leg::websocket::tls::throwaway_ca(&folder.path().join("other"), &[]).unwrap();
+    let trusted = folder.path().join("trusted");
+    fs::create_dir(&trusted).unwrap();
+    let trust = |whom: &str| fs::copy(folder.path().join(whom).join("ca.pem"), trusted.join("ca.pem")).unwrap();
+    trust("other");
+    let (url, ca) = (format!("wss://localhost:{port}/"), Some(trusted.as_path()));
+    let daemon = Daemon::start(&[Route { name: "pbx", url, dialect: "ozonetel", ca }]);
+    assert_eq!(Phone::dial(daemon.port("pbx"), &[]).wait().end, Some(End::Hangup));
+    daemon.process.line(&["trunk did not take the call", "certificate"]);
+    trust("agent");
+    let told = daemon.reload(str::to_owned);
+    assert!(told.ends_with("nothing changes"), "the file is the same, and what it names is read: {told}");
+    serves_a_call(daemon.port("pbx"));
+}
+
+#[test]
 fn pipes_are_opened_and_closed_while_their_calls_go_on() {
     let (_agent, url) = agent();
     let daemon = site(&url);

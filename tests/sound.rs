@@ -271,6 +271,33 @@ fn a_key() {
 }
 
 #[test]
+fn a_line_that_has_a_call_takes_a_new_config_up_after_it() {
+    once_more(a_new_config);
+}
+
+fn a_new_config() {
+    let Some(room) = Room::open() else { return };
+    let (_agent, url) = room.agent("echo");
+    let desk = room.daemon(&format!("{DESK}start = \"key\"\n{TONELESS}"), &url);
+    desk.process.line(&["the sound card is there"]);
+    assert_eq!(desk.ask(&["press", "desk"]).0, Some(0));
+    desk.answered();
+    let file = room.path("trunkline.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("start = \"key\"", "start = \"always\"")).unwrap();
+    assert_eq!(desk.ask(&["reload"]), (Some(0), "the config is read again: line desk changes".to_owned()));
+    let (code, said) = desk.ask(&["press", "desk"]);
+    assert!(code == Some(1) && said.contains("after the call that it has"), "{said}");
+    assert_eq!(["call ended", "the sound card is there"].map(|words| desk.times(words)), [0, 1]);
+    assert_eq!(desk.ask(&["release", "desk"]).0, Some(0));
+    assert_eq!(field(&desk.process.line(&["call ended"]), "end_reason"), "line-hung-up");
+    // The card is opened anew, and calls begin as the new config says.
+    desk.process.nth_line(1, &["the sound card is there"]);
+    desk.process.nth_line(1, &["trunk answered"]);
+    assert_eq!(desk.times("WARN"), 0, "{}", desk.process.said());
+}
+
+#[test]
 fn speech_starts_a_call_and_silence_ends_it() {
     once_more(speech_and_silence);
 }

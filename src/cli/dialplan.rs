@@ -32,7 +32,7 @@ const EXAMPLES: &str = "\
   trunkline dialplan --config configs/sip-trunk.toml
 
 What stands behind `;` is a comment to Asterisk, and what stands in <!-- --> to FreeSWITCH: all of it may be pasted.
-docs/sip.md and docs/config.md have the reasons.";
+docs/asterisk.md, docs/freeswitch.md and docs/sip.md have the reasons.";
 
 fn parse_number(text: &str) -> Result<String, String> {
     let is_number = !text.is_empty() && text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_digit());

@@ -81,7 +81,9 @@ mod tests {
         for command in Cli::command().get_subcommands() {
             let page = read(&format!("trunkline-{}.1", command.get_name()));
             assert_eq!(page.is_ok(), !command.is_hide_set(), "{}", command.get_name());
-            assert!(command.is_hide_set() || whole.contains(&format!("\\-{}", command.get_name())), "{whole}");
+            // As roff spells it.
+            let named = format!("\\-{}", command.get_name().replace('-', "\\-"));
+            assert!(command.is_hide_set() || whole.contains(&named), "{whole}");
         }
         let run = read("trunkline-run.1").unwrap();
         assert!(run.contains("trunkline\\-run") && run.contains("\\-\\-config"), "{run}");

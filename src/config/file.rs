@@ -121,13 +121,16 @@ impl<'f> Section<'f> {
         rate
     }
 
-    /// The table `[KEY]`; an empty one when it is not there.
+    /// The table `[KEY]`, in this one; an empty one when it is not there.
     pub(super) fn table(&mut self, key: &'static str) -> Self {
-        let prefix = format!("[{key}] ");
+        let prefix = match self.prefix.trim_end().strip_suffix(']') {
+            Some(outer) => format!("{outer}.{key}] "),
+            None => format!("[{key}] "),
+        };
         let found = self.get(key).and_then(|value| {
             let section = value.section(prefix.clone());
             if section.is_none() {
-                value.problem(format!("wanted a table: [{key}]"));
+                value.problem(format!("wanted a table: {}", prefix.trim_end()));
             }
             section
         });

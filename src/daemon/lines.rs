@@ -21,7 +21,7 @@ use crate::{
         sound::SoundLine,
     },
     leg::websocket::{
-        dialer::Opening,
+        dialer::{Opening, Roots},
         door::{self, DoorSetup},
         outbound::OutboundSetup,
     },
@@ -69,7 +69,7 @@ pub(super) fn listens(kind: &LineKind) -> Option<SocketAddr> {
 ///
 /// # Errors
 /// Says what is not to be had, and what to do.
-pub(super) fn bind(line: &Line) -> Result<Bound, Fault> {
+pub(super) fn bind(line: &Line, roots: &Roots) -> Result<Bound, Fault> {
     let name = &line.name;
     if let Some(address) = listens(&line.kind) {
         let listener = door::bind(address);
@@ -78,7 +78,7 @@ pub(super) fn bind(line: &Line) -> Result<Bound, Fault> {
             .map_err(|error| cannot_listen(address, &format!("[line.{name}] listen"), &error));
     }
     match &line.kind {
-        LineKind::Sip(config) => Ok(Bound::Sip(Box::new(sip::bind(name, config)?))),
+        LineKind::Sip(config) => Ok(Bound::Sip(Box::new(sip::bind(name, config, roots)?))),
         LineKind::Pipe(pipe) => match &pipe.source {
             PipeSource::Socket(path) => {
                 let local = Local::open(path, &format!("[line.{name}] listen"));

@@ -259,7 +259,7 @@ impl Daemon {
         let read = read.map_err(|error| Fault::config(format!("TLS cannot be set up: {error}")))?;
         shared.roots.send_replace(Arc::new(read));
         for (index, line) in config.lines.iter().enumerate() {
-            let bound = lines::bind(line)?;
+            let bound = lines::bind(line, &shared.roots.borrow())?;
             lines::start(&shared, index, bound).await?;
         }
         // After the lines: whoever is answered has somewhere to be streamed to.

@@ -64,7 +64,7 @@ async fn reload(shared: &Rc<Shared>, path: PathBuf) -> Result<String, String> {
     let warnings = new.warnings();
     let old = shared.config();
     let succession = new.succeed(&old);
-    let bound = bind_all(shared, &old, &succession)?;
+    let bound = bind_all(shared, &old, &succession, &roots)?;
     for warning in warnings {
         warn!("{warning}");
     }
@@ -77,7 +77,7 @@ async fn reload(shared: &Rc<Shared>, path: PathBuf) -> Result<String, String> {
 type AllBound = Vec<(usize, Bound)>;
 
 /// Takes what the lines need that open, or listen elsewhere than before.
-fn bind_all(shared: &Shared, old: &Config, succession: &Succession) -> Result<AllBound, String> {
+fn bind_all(shared: &Shared, old: &Config, succession: &Succession, roots: &Roots) -> Result<AllBound, String> {
     let Succession { config, opens, closes, changes, .. } = succession;
     let moves = |&place: &usize| lines::place(&old.lines[place].kind) != lines::place(&config.lines[place].kind);
     let moving: Vec<_> = changes.iter().copied().filter(moves).collect();
@@ -104,7 +104,7 @@ fn bind_all(shared: &Shared, old: &Config, succession: &Succession) -> Result<Al
         });
         let bound_to = match handed_on {
             Some(listener) => Bound::Tcp(listener),
-            None => lines::bind(line).map_err(|fault| fault.words)?,
+            None => lines::bind(line, roots).map_err(|fault| fault.words)?,
         };
         bound.push((index, bound_to));
     }
@@ -117,8 +117,12 @@ async fn take(shared: &Rc<Shared>, succession: Succession, roots: Roots, mut bou
     shared.lines.borrow_mut().resize_with(config.lines.len(), LineNews::default);
     shared.trunks.borrow_mut().resize_with(config.trunks.len(), TrunkNews::default);
     // The roots first: whoever knows a trunk knows whom it trusts there.
-    shared.roots.send_replace(Arc::new(roots));
+    let roots = Arc::new(roots);
+    shared.roots.send_replace(Arc::clone(&roots));
     shared.config.send_replace(Arc::new(config));
+    for line in shared.sip_lines() {
+        line.trust(&roots);
+    }
     for &index in &closes {
         lines::close(shared, index);
     }

@@ -57,7 +57,7 @@ use crate::{
             transaction::{Random, Timers},
             transport::{self, Received, Sockets},
         },
-        websocket::{certificate::Certificate, tls},
+        websocket::{certificate::Certificate, dialer::Roots},
     },
     media::{Now, codec::Codec, jitter::Bounds},
     told::Told,
@@ -119,11 +119,9 @@ pub(super) struct Bound {
 }
 
 /// Opens the sockets of a line.
-pub(super) fn bind(name: &str, config: &config::SipLine) -> Result<Bound, Fault> {
+pub(super) fn bind(name: &str, config: &config::SipLine, roots: &Roots) -> Result<Bound, Fault> {
     let certificate = config.tls.as_ref().map(|tls| Certificate::load(name, &tls.pair).map(Rc::new)).transpose();
     let certificate = certificate.map_err(|error| Fault::config(format!("[line.{name}] {error}")))?;
-    let trust = config.wants_trust().then(|| tls::client_config(config.ca_file.as_deref())).transpose();
-    let trust = trust.map_err(|error| Fault::config(format!("[line.{name}] {error}")))?;
     let own: Rc<OnceCell<Weak<SipLine>>> = Rc::default();
     let gate = Rc::clone(&own);
     let line = move || gate.get().and_then(Weak::upgrade);
@@ -133,7 +131,7 @@ pub(super) fn bind(name: &str, config: &config::SipLine) -> Result<Bound, Fault>
         udp: config.udp.then_some(config.listen),
         tcp: config.tcp.then_some(config.listen),
         tls: config.tls.as_ref().map(|tls| tls.address).zip(certificate),
-        trust,
+        trust: roots.of(&config.ca_file).cloned(),
         is_known: Rc::new(is_known),
         limits: transport::Limits::default(),
         patience: Default::default(),
@@ -181,10 +179,18 @@ impl SipLine {
         self.config().has_the_sockets_of(config)
     }
 
+    /// Trusts those whom the config trusts now.
+    pub(super) fn trust(&self, roots: &Roots) {
+        if let Some(trust) = roots.of(&self.config().ca_file) {
+            self.sockets.set_trust(trust);
+        }
+    }
+
     /// Goes on by another config with the same sockets, and the calls with it. `was_gone`: it is one that had retired.
     pub(super) async fn change(self: Rc<Self>, shared: Rc<Shared>, to: config::SipLine, was_gone: bool) {
         self.is_retired.set(false);
         let from = self.config.replace(Rc::new(to.clone()));
+        self.trust(&shared.roots.borrow());
         let registers_anew = was_gone || from.register != to.register;
         let is_elsewhere = |a: &config::Register, b: &config::Register| {
             (&a.registrar, &a.backup, &a.user) != (&b.registrar, &b.backup, &b.user)

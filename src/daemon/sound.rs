@@ -290,7 +290,7 @@ impl Shared {
         let Some(sound) = self.sound.borrow().get(&index).cloned() else {
             return Err(format!("the line {line} is not of the kind sound, and has no key"));
         };
-        if sound.is_retired.get() {
+        if pressed && sound.is_retired.get() {
             return Err(format!(
                 "line {line}: its config has changed, and it takes that up after the call that it has"
             ));

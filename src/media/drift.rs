@@ -128,21 +128,10 @@ impl Drift {
         }
     }
 
-    /// Forgets everything, as if new: another card has another clock.
-    pub const fn reset(&mut self) {
-        *self = Self::new(self.hz as u32, self.target);
-    }
-
     /// By how much the resampler is bent now.
     #[must_use]
     pub const fn ppm(&self) -> f32 {
         self.ppm
-    }
-
-    /// By how much the card's clock is off, as far as is known: what is left of [`ppm`](Self::ppm) in the long run.
-    #[must_use]
-    pub const fn learned_ppm(&self) -> f32 {
-        self.learned_ppm
     }
 
     /// How full the ring was in the last half second, in the mean (samples).
@@ -414,7 +403,7 @@ mod tests {
                     assert!(scene.largest_ppm <= MAX_BEND, "{named}: {}", scene.largest_ppm);
                     // It knows the clocks by now. A fast microphone is read faster: less is made of the same.
                     let known = if way == Way::Microphone { -ppm } else { ppm };
-                    let learned = f64::from(scene.drift.learned_ppm());
+                    let learned = f64::from(scene.drift.learned_ppm);
                     assert!((learned - known).abs() < 10.0, "{named}: learned {learned} ppm");
                 }
             }
@@ -427,7 +416,7 @@ mod tests {
             for (period, late) in [(960, 0.0), (213, 0.003)] {
                 let mut scene = Scene::new(way, -100.0, period, late);
                 scene.run(900.0);
-                let learned = scene.drift.learned_ppm();
+                let learned = scene.drift.learned_ppm;
                 scene.forget();
                 scene.card.stopped += 0.1;
                 scene.card.due += 0.1;
@@ -444,7 +433,7 @@ mod tests {
                 scene.run(300.0);
                 assert!(scene.farthest < 20.0, "{way:?}: {} ms off", scene.farthest);
                 assert_eq!((scene.dry, scene.mended.len()), (0, 0), "{way:?}");
-                assert!((scene.drift.learned_ppm() - learned).abs() < 50.0, "the clocks are still the same");
+                assert!((scene.drift.learned_ppm - learned).abs() < 50.0, "the clocks are still the same");
             }
         }
     }
@@ -548,8 +537,6 @@ mod tests {
         }
         assert_eq!(drift.ppm(), -500.0);
         // It has not learned what it could not do: back at its target the ring is left alone soon.
-        assert!(drift.learned_ppm() > -20.0, "{}", drift.learned_ppm());
-        drift.reset();
-        assert_eq!((drift.ppm(), drift.learned_ppm(), drift.fill(), drift.target()), (0.0, 0.0, 1440, 1440));
+        assert!(drift.learned_ppm > -20.0, "{}", drift.learned_ppm);
     }
 }

@@ -224,8 +224,8 @@ impl SipLine {
     /// Whether it could go on with the sockets of this one.
     #[must_use]
     pub fn has_the_sockets_of(&self, other: &Self) -> bool {
-        let sockets = |line: &Self| (line.listen, line.udp, line.tcp, line.tls.clone(), line.ca_file.clone());
-        sockets(self) == sockets(other) && (self.wants_trust() || !other.wants_trust())
+        let sockets = |line: &Self| (line.listen, line.udp, line.tcp, line.tls.clone());
+        sockets(self) == sockets(other)
     }
 
     /// Whether somebody is to be reached by TLS.

@@ -171,7 +171,7 @@ struct Inner {
     udp: Option<UdpSocket>,
     /// Connections that we make come from here, so that a PBX knows us by our address.
     source: Option<IpAddr>,
-    trust: Option<Arc<ClientConfig>>,
+    trust: RefCell<Option<Arc<ClientConfig>>>,
     is_known: Rc<dyn Fn(IpAddr) -> bool>,
     limits: Limits,
     patience: Patience,
@@ -209,6 +209,11 @@ struct Ends {
 }
 
 impl Sockets {
+    /// Trusts these from the next connection in TLS on that we make.
+    pub fn set_trust(&self, trust: &ClientConfig) {
+        *self.inner.trust.borrow_mut() = Some(for_sip(trust));
+    }
+
     /// Opens them. Whoever calls this runs in a [`tokio::task::LocalSet`], as all that they do does.
     ///
     /// # Errors
@@ -232,12 +237,7 @@ impl Sockets {
             line,
             udp,
             source,
-            trust: trust.map(|trust| {
-                // What speaks HTTP is offered by those that the other trunks have.
-                let mut trust = ClientConfig::clone(&trust);
-                trust.alpn_protocols.clear();
-                Arc::new(trust)
-            }),
+            trust: RefCell::new(trust.map(|trust| for_sip(&trust))),
             is_known,
             limits,
             patience,
@@ -284,7 +284,7 @@ impl Sockets {
         match transport {
             Transport::Udp if self.inner.udp.is_some() => Ok(Flow::udp(local(Transport::Udp), remote)),
             Transport::Udp => Err(Unsent::NoTransport),
-            Transport::Tls if self.inner.trust.is_none() => Err(Unsent::NoTransport),
+            Transport::Tls if self.inner.trust.borrow().is_none() => Err(Unsent::NoTransport),
             Transport::Tcp | Transport::Tls => self.inner.connection_to(transport, remote, name),
         }
     }
@@ -315,6 +315,13 @@ impl Sockets {
     pub fn connections(&self) -> usize {
         self.inner.connections.borrow().len()
     }
+}
+
+/// What speaks HTTP is offered by those that the trunks have.
+fn for_sip(trust: &ClientConfig) -> Arc<ClientConfig> {
+    let mut trust = trust.clone();
+    trust.alpn_protocols.clear();
+    Arc::new(trust)
 }
 
 impl Drop for Sockets {
@@ -620,13 +627,14 @@ async fn reach(inner: &Inner, flow: Flow, name: &str, deadline: Instant) -> Resu
         .map_err(|_| unreachable("it did not answer in time"))?
         .map_err(|error| unreachable(&error.to_string()))?;
     prepare(&stream);
-    let Some(trust) = inner.trust.as_ref().filter(|_| flow.transport == Transport::Tls) else {
+    let trust = inner.trust.borrow().clone();
+    let Some(trust) = trust.filter(|_| flow.transport == Transport::Tls) else {
         return Ok(Reached::Plain(stream));
     };
     let bare = name.trim_start_matches('[').trim_end_matches(']').to_owned();
     let server =
         ServerName::try_from(bare).map_err(|_| unreachable("no certificate can carry the name of its host"))?;
-    let shaken = timeout_at(deadline, TlsConnector::from(Arc::clone(trust)).connect(server, stream)).await;
+    let shaken = timeout_at(deadline, TlsConnector::from(trust).connect(server, stream)).await;
     let stream = shaken
         .map_err(|_| unreachable("no TLS handshake came about in time"))?
         .map_err(|error| unreachable(&tls::explain(&error)))?;

@@ -387,7 +387,7 @@ impl Station {
             xruns: counts.xruns.load(Relaxed),
             starved: counts.starved.load(Relaxed),
             overrun: counts.overrun.load(Relaxed),
-            jumps: self.engine.bends().jumps,
+            jumps: self.engine.jumps(),
             allocations: counts.allocations.load(Relaxed),
         };
         let before = core::mem::replace(&mut card.counted, now);

@@ -114,19 +114,27 @@ pub enum Opening {
 pub struct Roots(HashMap<Option<PathBuf>, Arc<rustls::ClientConfig>>);
 
 impl Roots {
-    /// Reads the roots that the config's trunks need.
+    /// Reads the roots that the config's trunks and SIP lines need.
     ///
     /// # Errors
     /// When a `ca-file` holds no certificate, or the platform has no roots; the message says what to do.
     pub fn load(config: &Config) -> Result<Self, tls::TlsError> {
         let mut roots = HashMap::new();
         let vendors = config.lines.iter().filter_map(|line| line.kind.websocket()?.dial());
-        for trunk in config.trunks.iter().chain(vendors).filter(|trunk| trunk.url.secure || trunk.url.asks) {
-            if !roots.contains_key(&trunk.ca_file) {
-                roots.insert(trunk.ca_file.clone(), tls::client_config(trunk.ca_file.as_deref())?);
+        let trunks = config.trunks.iter().chain(vendors).filter(|trunk| trunk.url.secure || trunk.url.asks);
+        let pbxs = config.lines.iter().filter_map(|line| line.kind.sip()).filter(|sip| sip.wants_trust());
+        for ca_file in trunks.map(|trunk| &trunk.ca_file).chain(pbxs.map(|sip| &sip.ca_file)) {
+            if !roots.contains_key(ca_file) {
+                roots.insert(ca_file.clone(), tls::client_config(ca_file.as_deref())?);
             }
         }
         Ok(Self(roots))
+    }
+
+    /// Whom to trust who is named by this file, or by the platform alone.
+    #[must_use]
+    pub fn of(&self, ca_file: &Option<PathBuf>) -> Option<&Arc<rustls::ClientConfig>> {
+        self.0.get(ca_file)
     }
 }
 
@@ -158,7 +166,7 @@ fn open(roots: &Roots, opening: Opening) {
         Opening::Door(setup) => drop(spawn_local(door::serve(setup))),
         Opening::Outbound(setup) => {
             let dialled = setup.config.lines[setup.line].kind.websocket().and_then(WebsocketLine::dial);
-            let tls = dialled.and_then(|trunk| roots.0.get(&trunk.ca_file).cloned());
+            let tls = dialled.and_then(|trunk| roots.of(&trunk.ca_file).cloned());
             drop(spawn_local(outbound::serve(setup, tls)));
         }
     }
@@ -172,7 +180,7 @@ async fn serve(config: Arc<Config>, roots: Arc<Roots>, news: mpsc::Sender<News>,
     let mut reason = EndReason::TrunkRefused;
     for index in trunks {
         let trunk = &config.trunks[index];
-        let tls = roots.0.get(&trunk.ca_file);
+        let tls = roots.of(&trunk.ca_file);
         for attempt in 1..=trunk.attempts() {
             let reached = tokio::select! {
                 // Closed or told: either way the caller is gone.
