@@ -73,13 +73,15 @@ impl Machine {
 
     /// What a package does.
     fn install(&self, config: &str) {
-        let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+        let files = Path::new(env!("CARGO_MANIFEST_DIR"));
         let places = [
-            ("trunkline.service", "/usr/lib/systemd/system/trunkline.service"),
-            ("trunkline.sysusers.conf", "/usr/lib/sysusers.d/trunkline.conf"),
-            ("trunkline.tmpfiles.conf", "/usr/lib/tmpfiles.d/trunkline.conf"),
-            ("trunkline.catalog", "/usr/lib/systemd/catalog/trunkline.catalog"),
+            ("systemd/trunkline.service", "/usr/lib/systemd/system/trunkline.service"),
+            ("systemd/trunkline.sysusers.conf", "/usr/lib/sysusers.d/trunkline.conf"),
+            ("systemd/trunkline.tmpfiles.conf", "/usr/lib/tmpfiles.d/trunkline.conf"),
+            ("systemd/trunkline.catalog", "/usr/lib/systemd/catalog/trunkline.catalog"),
+            ("packaging/renew-credentials", "/usr/lib/trunkline/renew-credentials"),
         ];
+        fs::create_dir_all(self.path("/usr/lib/trunkline")).unwrap();
         for (file, place) in places {
             fs::copy(files.join(file), self.path(place)).unwrap();
         }
@@ -264,6 +266,16 @@ impl Call {
     pub(crate) fn assert_served(self) {
         let summary = self.end().expect("nobody answered");
         assert_eq!((&summary["ok"], &summary["ended_by"]), (&Value::Bool(true), &"caller".into()), "{summary}");
+    }
+
+    /// The same, and of all that its caller said every sample came back, once and in order. Silence may be between them
+    /// where a busy machine was late.
+    #[track_caller]
+    pub(crate) fn assert_lost_nothing(self) {
+        let summary = self.end().expect("nobody answered");
+        let wanted = (&true.into(), &"caller".into(), &0.into(), &true.into());
+        let is = (&summary["ok"], &summary["ended_by"], &summary["lost"], &summary["bit_exact"]);
+        assert_eq!(is, wanted, "{summary}");
     }
 }
 
