@@ -321,7 +321,7 @@ fn the_unit_has_the_parts_that_this_systemd_knows() {
         ("systemd 257 (257.13-1~deb13u1)", &[reload][..]),
         ("systemd 262 (262.1-1)", &[reload, credentials][..]),
         ("systemd 253 (253-1)", &[reload][..]),
-        ("", &[][..]),
+        ("", &[reload][..]),
         ("systemd 260 (260~rc1-1)", &[reload, credentials][..]),
     ] {
         program("systemctl", &format!("echo '{version}'"));
