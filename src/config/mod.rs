@@ -1,7 +1,8 @@
-//! The config file: read once, checked once, never re-checked.
+//! The config file: read and checked as a whole, never re-checked.
 //!
 //! [`load`] either gives a [`Config`] in which every name is resolved and every secret is at hand, or all that is wrong
-//! with the file at once. Nothing after it looks at the file again.
+//! with the file at once. Nothing after it looks at the file; when it is read again, [`Config::succeed`] puts what came of
+//! that in the place of what is in use.
 //!
 //! ```text
 //!  trunkline.toml -> file (what is written, and where) -> resolve (what it means) -> Config
