@@ -370,6 +370,90 @@ mod tests {
         assert_eq!((config.routes.len(), &config.telnyx), (2, &old.telnyx), "its calls are served as before");
     }
 
+    /// One of many configs of a few lines, trunks and sinks.
+    fn any(mut dice: impl FnMut(u32) -> u32) -> Config {
+        let mut text = String::from("[sinks]\ndirectory = \"spools\"\n");
+        if dice(2) > 0 {
+            text.push_str("[recordings]\ndirectory = \"heard\"\n");
+        }
+        let trunks: Vec<_> = (0..3).filter(|_| dice(3) > 0).map(|n| format!("t{n}")).collect();
+        for name in &trunks {
+            text += &format!("[trunk.{name}]\nurl = \"ws://127.0.0.1:{}/\"\ndialect = \"binary\"\n", 1 + dice(2));
+        }
+        let sinks: Vec<_> = (0..3).filter(|_| dice(3) > 0).map(|n| format!("s{n}")).collect();
+        for name in &sinks {
+            text += &format!("[sink.{name}]\nkind = \"webhook\"\nurl = \"https://127.0.0.1/{}\"\n", dice(2));
+        }
+        let mut place = 0;
+        for n in [4, 1, 3, 0, 2] {
+            if dice(3) == 0 {
+                continue;
+            }
+            place += 10;
+            let port = 7000 + place + dice(2);
+            text += &match dice(4) {
+                0 => format!("[line.l{n}]\nkind = \"audiosocket\"\nlisten = \"127.0.0.1:{port}\"\n"),
+                1 => format!(
+                    "[line.l{n}]\nkind = \"sip\"\nlisten = \"127.0.0.1:{port}\"\nallow = [\"10.0.0.{n}\"]\nrtp-ports = \
+                     \"6{n}000-6{n}099\"\n"
+                ),
+                2 => format!("[line.l{n}]\nkind = \"pipe\"\nlisten = \"/tmp/l{n}-{}.sock\"\n", dice(2)),
+                _ => format!(
+                    "[line.l{n}]\nkind = \"websocket\"\ndial = \"ws://127.0.0.1:{port}/\"\ndialect = \"twilio\"\n"
+                ),
+            };
+            let some = |names: &[String], dice: &mut dyn FnMut(u32) -> u32| {
+                names.iter().filter(|_| dice(2) > 0).cloned().collect::<Vec<_>>()
+            };
+            let (mut trunks, own) = (some(&trunks, &mut dice), some(&sinks, &mut dice));
+            if trunks.is_empty() && own.is_empty() {
+                trunks.push("agent".to_owned());
+            }
+            let own = if own.is_empty() { String::new() } else { format!("sinks = {own:?}\n") };
+            text += &format!("[[route]]\nline = \"l{n}\"\ntrunks = {trunks:?}\n{own}");
+        }
+        config(&format!("{text}{AGENT}{}", audiosocket("home", 6999)))
+    }
+
+    #[test]
+    fn whatever_follows_whatever_each_open_line_is_served_and_nothing_loses_its_place() {
+        let mut state = 0x2545_f491_u32;
+        let mut dice = |sides: u32| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            (state >> 8) % sides
+        };
+        let mut old = any(&mut dice);
+        for _ in 0..1000 {
+            let new = any(&mut dice);
+            let Succession { config, opens, closes, changes, .. } = new.clone().succeed(&old);
+            for (before, after) in old.lines.iter().zip(&config.lines) {
+                assert!(before.is_the_same(after), "{before:?} {after:?}");
+            }
+            assert!(old.trunks.iter().zip(&config.trunks).all(|(before, after)| before.is_the_same(after)));
+            assert_eq!(config.sinks, old.sinks);
+            for (place, line) in config.lines.iter().enumerate() {
+                let routes = config.routes.iter().filter(|route| route.line == place).count();
+                assert_eq!(routes, usize::from(!line.is_gone), "{line:?} {:?}", config.routes);
+                let was_open = old.lines.get(place).is_some_and(|line| !line.is_gone);
+                assert_eq!(opens.contains(&place), !was_open && !line.is_gone);
+                assert_eq!(closes.contains(&place), was_open && line.is_gone);
+                assert!(!changes.contains(&place) || (was_open && !line.is_gone));
+            }
+            for route in &config.routes {
+                assert!(route.trunks.iter().all(|&trunk| trunk < config.trunks.len()));
+                assert!(route.sinks.iter().all(|&sink| sink < config.sinks.len()));
+                assert!(!route.trunks.is_empty() || !route.sinks.is_empty());
+            }
+            // The same file once more changes no line.
+            let again = new.succeed(&config);
+            assert!([again.opens, again.closes, again.changes].iter().all(Vec::is_empty));
+            assert_eq!(again.config.lines, config.lines);
+            old = config;
+        }
+    }
+
     #[test]
     fn a_sip_line_changes_with_its_sockets_and_waits_without_them() {
         let sip = |listen: &str, more: &str| {
