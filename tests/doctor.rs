@@ -544,3 +544,12 @@ fn silent_peers_of_a_line_are_waited_for_together() {
         told.says("sip-options", "warn", &[place, "did not answer OPTIONS in 5 s"]);
     }
 }
+
+#[test]
+fn an_agent_may_take_as_long_as_its_config_says() {
+    // Its connections wait in the kernel for ever.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let told = Site::new(&format!("url = \"ws://127.0.0.1:{port}/\"\nconnect-timeout-ms = 6000"), "").doctor(&[]);
+    told.blames("trunk", "no WebSocket handshake within 6000 ms", "check the port");
+}
