@@ -9,7 +9,7 @@ mod site;
 use std::{
     fs,
     io::{Read, Write},
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -255,7 +255,7 @@ fn a_daemon_that_runs_is_asked_and_its_registration_is_left_alone() {
     told.says("daemon", "ok", &["runs (pid"]);
     told.says("port", "ok", &["[line.desk] listen", "the daemon has it"]);
     told.says("port", "ok", &["[line.pbx] listen", "udp", "the daemon has it"]);
-    told.says("sip-register", "ok", &["the daemon is registered as 201"]);
+    told.says("sip-register", "ok", &["the daemon's line pbx says registered"]);
     told.says("call", "ok", &["normal for an agent that waits"]);
     assert_eq!(registrar.count(&["method=REGISTER"]), before);
 }
@@ -466,3 +466,90 @@ fn no_sound_rights() {
 
 const WRONG: &str = "line of fright";
 const TOKEN: &str = "tok-9f1c77aa";
+
+/// How often somebody was asked to register us.
+fn registers(registrar: &site::Process) -> usize {
+    registrar.count(&["method=REGISTER"])
+}
+
+#[test]
+fn a_line_whose_port_somebody_has_is_not_registered() {
+    if !is_installed("python3") {
+        return;
+    }
+    let (_agent, port) = agent(&["--dialect", "ozonetel", "--behave", "echo", "--plain"]);
+    let registrar = registrar(&[]);
+    let at = u16::try_from(number(&registrar.line(&["listening="]), "listening")).unwrap();
+    // As a daemon has it that was started by hand, and has no socket.
+    let held = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let held_at = held.local_addr().unwrap();
+    let line = pbx(at, "password");
+    let free = line.lines().find(|line| line.starts_with("listen")).unwrap().to_owned();
+    let line = line.replace(&free, &format!("listen = \"{held_at}\""));
+    let told = Site::new(&format!("url = \"ws://127.0.0.1:{port}/\""), &line).doctor(&[]);
+    told.says("sip-register", "skip", &["[line.pbx] REGISTER", &format!("udp {held_at} is in use, maybe by a daemon")]);
+    told.says("sip-options", "ok", &["answered 200"]);
+    assert_eq!(registers(&registrar), 0);
+}
+
+#[test]
+fn a_daemon_with_another_config_keeps_its_registration() {
+    if !is_installed("python3") {
+        return;
+    }
+    let registrar = registrar(&[]);
+    let at = u16::try_from(number(&registrar.line(&["listening="]), "listening")).unwrap();
+    let (_agent, port) = agent(&["--dialect", "ozonetel", "--behave", "silent", "--plain"]);
+    let site = Site::new(&format!("url = \"ws://127.0.0.1:{port}/\""), &pbx(at, "password"));
+    let socket = site.folder.path().join("control.sock");
+    let _daemon = Daemon::start_of(&["desk"], "max-calls = 8", &format!("socket = {socket:?}"), |ports| {
+        format!(
+            "[line.desk]\nkind = \"audiosocket\"\nlisten = \"127.0.0.1:{}\"\n\
+             [trunk.agent]\nurl = \"ws://127.0.0.1:{port}/\"\ndialect = \"ozonetel\"\n\
+             [[route]]\nline = \"desk\"\ntrunks = [\"agent\"]\n",
+            ports[0]
+        )
+    });
+    let told = site.doctor(&[]);
+    told.says("daemon", "ok", &["runs (pid"]);
+    told.says("sip-register", "skip", &["the daemon runs with another config"]);
+    assert_eq!(registers(&registrar), 0);
+}
+
+#[test]
+fn a_host_that_drops_what_comes_is_not_said_to_take_connections() {
+    // A queue of one that is full: further SYNs get no answer.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let silent = socket.local_addr().unwrap().as_socket().unwrap();
+    let _queued = TcpStream::connect(silent).unwrap();
+    let told = Site::new(&format!("url = \"wss://localhost:{}/\"", silent.port()), "").doctor(&[]);
+    told.blames("trunk", "no connection", "firewalls on the way");
+    assert!(!told.findings().any(|(check, ..)| check == "tls"), "nothing is known of its TLS");
+}
+
+#[test]
+fn silent_peers_of_a_line_are_waited_for_together() {
+    let (_agent, port) = agent(&["--dialect", "ozonetel", "--behave", "silent", "--plain"]);
+    let silent: Vec<_> = (0..3).map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
+    let [registrar, backup, proxy] = [0, 1, 2].map(|n| silent[n].local_addr().unwrap().port());
+    let line = pbx(registrar, "password");
+    let more = line.replace("user = ", &format!("backup-registrar = \"sip:127.0.0.1:{backup}\"\nuser = "));
+    let dial = format!("[line.pbx.dial]\nproxy = \"sip:127.0.0.1:{proxy}\"\nplan = [\"2??\"]\n[[route]]");
+    let more = more.replace("[[route]]", &dial);
+    // It takes less than 15 s, as every one does.
+    let told = Site::new(&format!("url = \"ws://127.0.0.1:{port}/\""), &more).doctor(&[]);
+    for place in ["[line.pbx] OPTIONS", "[line.pbx] backup OPTIONS", "[line.pbx] proxy OPTIONS"] {
+        told.says("sip-options", "warn", &[place, "did not answer OPTIONS in 5 s"]);
+    }
+}
+
+#[test]
+fn an_agent_may_take_as_long_as_its_config_says() {
+    // Its connections wait in the kernel for ever.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let told = Site::new(&format!("url = \"ws://127.0.0.1:{port}/\"\nconnect-timeout-ms = 6000"), "").doctor(&[]);
+    told.blames("trunk", "no WebSocket handshake within 6000 ms", "check the port");
+}

@@ -59,8 +59,15 @@ pub enum Registered {
     Taken,
     /// It did not.
     Refused(Failure),
-    /// It was not asked, because the daemon does that: how its registration stands.
-    ByDaemon(String),
+    /// It was not asked, because the daemon does that. Its config may be an older one.
+    ByDaemon {
+        /// The daemon's line of this name.
+        line: String,
+        /// How its registration stands, as it says.
+        state: String,
+        /// It takes no more calls, and ends.
+        drains: bool,
+    },
     /// It was not asked, and why.
     NotAsked(String),
 }
@@ -82,13 +89,23 @@ pub fn judge_register(
             format!("{registrar} takes {user} with its password (registered and taken back)"),
         ),
         Registered::NotAsked(why) => Finding::skip(Check::SipRegister, subject, why.clone()),
-        Registered::ByDaemon(state) if state == "registered" => {
-            Finding::ok(Check::SipRegister, subject, format!("the daemon is registered as {user} at {registrar}"))
+        Registered::ByDaemon { line, state, drains } => {
+            let said = format!("the daemon's line {line} says {state}");
+            let warn = |why: &str, fix: &str| {
+                Finding::warn(Check::SipRegister, subject.clone(), format!("{said}{why}"), fix.to_owned())
+            };
+            match state.as_str() {
+                "registered" => Finding::ok(Check::SipRegister, subject, said),
+                "trying" => warn(
+                    ": nothing has come of it yet",
+                    "a daemon that has just started needs a moment: run this again",
+                ),
+                "unregistered" if *drains => {
+                    warn(": it ends, and takes no more calls", "run this again once it has started anew")
+                }
+                _ => fail(said, "`journalctl -u trunkline -g 'not registered'` has the PBX's answer".to_owned()),
+            }
         }
-        Registered::ByDaemon(state) => fail(
-            format!("the daemon is not registered as {user} at {registrar}: {state}"),
-            "`journalctl -u trunkline -g 'not registered'` has the PBX's answer".to_owned(),
-        ),
         Registered::Refused(Failure::WrongPassword) => fail(
             format!("{registrar} does not take the password of {user} (it asked again after the digest)"),
             format!("write the extension's password anew into the secret of `password`; the digest is of `auth-user`, {auth_user:?}"),
@@ -166,9 +183,16 @@ mod tests {
 
     #[test]
     fn a_daemon_that_is_registered_is_asked_and_not_disturbed() {
-        assert_eq!(register(Registered::ByDaemon("registered".to_owned())).0, Status::Ok);
-        let (status, found, _) = register(Registered::ByDaemon("refused".to_owned()));
-        assert_eq!((status, found.ends_with(": refused")), (Status::Fail, true));
+        let of = |state: &str, drains| {
+            register(Registered::ByDaemon { line: "pbx".to_owned(), state: state.to_owned(), drains })
+        };
+        // The daemon may have been started with another user, and another registrar.
+        let registered = (Status::Ok, "the daemon's line pbx says registered".to_owned(), String::new());
+        assert_eq!(of("registered", false), registered);
+        let (status, found, _) = of("refused", false);
+        assert_eq!((status, found.ends_with("says refused")), (Status::Fail, true));
+        assert_eq!(of("trying", false).0, Status::Warn, "it has just been started");
+        assert_eq!((of("unregistered", true).0, of("unregistered", false).0), (Status::Warn, Status::Fail));
         assert_eq!(register(Registered::NotAsked("it is there".to_owned())).0, Status::Skip);
     }
 

@@ -9,11 +9,7 @@ use std::{
 };
 
 use rustls::pki_types::ServerName;
-use tokio::{
-    net::{TcpStream, lookup_host},
-    task::spawn_local,
-    time::timeout,
-};
+use tokio::{net::lookup_host, task::spawn_local, time::timeout};
 use tokio_rustls::TlsConnector;
 
 use super::Site;
@@ -22,11 +18,14 @@ use crate::{
     config::{Config, LineKind, Trunk, Url},
     dialect::{Dialect, Facts},
     doctor::{Check, Finding, Status, call, certificate, name},
-    leg::websocket::{
-        dial::{self, Dialed},
-        dialer,
-        jwt::Claims,
-        tls::{self, TlsError},
+    leg::{
+        sip::resolve::without_prefix,
+        websocket::{
+            dial::{self, Dialed, Stage},
+            dialer,
+            jwt::Claims,
+            tls::{self, TlsError},
+        },
     },
     media::Rate,
 };
@@ -55,7 +54,7 @@ pub(super) async fn names(config: &Config) -> (Names, Vec<Finding>) {
             let lookup = spawn_local(async move {
                 match timeout(NAME, lookup_host((asked.as_str(), 0))).await {
                     Ok(Ok(found)) => Ok(found.map(|address| address.ip()).collect::<Vec<_>>()),
-                    Ok(Err(error)) => Err(error.to_string().replace("failed to lookup address information: ", "")),
+                    Ok(Err(error)) => Err(without_prefix(&error)),
                     Err(_) => Err(format!("the resolver did not answer in {} s", NAME.as_secs())),
                 }
             });
@@ -94,26 +93,29 @@ pub(super) async fn trunk(site: &Site, n: usize, names: &Names) -> Vec<Finding> 
     if !names.has(&trunk.url.host) {
         return vec![Finding::skip(Check::Trunk, place, NAMELESS)];
     }
-    let (shaken, reached) =
-        tokio::join!(handshake(&place, &trunk.url, trunk.ca_file.as_deref(), site.now), reach(site, n, trunk));
+    let (shaken, told) =
+        tokio::join!(handshake(&place, &trunk.url, trunk.ca_file.as_deref(), site.now), dial_and_call(site, n, trunk));
     let tls_failed = shaken.as_ref().is_some_and(|finding| finding.status == Status::Fail);
     let mut findings: Vec<Finding> = shaken.into_iter().collect();
-    let (dialed, grammar, facts) = match reached {
-        Ok(reached) => reached,
-        Err(_) if tls_failed => {
+    match told {
+        Ok(told) => findings.extend(told),
+        Err(unreached) if tls_failed && unreached.by_tls => {
             findings.push(Finding::skip(Check::Trunk, place, "without TLS there is no handshake: see the line above"));
-            return findings;
         }
-        Err(words) => {
-            findings.push(call::judge_handshake(place, Err(&words)));
-            return findings;
-        }
-    };
+        Err(unreached) => findings.push(call::judge_handshake(place, Err(&unreached.words))),
+    }
+    findings
+}
+
+async fn dial_and_call(site: &Site, n: usize, trunk: &Trunk) -> Result<Vec<Finding>, Unreached> {
+    let place = format!("[trunk.{}]", trunk.name);
+    let (dialed, grammar, facts) = reach(site, n, trunk).await?;
+    let mut findings = Vec::new();
     findings.push(call::judge_handshake(place.clone(), Ok((&dialed.peer.to_string(), dialed.stages))));
     let subject = format!("{place} call");
     if site.no_call {
         findings.push(Finding::skip(Check::Call, subject, "not called (--no-call)"));
-        return findings;
+        return Ok(findings);
     }
     let rate = grammar.rate();
     match timeout(CALL, try_out(dialed, grammar, facts, call::sound(rate))).await {
@@ -143,20 +145,28 @@ pub(super) async fn trunk(site: &Site, n: usize, names: &Names) -> Vec<Finding> 
             findings.push(call::judge_call(subject, &tried));
         }
     }
-    findings
+    Ok(findings)
+}
+
+/// Why a trunk was not reached.
+struct Unreached {
+    words: String,
+    /// By what the line on TLS tells, too.
+    by_tls: bool,
 }
 
 type Reached = (Dialed, Box<dyn Dialect>, Facts);
 
 /// Dials as the daemon does.
-async fn reach(site: &Site, n: usize, trunk: &Trunk) -> Result<Reached, String> {
+async fn reach(site: &Site, n: usize, trunk: &Trunk) -> Result<Reached, Unreached> {
     let roots = (trunk.url.secure || trunk.url.asks).then(|| tls::client_config(trunk.ca_file.as_deref()));
-    let roots = roots.transpose().map_err(|error| error.to_string())?;
+    let roots = roots.transpose().map_err(|error| Unreached { words: error.to_string(), by_tls: true })?;
     let line_rate = site.config.routes.iter().filter(|route| route.trunks.contains(&n)).find_map(|route| {
         let sip = site.config.lines[route.line].kind.sip()?;
         sip.audio.codecs.iter().map(|codec| codec.rate()).max()
     });
-    let facts = facts_of_nobody(&site.config.account).map_err(|error| error.to_string())?;
+    let facts =
+        facts_of_nobody(&site.config.account).map_err(|error| Unreached { words: error.to_string(), by_tls: false })?;
     let claims = Claims { tenant_id: facts.account.to_string(), interaction_id: facts.call_sid_or_ours().to_owned() };
     let dialling = async {
         let mut attempt = 1;
@@ -166,18 +176,24 @@ async fn reach(site: &Site, n: usize, trunk: &Trunk) -> Result<Reached, String> 
             match reached {
                 Ok((dialed, grammar)) => return Ok((dialed, grammar)),
                 Err(refused) if refused.is_worth_a_retry && attempt < trunk.attempts() => attempt += 1,
-                Err(refused) => return Err(refused.words),
+                Err(refused) => {
+                    let by_tls = refused.words.contains(&Stage::Tls.to_string());
+                    return Err(Unreached { words: refused.words, by_tls });
+                }
             }
         }
     };
+    // Each stage has a limit of its own, with better words; this is for what has none.
+    let limit = trunk.longest_dial() + Duration::from_secs(1);
     let late = || {
-        Err(format!(
-            "{}: no answer in {} s; something takes connections there but does not answer: check the port",
+        let words = format!(
+            "{}: it was not reached in {} s; look whether the agent is too busy to answer, and at the network on the way",
             trunk.url.authority,
-            DIAL.as_secs()
-        ))
+            limit.as_secs_f64()
+        );
+        Err(Unreached { words, by_tls: false })
     };
-    let (dialed, grammar) = timeout(DIAL, dialling).await.unwrap_or_else(|_| late())?;
+    let (dialed, grammar) = timeout(limit, dialling).await.unwrap_or_else(|_| late())?;
     Ok((dialed, grammar, facts))
 }
 
@@ -189,10 +205,7 @@ pub(super) async fn vendor(site: &Site, n: usize, names: &Names) -> Vec<Finding>
     if !names.has(&trunk.url.host) {
         return vec![Finding::skip(Check::Trunk, place, NAMELESS)];
     }
-    let mut findings: Vec<Finding> =
-        handshake(&place, &trunk.url, trunk.ca_file.as_deref(), site.now).await.into_iter().collect();
-    findings.push(connection(Check::Trunk, place, &trunk.url).await);
-    findings
+    peer(Check::Trunk, place, &trunk.url, trunk.ca_file.as_deref(), site.now).await
 }
 
 /// Telnyx, where commands go.
@@ -202,8 +215,7 @@ pub(super) async fn telnyx(site: &Site, names: &Names) -> Vec<Finding> {
     if !names.has(&telnyx.api_url.host) {
         return vec![Finding::skip(Check::Tls, place, NAMELESS)];
     }
-    let shaken = handshake(&place, &telnyx.api_url, None, site.now).await;
-    shaken.into_iter().chain([connection(Check::Sink, place, &telnyx.api_url).await]).collect()
+    peer(Check::Sink, place, &telnyx.api_url, None, site.now).await
 }
 
 /// A sink: its certificate, and whether it takes connections.
@@ -213,30 +225,19 @@ pub(super) async fn sink(site: &Site, n: usize, names: &Names) -> Vec<Finding> {
     if !names.has(&sink.at.url.host) {
         return vec![Finding::skip(Check::Sink, place, NAMELESS)];
     }
-    let url = &sink.at.url;
-    let (connected, shaken) = tokio::join!(
-        connection(Check::Sink, place.clone(), url),
-        handshake(&place, url, sink.ca_file.as_deref(), site.now)
-    );
+    peer(Check::Sink, place, &sink.at.url, sink.ca_file.as_deref(), site.now).await
+}
+
+/// Its certificate, and whether it takes connections.
+async fn peer(check: Check, place: String, url: &Url, ca_file: Option<&Path>, now: u64) -> Vec<Finding> {
+    let (shaken, connected) = tokio::join!(handshake(&place, url, ca_file, now), connection(check, place.clone(), url));
     shaken.into_iter().chain([connected]).collect()
 }
 
 async fn connection(check: Check, place: String, url: &Url) -> Finding {
-    let at = format!("{}:{}", url.host, url.port);
-    match timeout(STEP, TcpStream::connect((url.host.as_str(), url.port))).await {
-        Ok(Ok(_)) => Finding::ok(check, place, format!("{at} takes connections")),
-        Ok(Err(error)) => Finding::fail(
-            check,
-            place,
-            format!("no connection to {at}: {error}"),
-            "check the port, and the firewalls on the way",
-        ),
-        Err(_) => Finding::fail(
-            check,
-            place,
-            format!("no connection to {at} in {} s", STEP.as_secs()),
-            "check the address, and the firewalls on the way",
-        ),
+    match dial::connect(&url.host, url.port, STEP).await {
+        Ok(_) => Finding::ok(check, place, format!("{}:{} takes connections", url.host, url.port)),
+        Err(error) => Finding::fail_in_words(check, place, &error.to_string(), "check the port"),
     }
 }
 
@@ -269,11 +270,8 @@ pub(super) async fn secure(
         Err(error) => return Some(untrusted(&error)),
     };
     let name = ServerName::try_from(host.to_owned()).ok()?;
-    let connecting = async {
-        let stream = TcpStream::connect((host, port)).await.ok()?;
-        Some(TlsConnector::from(config).connect(name, stream).await)
-    };
-    let Ok(connected) = timeout(STEP, connecting).await else {
+    let stream = dial::connect(host, port, STEP).await.ok()?;
+    let Ok(connected) = timeout(STEP, TlsConnector::from(config).connect(name, stream)).await else {
         return Some(Finding::fail(
             Check::Tls,
             subject,
@@ -281,7 +279,7 @@ pub(super) async fn secure(
             "something takes connections there but does not answer: check the port",
         ));
     };
-    Some(match connected? {
+    Some(match connected {
         Ok(stream) => {
             let (_, connection) = stream.get_ref();
             let until = connection.peer_certificates().and_then(|chain| tls::valid_until(chain.first()?));
@@ -303,11 +301,8 @@ const NAMELESS: &str = "its name has no address: see the line on DNS";
 /// Half of what the resolver takes by itself (resolv.conf(5), two tries of 5 s), and more than one that works does.
 const NAME: Duration = Duration::from_secs(4);
 
-/// From the connection to the end of TLS.
+/// For a connection to any of a name's addresses; and for TLS upon it.
 const STEP: Duration = Duration::from_secs(4);
-
-/// A trunk that takes longer loses its callers.
-const DIAL: Duration = Duration::from_secs(5);
 
 /// A second of sound, as long again to answer, and goodbye.
 const CALL: Duration = Duration::from_millis(4500);

@@ -3,8 +3,8 @@
 //! It has sockets and transactions of its own, from a free port. So a daemon that runs is not disturbed, and the only
 //! contact that is removed is the one that was made here.
 
-use core::{net::SocketAddr, time::Duration};
-use std::rc::Rc;
+use core::{future::Future, net::SocketAddr, time::Duration};
+use std::{fs, rc::Rc};
 
 use tokio::{
     sync::mpsc,
@@ -18,10 +18,12 @@ use super::{
 use crate::{
     clock,
     config::{Register, SipLine, SipUri},
+    control::desk::Readiness,
     dialect::{self, Role},
     doctor::{
         Check, Finding,
         pbx::{self, Asked, Registered},
+        port,
     },
     leg::{
         sip::{
@@ -55,50 +57,114 @@ pub(super) async fn line(site: &Site, n: usize, names: &Names) -> Vec<Finding> {
     let name = &site.config.lines[n].name;
     let Some(sip) = site.config.lines[n].kind.sip() else { return Vec::new() };
     let mut findings = vec![codecs(site, n, sip)];
-    for (key, uri) in peers(sip) {
-        let place = format!("[line.{name}]{}", if key.is_empty() { "" } else { " " }) + key;
-        if !names.has(&uri.host) {
-            findings.push(Finding::skip(Check::SipOptions, place, "its name has no address: see the line on DNS"));
-            continue;
+    // A registrar, a backup, a proxy: at once, so that silent ones are waited for together.
+    let mut peers = peers(sip).map(|known| peer(site, name, sip, names, known));
+    let (first, second, third) = tokio::join!(told(peers.next()), told(peers.next()), told(peers.next()));
+    findings.extend([first, second, third].into_iter().flatten());
+    findings
+}
+
+async fn told(look: Option<impl Future<Output = Vec<Finding>>>) -> Vec<Finding> {
+    match look {
+        Some(look) => look.await,
+        None => Vec::new(),
+    }
+}
+
+async fn peer(
+    site: &Site,
+    name: &str,
+    sip: &SipLine,
+    names: &Names,
+    (key, uri): (&'static str, &SipUri),
+) -> Vec<Finding> {
+    let place = format!("[line.{name}]{}", if key.is_empty() { "" } else { " " }) + key;
+    if !names.has(&uri.host) {
+        return vec![Finding::skip(Check::SipOptions, place, "its name has no address: see the line on DNS")];
+    }
+    let register = sip.register.as_ref().filter(|_| key != "proxy");
+    let in_use = register.and_then(|_| by_daemon(&site.daemon, name, || holder(sip)));
+    let asking = register.filter(|_| in_use.is_none()).map(|register| Register {
+        registrar: uri.clone(),
+        backup: None,
+        expires: register.expires.min(SHORT),
+        ..register.clone()
+    });
+    let shaking = async {
+        if uri.transport() != Transport::Tls {
+            return None;
         }
-        let register = sip.register.as_ref().filter(|_| key != "proxy");
-        let in_use = register.and_then(|_| by_daemon(site, name));
-        let asking = register.filter(|_| in_use.is_none()).map(|register| Register {
-            registrar: uri.clone(),
-            backup: None,
-            ..register.clone()
-        });
-        let shaking = async {
-            if uri.transport() != Transport::Tls {
-                return None;
+        let at = (uri.host.as_str(), uri.port());
+        network::secure(&format!("{place} TLS"), at, sip.ca_file.as_deref(), false, site.now).await
+    };
+    let asking = async {
+        let (asked, registered) = ask(sip, uri, asking.as_ref()).await;
+        match (registered, register, asking) {
+            // RFC 3261 10.3: too short. Only as long as the config says, then.
+            (Some(Registered::Refused(Failure::Status { status: 423, .. })), Some(register), Some(short))
+                if short.expires < register.expires =>
+            {
+                let long = Register { expires: register.expires, ..short };
+                (asked, ask(sip, uri, Some(&long)).await.1)
             }
-            let at = (uri.host.as_str(), uri.port());
-            network::secure(&format!("{place} TLS"), at, sip.ca_file.as_deref(), false, site.now).await
-        };
-        let (shaken, (asked, registered)) = tokio::join!(shaking, ask(sip, uri, asking.as_ref()));
-        findings.extend(shaken);
-        findings.push(pbx::judge_options(format!("{place} OPTIONS"), &uri.to_string(), &asked));
-        if let Some(register) = register {
-            let registered = registered.or(in_use).unwrap_or(Registered::Refused(Failure::NoAnswer));
-            let user = (register.user.as_str(), register.auth_user.as_str());
-            findings.push(pbx::judge_register(format!("{place} REGISTER"), &uri.to_string(), user, &registered));
+            (registered, ..) => (asked, registered),
         }
+    };
+    let (shaken, (asked, registered)) = tokio::join!(shaking, asking);
+    let mut findings: Vec<Finding> = shaken.into_iter().collect();
+    findings.push(pbx::judge_options(format!("{place} OPTIONS"), &uri.to_string(), &asked));
+    if let Some(register) = register {
+        let registered = registered.or(in_use).unwrap_or(Registered::Refused(Failure::NoAnswer));
+        let user = (register.user.as_str(), register.auth_user.as_str());
+        findings.push(pbx::judge_register(format!("{place} REGISTER"), &uri.to_string(), user, &registered));
     }
     findings
 }
 
-/// How its registration stands, where a daemon has it or may have it.
-fn by_daemon(site: &Site, line: &str) -> Option<Registered> {
-    match &site.daemon {
-        Daemon::Down => None,
+/// How its registration stands, where a daemon has it or may have it. Where the PBX allows one contact for each
+/// extension, ours would take the place of the daemon's. `holder`: which port of the line somebody has.
+fn by_daemon(
+    daemon: &Daemon,
+    line: &str,
+    holder: impl FnOnce() -> Option<(&'static str, SocketAddr)>,
+) -> Option<Registered> {
+    match daemon {
+        Daemon::Down => holder().map(|(protocol, address)| {
+            Registered::NotAsked(format!(
+                "{protocol} {address} is in use, maybe by a daemon that cannot be asked here, and its registration is not \
+                 to be disturbed"
+            ))
+        }),
         Daemon::Unknown => {
             Some(Registered::NotAsked("the daemon may run, and its registration is not to be disturbed".to_owned()))
         }
         Daemon::Runs(status) => {
-            let state = status.lines.iter().find(|known| known.name == line)?.registration.clone()?;
-            Some(Registered::ByDaemon(state))
+            let known = status.lines.iter().find(|known| known.name == line);
+            let Some(state) = known.and_then(|known| known.registration.clone()) else {
+                return Some(Registered::NotAsked(
+                    "the daemon runs with another config, in which this line does not register; what it does is not to \
+                     be disturbed"
+                        .to_owned(),
+                ));
+            };
+            let drains = status.state == Readiness::Draining;
+            Some(Registered::ByDaemon { line: line.to_owned(), state, drains })
         }
     }
+}
+
+/// Which port of the line somebody has. It is read and not tried, so that a daemon that starts meanwhile gets it.
+fn holder(line: &SipLine) -> Option<(&'static str, SocketAddr)> {
+    let plain = [("udp", line.udp), ("tcp", line.tcp)].into_iter().filter(|(_, is_on)| *is_on);
+    let tls = line.tls.as_ref().map(|tls| ("tcp", tls.address));
+    let mut ours = plain.map(|(protocol, _)| (protocol, line.listen)).chain(tls);
+    ours.find(|(protocol, address)| {
+        address.port() != 0
+            && ["", "6"].iter().any(|family| {
+                let table = fs::read_to_string(format!("/proc/net/{protocol}{family}")).unwrap_or_default();
+                port::listeners(&table, *protocol == "udp").any(|(there, _)| port::is_in_the_way(there, *address))
+            })
+    })
 }
 
 fn codecs(site: &Site, n: usize, sip: &SipLine) -> Finding {
@@ -323,6 +389,10 @@ fn seed() -> u64 {
 /// 1.5 and 3.5 s they are repeated).
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Of a registration that is taken back at once: what stays of it where that does not arrive, does not stay long. It is
+/// the least that Asterisk and Kamailio take by default (`minimum_expiration`, `min_expires`).
+const SHORT: Duration = Duration::from_secs(60);
+
 /// For taking the registration back. What is not taken back runs out by itself.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -330,3 +400,37 @@ const A_TURN: Duration = Duration::from_millis(1);
 
 /// Nothing is waited for longer without looking.
 const LONGEST: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn running(state: &str, lines: &serde_json::Value) -> Daemon {
+        let told = serde_json::json!({
+            "version": "0.1.0", "pid": 7, "uptime_seconds": 60, "state": state, "problems": [], "max_calls": 8,
+            "drain_seconds": 60, "pool_high_water_bytes": 0, "lines": lines, "trunks": [], "calls": [],
+            "records": {"waiting": 0, "lost": 0}, "sinks": {"waiting": 0, "refused": 0, "lost": 0}, "journal_dropped": 0
+        });
+        Daemon::Runs(Box::new(serde_json::from_value(told).unwrap()))
+    }
+
+    #[test]
+    fn no_registration_is_made_beside_one_that_a_daemon_has_or_may_have() {
+        let of = |daemon: &Daemon| by_daemon(daemon, "pbx", || None);
+        let line = |name: &str, registration: Option<&str>| serde_json::json!([{"name": name, "kind": "sip", "calls": 0, "registration": registration}]);
+        let has = |state: &str, drains| {
+            Some(Registered::ByDaemon { line: "pbx".to_owned(), state: state.to_owned(), drains })
+        };
+        assert_eq!(of(&running("ready", &line("pbx", Some("registered")))), has("registered", false));
+        assert_eq!(of(&running("draining", &line("pbx", Some("unregistered")))), has("unregistered", true));
+        // It may be registered as the same extension by a line of another name.
+        for daemon in [running("ready", &line("office", Some("registered"))), running("ready", &line("pbx", None))] {
+            assert!(matches!(of(&daemon), Some(Registered::NotAsked(why)) if why.contains("another config")));
+        }
+        assert!(matches!(of(&Daemon::Unknown), Some(Registered::NotAsked(_))));
+        assert_eq!(of(&Daemon::Down), None);
+        let taken = by_daemon(&Daemon::Down, "pbx", || Some(("udp", "192.0.2.20:5060".parse().unwrap())));
+        assert!(matches!(taken, Some(Registered::NotAsked(why)) if why.starts_with("udp 192.0.2.20:5060 is in use")));
+    }
+}

@@ -68,8 +68,8 @@ const fn is_reachable_from(address: IpAddr, local: IpAddr) -> bool {
     }
 }
 
-/// The library says what it was about to do, which is said here already.
-fn without_prefix(error: &io::Error) -> String {
+/// The words of a lookup that failed. The library says what it was about to do, which whoever shows them says already.
+pub(crate) fn without_prefix(error: &io::Error) -> String {
     error.to_string().replace("failed to lookup address information: ", "")
 }
 

@@ -68,7 +68,20 @@ pub struct Stages {
 pub async fn dial(trunk: &Trunk, tls: Option<&Arc<ClientConfig>>, send_buffer: usize) -> Result<Dialed, DialError> {
     let dialing = Dialing { deadline: Instant::now() + trunk.connect_timeout, limit: trunk.connect_timeout };
     let dialed = dialing.run(trunk, tls.filter(|_| trunk.url.secure), send_buffer).await;
-    dialed.map_err(|failure| DialError { agent: format!("{}:{}", bracketed(&trunk.url.host), trunk.url.port), failure })
+    dialed.map_err(|failure| DialError::of(&trunk.url.host, trunk.url.port, failure))
+}
+
+/// Connects as a dial does, each address of the name with its share of the time, and goes no further.
+///
+/// # Errors
+/// As those of [`dial`].
+pub(crate) async fn connect(host: &str, port: u16, limit: Duration) -> Result<TcpStream, DialError> {
+    let dialing = Dialing { deadline: Instant::now() + limit, limit };
+    let connected = async {
+        let addresses = dialing.look_up(host, port).await?;
+        dialing.connect(&addresses, PROBE_BUFFER).await
+    };
+    connected.await.map(|(stream, _)| stream).map_err(|failure| DialError::of(host, port, failure))
 }
 
 struct Dialing {
@@ -83,8 +96,7 @@ impl Dialing {
         let mut since = Instant::now();
         let mut lap = || core::mem::replace(&mut since, Instant::now()).elapsed();
 
-        let found = self.within(Stage::Dns, lookup_host((url.host.as_str(), url.port))).await?;
-        let addresses: Vec<_> = found.map_err(Failure::Dns)?.take(MAX_ADDRESSES).collect();
+        let addresses = self.look_up(&url.host, url.port).await?;
         stages.dns = lap();
         let (mut stream, peer) = self.connect(&addresses, send_buffer).await?;
         stages.connect = lap();
@@ -126,6 +138,11 @@ impl Dialing {
         timeout_at(self.deadline, work).await.map_err(|_| Failure::Timeout(stage, self.limit))
     }
 
+    async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+        let found = self.within(Stage::Dns, lookup_host((host, port))).await?;
+        Ok(found.map_err(Failure::Dns)?.take(MAX_ADDRESSES).collect())
+    }
+
     /// Tries the addresses in the order of RFC 6724, in which the resolver gives them, each with its share of the time.
     async fn connect(&self, addresses: &[SocketAddr], send_buffer: usize) -> Result<(TcpStream, SocketAddr), Failure> {
         let mut tried = Vec::new();
@@ -133,7 +150,7 @@ impl Dialing {
         for address in addresses {
             let share = self.deadline.saturating_duration_since(Instant::now()) / left.max(1);
             left = left.saturating_sub(1);
-            match timeout(share, connect(*address, send_buffer)).await {
+            match timeout(share, connect_to(*address, send_buffer)).await {
                 Ok(Ok(stream)) => return Ok((stream, *address)),
                 Ok(Err(error)) => tried.push((*address, error)),
                 Err(_) => tried.push((*address, io::ErrorKind::TimedOut.into())),
@@ -202,7 +219,7 @@ fn without_secrets(text: &[u8], trunk: &Trunk) -> Vec<u8> {
     text.into_bytes()
 }
 
-async fn connect(address: SocketAddr, send_buffer: usize) -> io::Result<TcpStream> {
+async fn connect_to(address: SocketAddr, send_buffer: usize) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // tcp(7): what the handshake offers as a window follows from the buffer at that time.
     socket.set_send_buffer_size(u32::try_from(send_buffer).unwrap_or(u32::MAX))?;
@@ -275,6 +292,10 @@ pub enum Failure {
 }
 
 impl DialError {
+    fn of(host: &str, port: u16, failure: Failure) -> Self {
+        Self { agent: format!("{}:{port}", bracketed(host)), failure }
+    }
+
     /// Whether the agent was silent; otherwise it, or something on the way, said no.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
@@ -471,6 +492,9 @@ impl core::error::Error for AcceptError {}
 
 /// Little can hide here ahead of a clear: 4 s of Exotel at 8 kHz (bytes; Linux doubles it for its bookkeeping).
 pub(super) const RECEIVE_BUFFER: u32 = 128 * 1024;
+
+/// Of a connection that carries no call (bytes).
+const PROBE_BUFFER: usize = 16 * 1024;
 
 /// Unacknowledged for so long, a peer is gone (tcp(7), TCP_USER_TIMEOUT).
 const GONE_AFTER: Duration = Duration::from_secs(20);
@@ -960,6 +984,10 @@ mod tests {
             Err(Failure::Timeout(Stage::Connect, _)) => {}
             other => panic!("{other:?}"),
         }
+        connect("127.0.0.1", good.port(), Duration::from_secs(3)).await.unwrap();
+        let error = connect("127.0.0.1", silent.port(), Duration::from_millis(200)).await.unwrap_err();
+        let words = "no connection within 200 ms; check the address, and the firewalls on the way";
+        assert_eq!(error.to_string(), format!("{silent}: {words}"));
     }
 
     #[test]
