@@ -57,7 +57,7 @@ pub struct DoctorArgs {
     /// Leave out the short call at each agent; its handshake is made all the same
     #[arg(long)]
     pub no_call: bool,
-    /// The daemon's control socket [default: the config's, else /run/trunkline/control.sock]
+    /// The daemon's control socket [default: the config's; of the service /run/trunkline/control.sock]
     #[arg(long, value_name = "PATH", env = "TRUNKLINE_SOCKET")]
     pub socket: Option<PathBuf>,
     /// As JSON
@@ -92,6 +92,8 @@ impl Daemon {
 struct Site {
     config: Config,
     daemon: Daemon,
+    /// This config's daemon has a control socket, as far as is known.
+    has_socket: bool,
     service: machine::Service,
     no_call: bool,
     now: u64,
@@ -147,14 +149,22 @@ async fn look(args: &DoctorArgs) -> Vec<Finding> {
         }
     };
     let mut findings = of_config(&args.config, &config);
-    let default = || PathBuf::from("/run/trunkline/control.sock");
-    let socket = args.socket.clone().or_else(|| config.control.socket.clone()).unwrap_or_else(default);
+    let socket = args.socket.clone().or_else(|| config.control.socket.clone());
+    let has_socket = socket.is_some();
+    // The daemon of the installed service runs that config and no other.
+    let is_service = args.config == Path::new(SERVICE_CONFIG);
+    let socket = socket.or_else(|| is_service.then(|| PathBuf::from(SERVICE_SOCKET)));
     let names = async { if args.offline { None } else { Some(network::names(&config).await) } };
-    let (clock, asked, names) = tokio::join!(machine::clock(now), ask_daemon(At { socket }), names);
+    let (clock, asked, names) = tokio::join!(machine::clock(now), ask_daemon(socket), names);
     let service = machine::Service::of(&args.config);
-    let (daemon, said) = of_daemon(asked, service.is_installed());
+    let (daemon, said) = match asked {
+        Some(asked) => of_daemon(asked, service.is_installed()),
+        None => {
+            (Daemon::Down, Finding::skip(Check::Daemon, "daemon", "this config has no control socket to ask it at"))
+        }
+    };
     findings.extend([said, clock]);
-    let site = Rc::new(Site { config, daemon, service, no_call: args.no_call, now });
+    let site = Rc::new(Site { config, daemon, has_socket, service, no_call: args.no_call, now });
     findings.extend(own_certificates(&site));
     let here = Rc::clone(&site);
     let mut looks: Vec<Looking> =
@@ -268,9 +278,9 @@ fn of_config(path: &Path, config: &Config) -> Vec<Finding> {
     findings
 }
 
-async fn ask_daemon(at: At) -> Result<desk::Status, AskError> {
-    let said = at.ask(Method::GET, "/status").await?;
-    at.understand(&said)
+async fn ask_daemon(socket: Option<PathBuf>) -> Option<Result<desk::Status, AskError>> {
+    let at = At { socket: socket? };
+    Some(at.ask(Method::GET, "/status").await.and_then(|said| at.understand(&said)))
 }
 
 /// `is_installed`: as a service, which is meant to run.
@@ -367,6 +377,9 @@ fn json(findings: &[Finding]) -> String {
 /// What the unit runs.
 const SERVICE_CONFIG: &str = "/etc/trunkline/trunkline.toml";
 
+/// Where its control socket is, unless the config says otherwise.
+const SERVICE_SOCKET: &str = "/run/trunkline/control.sock";
+
 const SHOW_EVERY: Duration = Duration::from_millis(300);
 
 /// Longer than this a subject stands out of its column.
@@ -429,9 +442,9 @@ mod tests {
     #[test]
     fn a_service_that_does_not_run_is_told_with_how_to_start_it() {
         let nobody = || {
-            let at = At { socket: "/nonexistent/control.sock".into() };
+            let socket = Some("/nonexistent/control.sock".into());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(ask_daemon(at))
+            runtime.expect("a runtime").block_on(ask_daemon(socket)).expect("a socket is named")
         };
         let (daemon, finding) = of_daemon(nobody(), true);
         assert!(matches!(daemon, Daemon::Down) && finding.status == Status::Warn);

@@ -14,6 +14,8 @@ pub enum Card {
     There(String),
     /// It is not there or cannot be opened now, and why, with the next step.
     Refused(String),
+    /// Somebody holds it, who may be the daemon, which could not be asked.
+    Held,
 }
 
 /// Judges the card of one way (`input` or `output`) by its name in the config.
@@ -28,6 +30,7 @@ pub fn judge_card(key: &str, name: &str, card: &Card) -> Finding {
         ),
         Card::OfDaemon(says) => Finding::ok(Check::Sound, key, format!("{name}: the daemon has it, {says}")),
         Card::There(formats) => Finding::ok(Check::Sound, key, format!("{name}: {formats}")),
+        Card::Held => Finding::skip(Check::Sound, key, format!("{name} is in use, probably by the daemon")),
         Card::Refused(why) => {
             Finding::fail_in_words(Check::Sound, key, why, format!("`trunkline devices --test {name}`"))
         }
@@ -241,6 +244,7 @@ mod tests {
     fn a_card_that_cannot_be_opened_is_told_with_the_next_step() {
         assert_eq!(judge_card("k", "n", &Card::OfDaemon("out".to_owned())).status, Status::Fail);
         assert_eq!(judge_card("k", "n", &Card::OfDaemon("there".to_owned())).status, Status::Ok);
+        assert_eq!(judge_card("k", "n", &Card::Held).status, Status::Skip);
         let busy = Card::Refused("another program holds n; `fuser -v /dev/snd/*` names it".to_owned());
         assert_eq!(judge_card("k", "n", &busy).fix.as_deref(), Some("`fuser -v /dev/snd/*` names it"));
     }

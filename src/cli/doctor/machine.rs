@@ -13,7 +13,7 @@ use std::{
 use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
 use tokio::{task::spawn_blocking, time::timeout};
 
-use super::{SERVICE_CONFIG, Site};
+use super::{Daemon, SERVICE_CONFIG, Site};
 use crate::{
     config::{Config, LineKind},
     doctor::{
@@ -114,15 +114,24 @@ fn ports(site: &Site) -> Vec<Finding> {
         .map(|wanted| {
             let refused = bind(&wanted).err().map(|error| error.kind());
             let in_use = refused == Some(io::ErrorKind::AddrInUse);
-            let facts = port::Facts {
-                refused,
-                owner: if in_use { owner(&wanted) } else { None },
-                daemon: site.daemon.status().map(|status| status.pid),
-                first_free,
-            };
-            port::judge(&wanted, &facts)
+            let owner = if in_use { owner(&wanted) } else { None };
+            let may_be_ours = may_be_the_daemon(site, owner.as_ref().map(|owner| owner.name.as_str()));
+            let daemon = site.daemon.status().map(|status| status.pid);
+            port::judge(&wanted, &port::Facts { refused, owner, daemon, may_be_ours, first_free })
         })
         .collect()
+}
+
+/// Whether it may be the daemon that has something, where nobody could be asked: by the name of the process, as far as it
+/// is known.
+fn may_be_the_daemon(site: &Site, owner: Option<&str>) -> bool {
+    let is_trunkline = |name: &str| name == env!("CARGO_PKG_NAME");
+    match &site.daemon {
+        Daemon::Runs(_) => false,
+        Daemon::Unknown => owner.is_none_or(is_trunkline),
+        // Nobody is where its socket would be, and it may have none.
+        Daemon::Down => !site.has_socket && owner.is_some_and(is_trunkline),
+    }
 }
 
 /// Every port that the config listens on. Port 0 is any.
@@ -217,7 +226,10 @@ async fn sounds(site: &Site) -> Vec<Finding> {
             let key = format!("[line.{name}] {}", way.key());
             let card = match &told {
                 Some(says) => Card::OfDaemon(says.clone()),
-                None => card(device, way).await,
+                None => match card(device, way).await {
+                    Card::Refused(why) if may_be_held(site, &why) => Card::Held,
+                    card => card,
+                },
             };
             findings.push(sound::judge_card(&key, device, &card));
         }
@@ -237,6 +249,18 @@ async fn sounds(site: &Site) -> Vec<Finding> {
     let limit = if rustix::process::geteuid().is_root() { u64::MAX } else { limit };
     findings.push(sound::judge_realtime(service.unit.as_ref(), limit));
     findings
+}
+
+/// Whether a card is refused because the daemon may hold it. The words name the thread that does, where the kernel tells.
+fn may_be_held(site: &Site, why: &str) -> bool {
+    let Some(said) = why.strip_prefix("another program") else { return false };
+    let thread = said.split_once("(process ").and_then(|(_, said)| said.split(')').next());
+    let process = thread.and_then(|thread| {
+        let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+        let pid = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+        fs::read_to_string(format!("/proc/{}/comm", pid.trim())).ok()
+    });
+    may_be_the_daemon(site, process.as_deref().map(str::trim))
 }
 
 /// The card, as the daemon would open it. ALSA may take its time, and some of its plugins for ever.
