@@ -99,8 +99,8 @@ struct Site {
     now: u64,
 }
 
-/// What is looked at meanwhile: its name, for whoever waits, and what comes of it.
-type Looking = (String, Pin<Box<dyn Future<Output = Vec<Finding>>>>);
+/// What is looked at meanwhile: what it is and its name, for whoever waits, and what comes of it.
+type Looking = (Check, String, Pin<Box<dyn Future<Output = Vec<Finding>>>>);
 
 /// Looks, prints, and gives the exit code.
 #[must_use]
@@ -168,7 +168,7 @@ async fn look(args: &DoctorArgs) -> Vec<Finding> {
     findings.extend(own_certificates(&site));
     let here = Rc::clone(&site);
     let mut looks: Vec<Looking> =
-        vec![("this machine".to_owned(), Box::pin(async move { machine::look(&here).await }))];
+        vec![(Check::Port, "this machine".to_owned(), Box::pin(async move { machine::look(&here).await }))];
     match names {
         None => findings.push(Finding::skip(Check::Dns, "all peers", "they are not asked (--offline)")),
         Some((names, found)) => {
@@ -186,26 +186,28 @@ fn peers(site: &Rc<Site>, names: &Rc<Names>) -> Vec<Looking> {
     for n in 0..site.config.trunks.len() {
         let (site, names) = (Rc::clone(site), Rc::clone(names));
         let label = format!("[trunk.{}]", site.config.trunks[n].name);
-        looks.push((label, Box::pin(async move { network::trunk(&site, n, &names).await })));
+        looks.push((Check::Trunk, label, Box::pin(async move { network::trunk(&site, n, &names).await })));
     }
     for (n, line) in site.config.lines.iter().enumerate() {
         let (label, site, names) = (format!("[line.{}]", line.name), Rc::clone(site), Rc::clone(names));
         match &line.kind {
-            LineKind::Sip(_) => looks.push((label, Box::pin(async move { pbx::line(&site, n, &names).await }))),
+            LineKind::Sip(_) => {
+                looks.push((Check::SipOptions, label, Box::pin(async move { pbx::line(&site, n, &names).await })))
+            }
             LineKind::Websocket(websocket) if websocket.dial().is_some() => {
-                looks.push((label, Box::pin(async move { network::vendor(&site, n, &names).await })));
+                looks.push((Check::Trunk, label, Box::pin(async move { network::vendor(&site, n, &names).await })));
             }
             LineKind::Websocket(_) | LineKind::Audiosocket { .. } | LineKind::Sound(_) | LineKind::Pipe(_) => {}
         }
     }
     if site.config.telnyx.is_some() {
         let (site, names) = (Rc::clone(site), Rc::clone(names));
-        looks.push(("[telnyx]".to_owned(), Box::pin(async move { network::telnyx(&site, &names).await })));
+        looks.push((Check::Sink, "[telnyx]".to_owned(), Box::pin(async move { network::telnyx(&site, &names).await })));
     }
     for n in 0..site.config.sinks.len() {
         let (site, names) = (Rc::clone(site), Rc::clone(names));
         let label = format!("[sink.{}]", site.config.sinks[n].name);
-        looks.push((label, Box::pin(async move { network::sink(&site, n, &names).await })));
+        looks.push((Check::Sink, label, Box::pin(async move { network::sink(&site, n, &names).await })));
     }
     looks
 }
@@ -214,14 +216,15 @@ fn peers(site: &Rc<Site>, names: &Rc<Names>) -> Vec<Looking> {
 async fn all(looks: Vec<Looking>) -> Vec<Finding> {
     let waiting: Rc<RefCell<BTreeMap<usize, String>>> = Rc::default();
     let mut tasks = Vec::new();
-    for (n, (label, look)) in looks.into_iter().enumerate() {
-        waiting.borrow_mut().insert(n, label);
+    for (n, (check, label, look)) in looks.into_iter().enumerate() {
+        waiting.borrow_mut().insert(n, label.clone());
         let waiting = Rc::clone(&waiting);
-        tasks.push(spawn_local(async move {
+        let task = spawn_local(async move {
             let findings = look.await;
             waiting.borrow_mut().remove(&n);
             findings
-        }));
+        });
+        tasks.push((check, label, task));
     }
     let progress = io::stderr().is_terminal().then(|| {
         spawn_local(async move {
@@ -233,9 +236,16 @@ async fn all(looks: Vec<Looking>) -> Vec<Finding> {
         })
     });
     let mut findings = Vec::new();
-    for task in tasks {
-        // One that panicked has said so itself.
-        findings.extend(task.await.unwrap_or_default());
+    for (check, label, task) in tasks {
+        // One that panicked has said so on stderr, which a script does not read.
+        findings.extend(task.await.unwrap_or_else(|_| {
+            vec![Finding::fail(
+                check,
+                label,
+                "this check broke off",
+                "it is a bug of trunkline: report what it said above",
+            )]
+        }));
     }
     if let Some(progress) = progress {
         progress.abort();
@@ -310,7 +320,23 @@ fn of_daemon(asked: Result<desk::Status, AskError>, is_installed: bool) -> (Daem
             ),
         ),
         Err(error) if error.is_nobody() => (Daemon::Down, Finding::skip(check, subject, "it does not run")),
-        Err(error) => (Daemon::Unknown, Finding::warn(check, subject, error.to_string(), "run this by sudo")),
+        Err(error) => (Daemon::Unknown, of_no_answer(&error, rustix::process::geteuid().is_root())),
+    }
+}
+
+/// Somebody is there, and what it said is of no use.
+fn of_no_answer(error: &AskError, is_root: bool) -> Finding {
+    let (check, subject, words) = (Check::Daemon, "daemon", error.to_string());
+    if error.is_forbidden() && !is_root {
+        Finding::warn(check, subject, words, "run this by sudo")
+    } else if error.is_hung() {
+        let restart = "`sudo systemctl restart trunkline`, if calls are stuck as well: it ends them";
+        Finding::fail(check, subject, words, restart)
+    } else if error.is_foreign() {
+        let restart = "`sudo systemctl restart trunkline` takes the program that is installed; its calls end";
+        Finding::warn(check, subject, words, restart)
+    } else {
+        Finding::warn(check, subject, words, "`journalctl -u trunkline -n 20` may have why")
     }
 }
 
@@ -437,6 +463,49 @@ mod tests {
         };
         let finding = of_problem(&missing);
         assert!(finding.fix.is_some_and(|fix| fix.contains("trunkline config init --output /etc/t.toml")));
+    }
+
+    #[test]
+    fn a_check_that_breaks_off_is_no_success() {
+        let broken: Looking = (Check::Trunk, "[trunk.agent]".to_owned(), Box::pin(async { panic!("a bug") }));
+        let well: Looking = (Check::Sink, String::new(), Box::pin(async { vec![Finding::ok(Check::Sink, "", "")] }));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let findings = LocalSet::new().block_on(&runtime, all(vec![broken, well]));
+        let told = [(Check::Trunk, Status::Fail), (Check::Sink, Status::Ok)];
+        assert_eq!(findings.iter().map(|finding| (finding.check, finding.status)).collect::<Vec<_>>(), told);
+    }
+
+    #[test]
+    fn only_whoever_may_not_ask_is_sent_to_sudo() {
+        use tokio::{
+            io::{AsyncReadExt as _, AsyncWriteExt as _},
+            net::UnixListener,
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("control.sock");
+        let said = |answer: &'static [u8]| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let _ = std::fs::remove_file(&path);
+            let asked = runtime.block_on(async {
+                let listener = UnixListener::bind(&path).expect("a socket");
+                let there = async {
+                    let (mut stream, _) = listener.accept().await.expect("a connection");
+                    let _ = stream.read(&mut [0; 1024]).await;
+                    let _ = stream.write_all(answer).await;
+                };
+                tokio::join!(ask_daemon(Some(path.clone())), there).0.expect("a socket is named")
+            });
+            let (daemon, finding) = of_daemon(asked, true);
+            assert!(matches!(daemon, Daemon::Unknown));
+            (finding.status, finding.fix.unwrap_or_default())
+        };
+        // It ends at once.
+        let (status, fix) = said(b"");
+        assert!(status == Status::Fail && fix.contains("systemctl restart trunkline"), "{fix}");
+        let (status, fix) = said(b"HTTP/1.1 200 OK\r\nserver: trunkline/0.0.1\r\ncontent-length: 2\r\n\r\n{}");
+        assert!(status == Status::Warn && fix.contains("systemctl restart trunkline"), "{fix}");
+        let (status, fix) = said(b"HTTP/1.1 503 no\r\ncontent-length: 16\r\n\r\n{\"error\":\"busy\"}");
+        assert!(status == Status::Warn && fix.contains("journalctl"), "{fix}");
     }
 
     #[test]
