@@ -25,16 +25,24 @@ pub struct Owned {
 }
 
 impl Account {
-    /// As passwd(5) and group(5) have them.
+    /// As passwd(5) and group(5) have them. The name may be the number (systemd.exec(5), `User=`).
     #[must_use]
     pub fn find(name: &str, passwd: &str, group: &str) -> Option<Self> {
-        Self::by(passwd, group, |fields| fields.first() == Some(&name))
+        Self::by(passwd, group, |fields| fields.first() == Some(&name) || fields.get(2) == Some(&name))
     }
 
     /// The same by the number.
     #[must_use]
     pub fn of_uid(uid: u32, passwd: &str, group: &str) -> Option<Self> {
         Self::by(passwd, group, |fields| fields.get(2).and_then(|uid| uid.parse().ok()) == Some(uid))
+    }
+
+    /// The same in these groups as well, by name or number.
+    #[must_use]
+    pub fn with<'n>(mut self, names: impl IntoIterator<Item = &'n str>, group: &str) -> Self {
+        let number = |name: &str| gid_of(name, group).or_else(|| name.parse().ok());
+        self.gids.extend(names.into_iter().filter_map(number));
+        self
     }
 
     fn by(passwd: &str, group: &str, is_wanted: impl Fn(&[&str]) -> bool) -> Option<Self> {
@@ -98,6 +106,9 @@ mod tests {
         let account = Account::find("trunkline", PASSWD, GROUP);
         assert_eq!(account, Some(Account { name: "trunkline".to_owned(), uid: 995, gids: vec![994, 29] }));
         assert_eq!(Account::of_uid(995, PASSWD, GROUP), account);
+        assert_eq!(Account::find("995", PASSWD, GROUP), account);
+        let more = account.map(|account| account.with(["video", "7", "tape"], GROUP).gids);
+        assert_eq!(more, Some(vec![994, 29, 44, 7]));
         assert_eq!(Account::find("trunk", PASSWD, GROUP), None);
         assert_eq!((gid_of("audio", GROUP), gid_of("tape", GROUP)), (Some(29), None));
     }

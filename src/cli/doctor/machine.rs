@@ -19,8 +19,10 @@ use crate::{
     doctor::{
         Finding,
         account::{Account, Owned, gid_of},
-        clock, disk, port,
-        sound::{self, Card, Unit},
+        clock,
+        disk::{self, Shut},
+        port,
+        sound::{self, Card, Device, Unit},
     },
     leg::sound::Way,
 };
@@ -68,7 +70,8 @@ impl Service {
         let unit = (config == Path::new(SERVICE_CONFIG)).then(unit).flatten();
         let own = rustix::process::geteuid().as_raw();
         let account = match &unit {
-            Some(unit) => Account::find(unit.user.as_deref().unwrap_or("root"), &passwd, &group),
+            Some(unit) => Account::find(unit.user.as_deref().unwrap_or("root"), &passwd, &group)
+                .map(|account| account.with(unit.groups(), &group)),
             None => Account::of_uid(own, &passwd, &group),
         };
         let is_us = account.as_ref().is_some_and(|account| account.uid == own);
@@ -241,7 +244,8 @@ async fn sounds(site: &Site) -> Vec<Finding> {
         account: service.account.as_ref(),
         unit: service.unit.as_ref(),
         audio: service.audio,
-        devices: &devices(),
+        // What a unit gives is not ours, even if we are its user.
+        devices: &devices(service.is_us && service.unit.is_none()),
     };
     findings.push(sound::judge_rights(&rights));
     let limit = rustix::process::getrlimit(rustix::process::Resource::Rtprio).current.unwrap_or(u64::MAX);
@@ -283,16 +287,17 @@ async fn card(_: &str, _: Way) -> Card {
     Card::Refused("this trunkline was built without sound cards".to_owned())
 }
 
-fn devices() -> Vec<(String, Owned)> {
+fn devices(try_them: bool) -> Vec<Device> {
     let entries = fs::read_dir("/dev/snd").into_iter().flatten();
+    let may = |path: &Path| try_them.then(|| access(path, Access::READ_OK | Access::WRITE_OK).is_ok());
     let mut devices: Vec<_> = entries
         .filter_map(|entry| {
             let (path, found) = (entry.as_ref().ok()?.path(), entry.as_ref().ok()?.metadata().ok()?);
             let is_card = path.file_name()?.to_str()?.starts_with(['c', 'p']);
-            is_card.then(|| (path.display().to_string(), owned(&found)))
+            is_card.then(|| Device { file: path.display().to_string(), owned: owned(&found), may: may(&path) })
         })
         .collect();
-    devices.sort_by(|a, b| a.0.cmp(&b.0));
+    devices.sort_by(|a, b| a.file.cmp(&b.file));
     devices
 }
 
@@ -329,8 +334,13 @@ fn folder(key: &str, path: &Path, service: &Service) -> disk::Folder {
         service.account.as_ref().zip(found).map(|(account, found)| account.may(0o3, owned(&found)))
     };
     let is_open = |open: &str| path.starts_with(open);
-    let shut = service.unit.as_ref().is_some_and(|unit| {
-        !is_open(STATE) && !is_open("/run/trunkline") && !unit.writable.iter().any(|open| is_open(open))
+    let shut = service.unit.as_ref().and_then(|unit| {
+        if unit.protect_home && HOMES.iter().any(|home| is_open(home)) {
+            Some(Shut::Home)
+        } else {
+            let is_open = is_open(STATE) || is_open("/run/trunkline") || unit.writable.iter().any(|open| is_open(open));
+            (!is_open).then_some(Shut::System)
+        }
     });
     disk::Folder {
         key: key.to_owned(),
@@ -345,6 +355,9 @@ fn folder(key: &str, path: &Path, service: &Service) -> disk::Folder {
 
 /// `StateDirectory=` of the unit.
 const STATE: &str = "/var/lib/trunkline";
+
+/// What `ProtectHome=` shuts (systemd.exec(5)).
+const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 
 const STATE_ROOT: &str = "/var/lib";
 
