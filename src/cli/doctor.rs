@@ -192,7 +192,7 @@ fn peers(site: &Rc<Site>, names: &Rc<Names>) -> Vec<Looking> {
         let (label, site, names) = (format!("[line.{}]", line.name), Rc::clone(site), Rc::clone(names));
         match &line.kind {
             LineKind::Sip(_) => {
-                looks.push((Check::SipOptions, label, Box::pin(async move { pbx::line(&site, n, &names).await })))
+                looks.push((Check::SipOptions, label, Box::pin(async move { pbx::line(&site, n, &names).await })));
             }
             LineKind::Websocket(websocket) if websocket.dial().is_some() => {
                 looks.push((Check::Trunk, label, Box::pin(async move { network::vendor(&site, n, &names).await })));

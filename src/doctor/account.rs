@@ -2,6 +2,10 @@
 //!
 //! Nothing is tried as that user. Access lists beyond the nine bits are not looked at.
 
+use std::path::{Path, PathBuf};
+
+use super::{Check, Finding};
+
 /// A user with all of their groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
@@ -79,6 +83,40 @@ impl Account {
     }
 }
 
+/// What keeps a user from reading a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shut {
+    /// A folder on the way.
+    Folder(PathBuf),
+    /// The file, with all links followed.
+    File(PathBuf),
+}
+
+/// Tells of a file that this user cannot read, and why.
+#[must_use]
+pub fn judge_shut(check: Check, key: &str, file: &Path, at: &Shut, who: &str) -> Finding {
+    let file = file.display();
+    match at {
+        Shut::Folder(folder) => Finding::fail(
+            check,
+            key,
+            format!("{who} may not read {file}: {} is shut to that user", folder.display()),
+            format!(
+                "have whoever renews it put a copy into /etc/trunkline: `sudo install -m 640 -g {who} {file} /etc/trunkline/`"
+            ),
+        ),
+        Shut::File(whole) => {
+            let whole = whole.display();
+            Finding::fail(
+                check,
+                key,
+                format!("{who} may not read {file}"),
+                format!("`sudo chgrp {who} {whole} && sudo chmod g+r {whole}`"),
+            )
+        }
+    }
+}
+
 /// The number of a group.
 #[must_use]
 pub fn gid_of(name: &str, group: &str) -> Option<u32> {
@@ -111,6 +149,17 @@ mod tests {
         assert_eq!(more, Some(vec![994, 29, 44, 7]));
         assert_eq!(Account::find("trunk", PASSWD, GROUP), None);
         assert_eq!((gid_of("audio", GROUP), gid_of("tape", GROUP)), (Some(29), None));
+    }
+
+    #[test]
+    fn a_file_that_the_service_cannot_read_is_told_with_what_lets_it() {
+        let key = Path::new("/etc/letsencrypt/live/x/privkey.pem");
+        let of = |at| judge_shut(Check::Certificate, "[line.web] key", key, &at, "trunkline");
+        let finding = of(Shut::Folder("/etc/letsencrypt/live".into()));
+        assert!(finding.found.ends_with("/etc/letsencrypt/live is shut to that user"), "{finding}");
+        assert!(finding.fix.is_some_and(|fix| fix.contains("install -m 640 -g trunkline /etc/letsencrypt/live/x/")));
+        let fix = of(Shut::File("/srv/key.pem".into())).fix;
+        assert_eq!(fix.as_deref(), Some("`sudo chgrp trunkline /srv/key.pem && sudo chmod g+r /srv/key.pem`"));
     }
 
     #[test]

@@ -83,6 +83,17 @@ pub fn judge(folder: &Folder) -> Finding {
     Finding::ok(Check::Disk, key.clone(), said)
 }
 
+/// One that gives no answer, which whoever writes there waits for as well.
+#[must_use]
+pub fn silent(key: &str, path: &str) -> Finding {
+    Finding::fail(
+        Check::Disk,
+        key,
+        format!("{path} does not answer: is it on a machine that is down?"),
+        "`findmnt -l` shows what is mounted there and from where; take a folder on a disk of this machine",
+    )
+}
+
 fn size(bytes: u64) -> String {
     if bytes >= 10 << 30 { format!("{} GiB", bytes >> 30) } else { format!("{} MiB", bytes >> 20) }
 }

@@ -111,6 +111,14 @@ pub fn judge(wanted: &Wanted, facts: &Facts) -> Finding {
     }
 }
 
+/// One that was not tried, since the service may take it at any moment.
+#[must_use]
+pub fn judge_untried(wanted: &Wanted) -> Finding {
+    let protocol = if wanted.udp { "udp" } else { "tcp" };
+    let why = format!("{protocol} {} is not tried while the service starts", wanted.address);
+    Finding::skip(Check::Port, wanted.key.clone(), why)
+}
+
 /// Sockets that somebody listens at, of /proc/net/tcp, tcp6, udp or udp6 (proc_pid_net(5)): address and inode.
 pub fn listeners(table: &str, udp: bool) -> impl Iterator<Item = (SocketAddr, u64)> {
     table.lines().skip(1).filter_map(move |line| {
