@@ -111,6 +111,21 @@ impl AskError {
         let Fault::Connect(error) = &self.fault else { return false };
         matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
     }
+
+    /// The socket is not for this user.
+    pub(super) fn is_forbidden(&self) -> bool {
+        matches!(&self.fault, Fault::Connect(error) if error.kind() == io::ErrorKind::PermissionDenied)
+    }
+
+    /// Somebody is at the socket, and gives no answer.
+    pub(super) const fn is_hung(&self) -> bool {
+        matches!(self.fault, Fault::Silent | Fault::Broken(_))
+    }
+
+    /// The answer is of another version, or of something else.
+    pub(super) const fn is_foreign(&self) -> bool {
+        matches!(self.fault, Fault::Foreign { .. })
+    }
 }
 
 impl fmt::Display for AskError {
@@ -207,7 +222,9 @@ mod tests {
     #[test]
     fn whoever_may_not_is_told_how_to_be_allowed() {
         let fault = Fault::Connect(io::ErrorKind::PermissionDenied.into());
-        let said = AskError { socket: "/run/x.sock".into(), fault }.to_string();
+        let error = AskError { socket: "/run/x.sock".into(), fault };
+        let said = error.to_string();
+        assert!(error.is_forbidden() && !error.is_nobody() && !error.is_hung());
         assert!(said.contains("sudo usermod -aG trunkline $USER") && said.contains("log in again"), "{said}");
     }
 

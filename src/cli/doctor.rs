@@ -57,7 +57,7 @@ pub struct DoctorArgs {
     /// Leave out the short call at each agent; its handshake is made all the same
     #[arg(long)]
     pub no_call: bool,
-    /// The daemon's control socket [default: the config's, else /run/trunkline/control.sock]
+    /// The daemon's control socket [default: the config's; of the service /run/trunkline/control.sock]
     #[arg(long, value_name = "PATH", env = "TRUNKLINE_SOCKET")]
     pub socket: Option<PathBuf>,
     /// As JSON
@@ -92,13 +92,15 @@ impl Daemon {
 struct Site {
     config: Config,
     daemon: Daemon,
+    /// This config's daemon has a control socket, as far as is known.
+    has_socket: bool,
     service: machine::Service,
     no_call: bool,
     now: u64,
 }
 
-/// What is looked at meanwhile: its name, for whoever waits, and what comes of it.
-type Looking = (String, Pin<Box<dyn Future<Output = Vec<Finding>>>>);
+/// What is looked at meanwhile: what it is and its name, for whoever waits, and what comes of it.
+type Looking = (Check, String, Pin<Box<dyn Future<Output = Vec<Finding>>>>);
 
 /// Looks, prints, and gives the exit code.
 #[must_use]
@@ -147,18 +149,26 @@ async fn look(args: &DoctorArgs) -> Vec<Finding> {
         }
     };
     let mut findings = of_config(&args.config, &config);
-    let default = || PathBuf::from("/run/trunkline/control.sock");
-    let socket = args.socket.clone().or_else(|| config.control.socket.clone()).unwrap_or_else(default);
+    let socket = args.socket.clone().or_else(|| config.control.socket.clone());
+    let has_socket = socket.is_some();
+    // The daemon of the installed service runs that config and no other.
+    let is_service = args.config == Path::new(SERVICE_CONFIG);
+    let socket = socket.or_else(|| is_service.then(|| PathBuf::from(SERVICE_SOCKET)));
     let names = async { if args.offline { None } else { Some(network::names(&config).await) } };
-    let (clock, asked, names) = tokio::join!(machine::clock(now), ask_daemon(At { socket }), names);
+    let (clock, asked, names) = tokio::join!(machine::clock(now), ask_daemon(socket), names);
     let service = machine::Service::of(&args.config);
-    let (daemon, said) = of_daemon(asked, service.is_installed());
+    let (daemon, said) = match asked {
+        Some(asked) => of_daemon(asked, service.is_installed()),
+        None => {
+            (Daemon::Down, Finding::skip(Check::Daemon, "daemon", "this config has no control socket to ask it at"))
+        }
+    };
     findings.extend([said, clock]);
-    let site = Rc::new(Site { config, daemon, service, no_call: args.no_call, now });
+    let site = Rc::new(Site { config, daemon, has_socket, service, no_call: args.no_call, now });
     findings.extend(own_certificates(&site));
     let here = Rc::clone(&site);
     let mut looks: Vec<Looking> =
-        vec![("this machine".to_owned(), Box::pin(async move { machine::look(&here).await }))];
+        vec![(Check::Port, "this machine".to_owned(), Box::pin(async move { machine::look(&here).await }))];
     match names {
         None => findings.push(Finding::skip(Check::Dns, "all peers", "they are not asked (--offline)")),
         Some((names, found)) => {
@@ -176,26 +186,28 @@ fn peers(site: &Rc<Site>, names: &Rc<Names>) -> Vec<Looking> {
     for n in 0..site.config.trunks.len() {
         let (site, names) = (Rc::clone(site), Rc::clone(names));
         let label = format!("[trunk.{}]", site.config.trunks[n].name);
-        looks.push((label, Box::pin(async move { network::trunk(&site, n, &names).await })));
+        looks.push((Check::Trunk, label, Box::pin(async move { network::trunk(&site, n, &names).await })));
     }
     for (n, line) in site.config.lines.iter().enumerate() {
         let (label, site, names) = (format!("[line.{}]", line.name), Rc::clone(site), Rc::clone(names));
         match &line.kind {
-            LineKind::Sip(_) => looks.push((label, Box::pin(async move { pbx::line(&site, n, &names).await }))),
+            LineKind::Sip(_) => {
+                looks.push((Check::SipOptions, label, Box::pin(async move { pbx::line(&site, n, &names).await })));
+            }
             LineKind::Websocket(websocket) if websocket.dial().is_some() => {
-                looks.push((label, Box::pin(async move { network::vendor(&site, n, &names).await })));
+                looks.push((Check::Trunk, label, Box::pin(async move { network::vendor(&site, n, &names).await })));
             }
             LineKind::Websocket(_) | LineKind::Audiosocket { .. } | LineKind::Sound(_) | LineKind::Pipe(_) => {}
         }
     }
     if site.config.telnyx.is_some() {
         let (site, names) = (Rc::clone(site), Rc::clone(names));
-        looks.push(("[telnyx]".to_owned(), Box::pin(async move { network::telnyx(&site, &names).await })));
+        looks.push((Check::Sink, "[telnyx]".to_owned(), Box::pin(async move { network::telnyx(&site, &names).await })));
     }
     for n in 0..site.config.sinks.len() {
         let (site, names) = (Rc::clone(site), Rc::clone(names));
         let label = format!("[sink.{}]", site.config.sinks[n].name);
-        looks.push((label, Box::pin(async move { network::sink(&site, n, &names).await })));
+        looks.push((Check::Sink, label, Box::pin(async move { network::sink(&site, n, &names).await })));
     }
     looks
 }
@@ -204,14 +216,15 @@ fn peers(site: &Rc<Site>, names: &Rc<Names>) -> Vec<Looking> {
 async fn all(looks: Vec<Looking>) -> Vec<Finding> {
     let waiting: Rc<RefCell<BTreeMap<usize, String>>> = Rc::default();
     let mut tasks = Vec::new();
-    for (n, (label, look)) in looks.into_iter().enumerate() {
-        waiting.borrow_mut().insert(n, label);
+    for (n, (check, label, look)) in looks.into_iter().enumerate() {
+        waiting.borrow_mut().insert(n, label.clone());
         let waiting = Rc::clone(&waiting);
-        tasks.push(spawn_local(async move {
+        let task = spawn_local(async move {
             let findings = look.await;
             waiting.borrow_mut().remove(&n);
             findings
-        }));
+        });
+        tasks.push((check, label, task));
     }
     let progress = io::stderr().is_terminal().then(|| {
         spawn_local(async move {
@@ -223,9 +236,16 @@ async fn all(looks: Vec<Looking>) -> Vec<Finding> {
         })
     });
     let mut findings = Vec::new();
-    for task in tasks {
-        // One that panicked has said so itself.
-        findings.extend(task.await.unwrap_or_default());
+    for (check, label, task) in tasks {
+        // One that panicked has said so on stderr, which a script does not read.
+        findings.extend(task.await.unwrap_or_else(|_| {
+            vec![Finding::fail(
+                check,
+                label,
+                "this check broke off",
+                "it is a bug of trunkline: report what it said above",
+            )]
+        }));
     }
     if let Some(progress) = progress {
         progress.abort();
@@ -268,9 +288,9 @@ fn of_config(path: &Path, config: &Config) -> Vec<Finding> {
     findings
 }
 
-async fn ask_daemon(at: At) -> Result<desk::Status, AskError> {
-    let said = at.ask(Method::GET, "/status").await?;
-    at.understand(&said)
+async fn ask_daemon(socket: Option<PathBuf>) -> Option<Result<desk::Status, AskError>> {
+    let at = At { socket: socket? };
+    Some(at.ask(Method::GET, "/status").await.and_then(|said| at.understand(&said)))
 }
 
 /// `is_installed`: as a service, which is meant to run.
@@ -300,7 +320,23 @@ fn of_daemon(asked: Result<desk::Status, AskError>, is_installed: bool) -> (Daem
             ),
         ),
         Err(error) if error.is_nobody() => (Daemon::Down, Finding::skip(check, subject, "it does not run")),
-        Err(error) => (Daemon::Unknown, Finding::warn(check, subject, error.to_string(), "run this by sudo")),
+        Err(error) => (Daemon::Unknown, of_no_answer(&error, rustix::process::geteuid().is_root())),
+    }
+}
+
+/// Somebody is there, and what it said is of no use.
+fn of_no_answer(error: &AskError, is_root: bool) -> Finding {
+    let (check, subject, words) = (Check::Daemon, "daemon", error.to_string());
+    if error.is_forbidden() && !is_root {
+        Finding::warn(check, subject, words, "run this by sudo")
+    } else if error.is_hung() {
+        let restart = "`sudo systemctl restart trunkline`, if calls are stuck as well: it ends them";
+        Finding::fail(check, subject, words, restart)
+    } else if error.is_foreign() {
+        let restart = "`sudo systemctl restart trunkline` takes the program that is installed; its calls end";
+        Finding::warn(check, subject, words, restart)
+    } else {
+        Finding::warn(check, subject, words, "`journalctl -u trunkline -n 20` may have why")
     }
 }
 
@@ -367,6 +403,9 @@ fn json(findings: &[Finding]) -> String {
 /// What the unit runs.
 const SERVICE_CONFIG: &str = "/etc/trunkline/trunkline.toml";
 
+/// Where its control socket is, unless the config says otherwise.
+const SERVICE_SOCKET: &str = "/run/trunkline/control.sock";
+
 const SHOW_EVERY: Duration = Duration::from_millis(300);
 
 /// Longer than this a subject stands out of its column.
@@ -427,11 +466,54 @@ mod tests {
     }
 
     #[test]
+    fn a_check_that_breaks_off_is_no_success() {
+        let broken: Looking = (Check::Trunk, "[trunk.agent]".to_owned(), Box::pin(async { panic!("a bug") }));
+        let well: Looking = (Check::Sink, String::new(), Box::pin(async { vec![Finding::ok(Check::Sink, "", "")] }));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let findings = LocalSet::new().block_on(&runtime, all(vec![broken, well]));
+        let told = [(Check::Trunk, Status::Fail), (Check::Sink, Status::Ok)];
+        assert_eq!(findings.iter().map(|finding| (finding.check, finding.status)).collect::<Vec<_>>(), told);
+    }
+
+    #[test]
+    fn only_whoever_may_not_ask_is_sent_to_sudo() {
+        use tokio::{
+            io::{AsyncReadExt as _, AsyncWriteExt as _},
+            net::UnixListener,
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("control.sock");
+        let said = |answer: &'static [u8]| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let _ = std::fs::remove_file(&path);
+            let asked = runtime.block_on(async {
+                let listener = UnixListener::bind(&path).expect("a socket");
+                let there = async {
+                    let (mut stream, _) = listener.accept().await.expect("a connection");
+                    let _ = stream.read(&mut [0; 1024]).await;
+                    let _ = stream.write_all(answer).await;
+                };
+                tokio::join!(ask_daemon(Some(path.clone())), there).0.expect("a socket is named")
+            });
+            let (daemon, finding) = of_daemon(asked, true);
+            assert!(matches!(daemon, Daemon::Unknown));
+            (finding.status, finding.fix.unwrap_or_default())
+        };
+        // It ends at once.
+        let (status, fix) = said(b"");
+        assert!(status == Status::Fail && fix.contains("systemctl restart trunkline"), "{fix}");
+        let (status, fix) = said(b"HTTP/1.1 200 OK\r\nserver: trunkline/0.0.1\r\ncontent-length: 2\r\n\r\n{}");
+        assert!(status == Status::Warn && fix.contains("systemctl restart trunkline"), "{fix}");
+        let (status, fix) = said(b"HTTP/1.1 503 no\r\ncontent-length: 16\r\n\r\n{\"error\":\"busy\"}");
+        assert!(status == Status::Warn && fix.contains("journalctl"), "{fix}");
+    }
+
+    #[test]
     fn a_service_that_does_not_run_is_told_with_how_to_start_it() {
         let nobody = || {
-            let at = At { socket: "/nonexistent/control.sock".into() };
+            let socket = Some("/nonexistent/control.sock".into());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(ask_daemon(at))
+            runtime.expect("a runtime").block_on(ask_daemon(socket)).expect("a socket is named")
         };
         let (daemon, finding) = of_daemon(nobody(), true);
         assert!(matches!(daemon, Daemon::Down) && finding.status == Status::Warn);

@@ -2,6 +2,10 @@
 //!
 //! Nothing is tried as that user. Access lists beyond the nine bits are not looked at.
 
+use std::path::{Path, PathBuf};
+
+use super::{Check, Finding};
+
 /// A user with all of their groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
@@ -25,16 +29,24 @@ pub struct Owned {
 }
 
 impl Account {
-    /// As passwd(5) and group(5) have them.
+    /// As passwd(5) and group(5) have them. The name may be the number (systemd.exec(5), `User=`).
     #[must_use]
     pub fn find(name: &str, passwd: &str, group: &str) -> Option<Self> {
-        Self::by(passwd, group, |fields| fields.first() == Some(&name))
+        Self::by(passwd, group, |fields| fields.first() == Some(&name) || fields.get(2) == Some(&name))
     }
 
     /// The same by the number.
     #[must_use]
     pub fn of_uid(uid: u32, passwd: &str, group: &str) -> Option<Self> {
         Self::by(passwd, group, |fields| fields.get(2).and_then(|uid| uid.parse().ok()) == Some(uid))
+    }
+
+    /// The same in these groups as well, by name or number.
+    #[must_use]
+    pub fn with<'n>(mut self, names: impl IntoIterator<Item = &'n str>, group: &str) -> Self {
+        let number = |name: &str| gid_of(name, group).or_else(|| name.parse().ok());
+        self.gids.extend(names.into_iter().filter_map(number));
+        self
     }
 
     fn by(passwd: &str, group: &str, is_wanted: impl Fn(&[&str]) -> bool) -> Option<Self> {
@@ -71,6 +83,40 @@ impl Account {
     }
 }
 
+/// What keeps a user from reading a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shut {
+    /// A folder on the way.
+    Folder(PathBuf),
+    /// The file, with all links followed.
+    File(PathBuf),
+}
+
+/// Tells of a file that this user cannot read, and why.
+#[must_use]
+pub fn judge_shut(check: Check, key: &str, file: &Path, at: &Shut, who: &str) -> Finding {
+    let file = file.display();
+    match at {
+        Shut::Folder(folder) => Finding::fail(
+            check,
+            key,
+            format!("{who} may not read {file}: {} is shut to that user", folder.display()),
+            format!(
+                "have whoever renews it put a copy into /etc/trunkline: `sudo install -m 640 -g {who} {file} /etc/trunkline/`"
+            ),
+        ),
+        Shut::File(whole) => {
+            let whole = whole.display();
+            Finding::fail(
+                check,
+                key,
+                format!("{who} may not read {file}"),
+                format!("`sudo chgrp {who} {whole} && sudo chmod g+r {whole}`"),
+            )
+        }
+    }
+}
+
 /// The number of a group.
 #[must_use]
 pub fn gid_of(name: &str, group: &str) -> Option<u32> {
@@ -98,8 +144,22 @@ mod tests {
         let account = Account::find("trunkline", PASSWD, GROUP);
         assert_eq!(account, Some(Account { name: "trunkline".to_owned(), uid: 995, gids: vec![994, 29] }));
         assert_eq!(Account::of_uid(995, PASSWD, GROUP), account);
+        assert_eq!(Account::find("995", PASSWD, GROUP), account);
+        let more = account.map(|account| account.with(["video", "7", "tape"], GROUP).gids);
+        assert_eq!(more, Some(vec![994, 29, 44, 7]));
         assert_eq!(Account::find("trunk", PASSWD, GROUP), None);
         assert_eq!((gid_of("audio", GROUP), gid_of("tape", GROUP)), (Some(29), None));
+    }
+
+    #[test]
+    fn a_file_that_the_service_cannot_read_is_told_with_what_lets_it() {
+        let key = Path::new("/etc/letsencrypt/live/x/privkey.pem");
+        let of = |at| judge_shut(Check::Certificate, "[line.web] key", key, &at, "trunkline");
+        let finding = of(Shut::Folder("/etc/letsencrypt/live".into()));
+        assert!(finding.found.ends_with("/etc/letsencrypt/live is shut to that user"), "{finding}");
+        assert!(finding.fix.is_some_and(|fix| fix.contains("install -m 640 -g trunkline /etc/letsencrypt/live/x/")));
+        let fix = of(Shut::File("/srv/key.pem".into())).fix;
+        assert_eq!(fix.as_deref(), Some("`sudo chgrp trunkline /srv/key.pem && sudo chmod g+r /srv/key.pem`"));
     }
 
     #[test]

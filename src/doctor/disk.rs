@@ -17,8 +17,17 @@ pub struct Folder {
     pub read_only: bool,
     /// Who would write, and whether they may. `None`: it could not be found out.
     pub writer: (String, Option<bool>),
-    /// The unit shuts the service out of it (`ProtectSystem=strict`).
-    pub shut: bool,
+    /// What of the unit shuts the service out of it.
+    pub shut: Option<Shut>,
+}
+
+/// Why the service cannot write there, whatever its user may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shut {
+    /// `ProtectSystem=strict`, which `ReadWritePaths=` opens.
+    System,
+    /// `ProtectHome=`, which nothing opens (systemd.exec(5)).
+    Home,
 }
 
 /// Judges it.
@@ -26,13 +35,23 @@ pub struct Folder {
 pub fn judge(folder: &Folder) -> Finding {
     let Folder { key, path, there, space, read_only, writer: (who, may), shut } = folder;
     let failed = |found: String, fix: String| Finding::fail(Check::Disk, key.clone(), found, fix);
-    if *shut {
-        return failed(
-            format!("the unit lets the service write below /var/lib/trunkline only, and not in {path}"),
-            format!(
-                "take a folder in /var/lib/trunkline; or `sudo systemctl edit trunkline` and under [Service] `ReadWritePaths={path}`"
-            ),
-        );
+    match shut {
+        Some(Shut::System) => {
+            return failed(
+                format!("the unit lets the service write below /var/lib/trunkline only, and not in {path}"),
+                format!(
+                    "take a folder in /var/lib/trunkline; or `sudo systemctl edit trunkline` and under [Service] \
+                     `ReadWritePaths={path}`"
+                ),
+            );
+        }
+        Some(Shut::Home) => {
+            return failed(
+                format!("the unit keeps the service from all homes (ProtectHome=), and so from {path}"),
+                "take a folder in /var/lib/trunkline; or in /srv, with its `ReadWritePaths=`".to_owned(),
+            );
+        }
+        None => {}
     }
     if *read_only {
         return failed(
@@ -42,7 +61,7 @@ pub fn judge(folder: &Folder) -> Finding {
     }
     if *may == Some(false) {
         let fix = if there == path {
-            format!("`sudo chown -R {who} {path}`")
+            format!("`sudo chown {who} {path}`")
         } else {
             format!("`sudo install -d -o {who} -m 700 {path}`")
         };
@@ -62,6 +81,17 @@ pub fn judge(folder: &Folder) -> Finding {
         return Finding::warn(Check::Disk, key.clone(), format!("{said}: that fills up soon"), clear);
     }
     Finding::ok(Check::Disk, key.clone(), said)
+}
+
+/// One that gives no answer, which whoever writes there waits for as well.
+#[must_use]
+pub fn silent(key: &str, path: &str) -> Finding {
+    Finding::fail(
+        Check::Disk,
+        key,
+        format!("{path} does not answer: is it on a machine that is down?"),
+        "`findmnt -l` shows what is mounted there and from where; take a folder on a disk of this machine",
+    )
 }
 
 fn size(bytes: u64) -> String {
@@ -90,7 +120,7 @@ mod tests {
             space: Some((20 << 30, 30 << 30)),
             read_only: false,
             writer: ("trunkline".to_owned(), Some(true)),
-            shut: false,
+            shut: None,
         }
     }
 
@@ -107,11 +137,13 @@ mod tests {
     #[test]
     fn whoever_may_not_write_is_told_the_command() {
         let shut = Folder { writer: ("trunkline".to_owned(), Some(false)), ..folder() };
-        assert_eq!(judge(&shut).fix.as_deref(), Some("`sudo chown -R trunkline /var/lib/trunkline`"));
+        assert_eq!(judge(&shut).fix.as_deref(), Some("`sudo chown trunkline /var/lib/trunkline`"));
         let missing = Folder { there: "/var/lib".to_owned(), ..shut };
         assert!(judge(&missing).fix.is_some_and(|fix| fix.contains("install -d -o trunkline")));
-        let sandboxed = Folder { path: "/srv/calls".to_owned(), shut: true, ..folder() };
+        let sandboxed = Folder { path: "/srv/calls".to_owned(), shut: Some(Shut::System), ..folder() };
         assert!(judge(&sandboxed).fix.is_some_and(|fix| fix.contains("ReadWritePaths=/srv/calls")));
+        let home = Folder { path: "/home/a/calls".to_owned(), shut: Some(Shut::Home), ..folder() };
+        assert!(judge(&home).fix.is_some_and(|fix| !fix.contains("/home")));
         assert_eq!(judge(&Folder { read_only: true, ..folder() }).status, Status::Fail);
     }
 }

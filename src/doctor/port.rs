@@ -35,6 +35,8 @@ pub struct Facts {
     pub owner: Option<Owner>,
     /// The process of the daemon that runs.
     pub daemon: Option<u32>,
+    /// Whoever has it may be the daemon, which could not be asked.
+    pub may_be_ours: bool,
     /// The first port that whoever is no root may bind (ip_unprivileged_port_start); `None`: the service is root's.
     pub first_free: Option<u16>,
 }
@@ -66,6 +68,16 @@ pub fn judge(wanted: &Wanted, facts: &Facts) -> Finding {
         (Some(io::ErrorKind::AddrInUse), Some(pid), owner) if owner.as_ref().is_none_or(|owner| owner.pid == pid) => {
             Finding::ok(Check::Port, key.clone(), format!("{what}: the daemon has it (pid {pid})"))
         }
+        (Some(io::ErrorKind::AddrInUse), _, Some(Owner { pid, name })) if facts.may_be_ours => Finding::skip(
+            Check::Port,
+            key.clone(),
+            format!("{what} is in use by {name} (pid {pid}), probably the daemon"),
+        ),
+        (Some(io::ErrorKind::AddrInUse), _, None) if facts.may_be_ours => Finding::skip(
+            Check::Port,
+            key.clone(),
+            format!("{what} is in use, probably by the daemon; by sudo it can be told"),
+        ),
         (Some(io::ErrorKind::AddrInUse), _, Some(Owner { pid, name })) => Finding::fail(
             Check::Port,
             key.clone(),
@@ -97,6 +109,14 @@ pub fn judge(wanted: &Wanted, facts: &Facts) -> Finding {
             "`ip -brief address` shows the addresses of this machine",
         ),
     }
+}
+
+/// One that was not tried, since the service may take it at any moment.
+#[must_use]
+pub fn judge_untried(wanted: &Wanted) -> Finding {
+    let protocol = if wanted.udp { "udp" } else { "tcp" };
+    let why = format!("{protocol} {} is not tried while the service starts", wanted.address);
+    Finding::skip(Check::Port, wanted.key.clone(), why)
 }
 
 /// Sockets that somebody listens at, of /proc/net/tcp, tcp6, udp or udp6 (proc_pid_net(5)): address and inode.
@@ -217,6 +237,20 @@ mod tests {
         assert_eq!(judge(&wanted(), &ours).status, Status::Ok);
         assert_eq!(judge(&wanted(), &Facts { daemon: Some(8), ..in_use }).status, Status::Fail);
         assert_eq!(judge(&wanted(), &Facts { daemon: Some(8), ..unknown }).status, Status::Ok);
+    }
+
+    #[test]
+    fn a_port_that_a_daemon_may_have_which_could_not_be_asked_is_no_failure() {
+        let in_use = |owner| {
+            judge(
+                &wanted(),
+                &Facts { refused: Some(io::ErrorKind::AddrInUse), owner, may_be_ours: true, ..Facts::default() },
+            )
+        };
+        let finding = in_use(None);
+        assert_eq!((finding.status, finding.found.contains("by sudo it can be told")), (Status::Skip, true));
+        let finding = in_use(Some(Owner { pid: 7, name: "trunkline".to_owned() }));
+        assert_eq!((finding.status, finding.found.contains("trunkline (pid 7)")), (Status::Skip, true));
     }
 
     #[test]

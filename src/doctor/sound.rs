@@ -14,6 +14,8 @@ pub enum Card {
     There(String),
     /// It is not there or cannot be opened now, and why, with the next step.
     Refused(String),
+    /// Somebody holds it, who may be the daemon, which could not be asked.
+    Held,
 }
 
 /// Judges the card of one way (`input` or `output`) by its name in the config.
@@ -28,6 +30,7 @@ pub fn judge_card(key: &str, name: &str, card: &Card) -> Finding {
         ),
         Card::OfDaemon(says) => Finding::ok(Check::Sound, key, format!("{name}: the daemon has it, {says}")),
         Card::There(formats) => Finding::ok(Check::Sound, key, format!("{name}: {formats}")),
+        Card::Held => Finding::skip(Check::Sound, key, format!("{name} is in use, probably by the daemon")),
         Card::Refused(why) => {
             Finding::fail_in_words(Check::Sound, key, why, format!("`trunkline devices --test {name}`"))
         }
@@ -37,25 +40,40 @@ pub fn judge_card(key: &str, name: &str, card: &Card) -> Finding {
 /// What decides whether the service may have sound.
 #[derive(Clone, Debug)]
 pub struct Rights<'f> {
-    /// Whom it runs as; `None`: there is no such user.
+    /// Whom it runs as, in the unit's groups too; `None`: there is no such user.
     pub account: Option<&'f Account>,
     /// The unit, if it is installed.
     pub unit: Option<&'f Unit>,
     /// The number of the group `audio`.
     pub audio: Option<u32>,
-    /// The files of /dev/snd with their owners; empty: there are none.
-    pub devices: &'f [(String, Owned)],
+    /// The files of /dev/snd; empty: there are none.
+    pub devices: &'f [Device],
+}
+
+/// A file of /dev/snd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its path.
+    pub file: String,
+    /// Whose it is.
+    pub owned: Owned,
+    /// What access(2) says, where we are who it is about: logind gives cards to whoever sits there by an access list.
+    pub may: Option<bool>,
 }
 
 /// What the unit and its drop-ins say, as far as it matters here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unit {
-    /// `SupplementaryGroups=` and `Group=`
+    /// `SupplementaryGroups=`
     pub groups: Vec<String>,
+    /// `Group=`
+    pub group: Option<String>,
     /// `PrivateDevices=yes`, and no later `no`.
     pub private_devices: bool,
     /// `LimitRTPRIO=`
     pub rtprio: Option<u32>,
+    /// `ProtectHome=`, whichever but `no`.
+    pub protect_home: bool,
     /// `RestrictRealtime=yes`, and no later `no`.
     pub restrict_realtime: bool,
     /// `ReadWritePaths=`
@@ -75,18 +93,31 @@ impl Unit {
             let words = || value.split_whitespace().map(|word| word.trim_start_matches(['-', '+']).to_owned());
             match key.trim() {
                 "User" => unit.user = Some(value.to_owned()),
+                "Group" => unit.group = Some(value.to_owned()).filter(|group| !group.is_empty()),
                 "SupplementaryGroups" | "ReadWritePaths" => {
                     let list = if key.trim() == "ReadWritePaths" { &mut unit.writable } else { &mut unit.groups };
                     // An empty one forgets those before it (systemd.exec(5)).
                     if value.is_empty() { list.clear() } else { list.extend(words()) }
                 }
+                "ProtectHome" => unit.protect_home = !matches!(value, "" | "no" | "false" | "off" | "0"),
                 "PrivateDevices" => unit.private_devices = is_yes,
                 "RestrictRealtime" => unit.restrict_realtime = is_yes,
-                "LimitRTPRIO" => unit.rtprio = value.parse().ok(),
+                // The soft one before the hard one.
+                "LimitRTPRIO" => {
+                    unit.rtprio = match value.split(':').next() {
+                        Some("infinity") => Some(u32::MAX),
+                        soft => soft.and_then(|soft| soft.parse().ok()),
+                    }
+                }
                 _ => {}
             }
         }
         unit
+    }
+
+    /// The groups that it gives to its user.
+    pub fn groups(&self) -> impl Iterator<Item = &str> {
+        self.groups.iter().chain(&self.group).map(String::as_str)
     }
 }
 
@@ -113,16 +144,11 @@ pub fn judge_rights(rights: &Rights<'_>) -> Finding {
             format!("`{DROP_IN}`"),
         );
     }
-    let mut account = account.clone();
-    if unit.is_some_and(|unit| unit.groups.iter().any(|group| group == "audio")) {
-        account.gids.extend(audio);
-    }
     if devices.is_empty() {
         return Finding::skip(Check::Sound, RIGHTS, "there is no /dev/snd to look at");
     }
-    let shut: Vec<_> =
-        devices.iter().filter(|(_, owned)| !account.may(6, *owned)).map(|(file, _)| file.as_str()).collect();
-    let Some(first) = shut.first() else {
+    let is_shut = |device: &&Device| !device.may.unwrap_or_else(|| account.may(6, device.owned));
+    let Some(Device { file: first, .. }) = devices.iter().find(is_shut) else {
         return Finding::ok(Check::Sound, RIGHTS, format!("{name} may open the {} files of /dev/snd", devices.len()));
     };
     if audio.is_some_and(|audio| account.gids.contains(&audio)) {
@@ -191,14 +217,14 @@ mod tests {
         Account { name: "trunkline".to_owned(), uid: 995, gids: vec![994] }
     }
 
-    fn devices() -> Vec<(String, Owned)> {
-        ["controlC0", "pcmC0D0p"]
-            .map(|name| (format!("/dev/snd/{name}"), Owned { mode: 0o660, uid: 0, gid: 29 }))
-            .into()
+    fn devices() -> Vec<Device> {
+        let owned = Owned { mode: 0o660, uid: 0, gid: 29 };
+        ["controlC0", "pcmC0D0p"].map(|name| Device { file: format!("/dev/snd/{name}"), owned, may: None }).into()
     }
 
-    fn judged(unit: Option<&Unit>, devices: &[(String, Owned)]) -> Finding {
-        judge_rights(&Rights { account: Some(&account()), unit, audio: Some(29), devices })
+    fn judged(unit: Option<&Unit>, devices: &[Device]) -> Finding {
+        let account = account().with(unit.into_iter().flat_map(Unit::groups), "audio:x:29:\n");
+        judge_rights(&Rights { account: Some(&account), unit, audio: Some(29), devices })
     }
 
     #[test]
@@ -212,7 +238,8 @@ mod tests {
         );
         assert!(finding.fix.unwrap().contains("trunkline-sound.conf"));
         assert_eq!(judged(Some(&with), &devices()).status, Status::Ok);
-        let shut = [("/dev/snd/controlC0".to_owned(), Owned { mode: 0o600, uid: 0, gid: 29 })];
+        let owned = Owned { mode: 0o600, uid: 0, gid: 29 };
+        let shut = [Device { file: "/dev/snd/controlC0".to_owned(), owned, may: None }];
         assert!(judged(Some(&with), &shut).fix.unwrap().contains("udevadm trigger"));
         assert_eq!(judge_realtime(Some(&plain), 99).status, Status::Warn);
         assert_eq!(judge_realtime(Some(&with), 0).status, Status::Ok);
@@ -224,10 +251,23 @@ mod tests {
         assert_eq!(finding.status, Status::Fail);
         assert!(finding.fix.unwrap().contains("usermod -aG audio trunkline"));
         assert_eq!(judged(None, &[]).status, Status::Skip);
+        // An access list of logind's.
+        let seated: Vec<_> = devices().into_iter().map(|device| Device { may: Some(true), ..device }).collect();
+        assert_eq!(judged(None, &seated).status, Status::Ok);
         assert_eq!(judge_realtime(None, 20).status, Status::Ok);
         assert_eq!(judge_realtime(None, 0).status, Status::Warn);
         let nobody = judge_rights(&Rights { account: None, unit: None, audio: None, devices: &[] });
         assert!(nobody.fix.unwrap().contains("systemd-sysusers"));
+    }
+
+    #[test]
+    fn a_unit_may_give_rights_in_other_words() {
+        for (group, rtprio) in [("Group=audio", "infinity"), ("SupplementaryGroups=29", "20:99"), ("Group=29", "99")] {
+            let unit = Unit::read([group, &format!("LimitRTPRIO={rtprio}")]);
+            assert_eq!(judged(Some(&unit), &devices()).status, Status::Ok, "{group}");
+            assert_eq!(judge_realtime(Some(&unit), 0).status, Status::Ok, "{rtprio}");
+        }
+        assert!(Unit::read([UNIT]).protect_home && !Unit::read([UNIT, "ProtectHome=no"]).protect_home);
     }
 
     #[test]
@@ -241,6 +281,7 @@ mod tests {
     fn a_card_that_cannot_be_opened_is_told_with_the_next_step() {
         assert_eq!(judge_card("k", "n", &Card::OfDaemon("out".to_owned())).status, Status::Fail);
         assert_eq!(judge_card("k", "n", &Card::OfDaemon("there".to_owned())).status, Status::Ok);
+        assert_eq!(judge_card("k", "n", &Card::Held).status, Status::Skip);
         let busy = Card::Refused("another program holds n; `fuser -v /dev/snd/*` names it".to_owned());
         assert_eq!(judge_card("k", "n", &busy).fix.as_deref(), Some("`fuser -v /dev/snd/*` names it"));
     }
