@@ -51,10 +51,11 @@ use crate::{
             dial_plan, digest,
             leg::{Ending, Event, Invitation, LegId, Setup, Transferred},
             line::{Line, LineSetup},
+            random::{random, seed},
             registration::{self, Contact, News, Registration},
             resolve::resolve,
             sdp::Media,
-            transaction::{Random, Timers},
+            transaction::Timers,
             transport::{self, Received, Sockets},
         },
         websocket::{certificate::Certificate, dialer::Roots},
@@ -934,17 +935,6 @@ fn udp(ip: IpAddr, port: u16, dscp: u8) -> io::Result<UdpSocket> {
         IpAddr::V6(_) => SockRef::from(&socket).set_tclass_v6(traffic_class),
     };
     Ok(socket)
-}
-
-fn random() -> Random {
-    Box::new(seed)
-}
-
-fn seed() -> u64 {
-    let mut bytes = [0; 8];
-    // The kernel's generator does not fail once the machine has booted.
-    let _ = getrandom::fill(&mut bytes);
-    u64::from_le_bytes(bytes)
 }
 
 /// What a SIP line counts, in the order in which it tells it.

@@ -28,9 +28,10 @@ use crate::{
     leg::{
         sip::{
             Flow, Message, Method, Name, NameAddr, Request, Transport, Uri,
+            random::{random, seed},
             registration::{Contact, Failure, Registration, State, Step},
             resolve::resolve,
-            transaction::{Event, Limits, Random, SentBy, Timers, Transactions, TxId},
+            transaction::{Event, Limits, SentBy, Timers, Transactions, TxId},
             transport::{self, Received, Sockets},
         },
         websocket::tls,
@@ -372,17 +373,6 @@ fn options(line: &SipLine, peer: &SipUri, contact: &Contact) -> Request {
         headers.push(Name::UserAgent, user_agent.as_str());
     }
     request
-}
-
-fn random() -> Random {
-    Box::new(seed)
-}
-
-fn seed() -> u64 {
-    let mut bytes = [0; 8];
-    // The kernel's generator does not fail once the machine has booted.
-    let _ = getrandom::fill(&mut bytes);
-    u64::from_le_bytes(bytes)
 }
 
 /// For all answers. A PBX on site takes milliseconds, and of three datagrams one arrives (RFC 3261 17.1.2.2: after 0.5,

@@ -22,6 +22,7 @@ pub mod line;
 pub mod message;
 mod oversize;
 pub mod parse;
+pub mod random;
 pub mod registration;
 pub mod resolve;
 pub mod sdp;
